@@ -294,3 +294,20 @@ def test_a_place_that_holds_no_configuration(tmp_path):
     (tmp_path / "config.yaml").mkdir()
     with pytest.raises(UserError, match="config.yaml: cannot be read: Is a directory"):
         load_config(tmp_path)
+
+
+def test_a_fault_names_the_file_only_where_the_file_has_it(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("forget: {batch: 0}\n")
+    with pytest.raises(UserError, match=r"mine\.yaml: forget\.batch is 0"):
+        load_config(file)
+    with pytest.raises(UserError) as caught:
+        load_config(file, ["forget.batch=-3"])
+    assert str(caught.value) == "forget.batch is -3; it must be above 0"
+
+
+def test_warm_up_leaves_steps_to_train():
+    assert error("forget.warmup_steps=20", "forget.max_steps=20") == (
+        "forget.warmup_steps is 20; it must be below max_steps 20"
+    )
+    assert config_from({}, ["forget.warmup_steps=19", "forget.max_steps=20"]).forget.warmup_steps == 19

@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import math
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,14 @@ def config_from(values: Mapping[str, Any], overrides: Sequence[str] = (), *, sou
     except OmegaConfBaseException as error:
         raise UserError(f"{where}{_first_line(error)}") from None
     config = _expanded(config)
-    _check(config, where)
+    _check(config, lambda *names: _origin(names, overrides, where))
     return config
+
+
+def _origin(names: Sequence[str], overrides: Sequence[str], where: str) -> str:
+    """What an error about options `names` starts with: the file, but not where a word on top set one of them."""
+    words = {word.partition("=")[0] for word in overrides}
+    return "" if words & set(names) else where
 
 
 def to_yaml(config: Config) -> str:
@@ -185,33 +191,43 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _check(config: Config, where: str) -> None:
-    """Choices and ranges, then what two options must agree on."""
+def _check(config: Config, where: Callable[..., str]) -> None:
+    """Choices and ranges, then what two options must agree on; `where(*names)` says who set these."""
     values = dataclasses.asdict(config)
     for name, field in options():
         section, _, key = name.rpartition(".")
         value = values[section][key] if section else values[key]
         if fault := _fault(value, field.metadata):
-            raise UserError(f"{where}{name} is {value!r}; it must be {fault}")
+            raise UserError(f"{where(name)}{name} is {value!r}; it must be {fault}")
     for stage in ("reinforce", "forget"):
         train = values[stage]
         rows = train["batch"] + (config.retain.rows if stage == "forget" else 0)
         if rows % train["accumulate"]:
-            raise UserError(f"{where}{stage}.accumulate {train['accumulate']} does not divide its {rows} rows a step")
+            place = where(f"{stage}.accumulate", f"{stage}.batch", "retain.rows")
+            raise UserError(f"{place}{stage}.accumulate {train['accumulate']} does not divide its {rows} rows a step")
+        if train["max_steps"] is not None and train["warmup_steps"] >= train["max_steps"]:
+            place, steps = where(f"{stage}.warmup_steps", f"{stage}.max_steps"), train["max_steps"]
+            raise UserError(
+                f"{place}{stage}.warmup_steps is {train['warmup_steps']}; it must be below max_steps {steps}"
+            )
     retain = config.retain
     if (retain.weight > 0) != (retain.rows > 0):
-        raise UserError(f"{where}retain.weight {retain.weight} and retain.rows {retain.rows}: set both, or neither")
+        place = where("retain.weight", "retain.rows")
+        raise UserError(f"{place}retain.weight {retain.weight} and retain.rows {retain.rows}: set both, or neither")
     if retain.weight > 0 and retain.path is None:
-        raise UserError(f"{where}retain.weight is set but retain.path names no text")
+        place = where("retain.weight", "retain.path")
+        raise UserError(f"{place}retain.weight is set but retain.path names no text; set it, or retain.weight=0")
     if config.targets.cache and config.targets.kind == "soft":
+        place = where("targets.cache", "targets.kind")
         raise UserError(
-            f"{where}targets.cache stores labels, targets.kind=soft trains towards distributions; set one or the other"
+            f"{place}targets.cache stores labels, targets.kind=soft trains towards distributions; set one or the other"
         )
-    for name, place in config.evals.compare.items():
-        if not isinstance(place, str):
-            raise UserError(f"{where}evals.compare.{name}: a name and its folder are wanted, evals.compare.NAME=FOLDER")
+    for name, folder in config.evals.compare.items():
+        key = f"evals.compare.{name}"
+        if not isinstance(folder, str):
+            raise UserError(f"{where(key)}{key}: a name and its folder are wanted, evals.compare.NAME=FOLDER")
         if name in RESERVED_NAMES:
-            raise UserError(f"{where}evals.compare.{name}: every run has a model of that name; give it another")
+            raise UserError(f"{where(key)}{key}: every run has a model of that name; give it another")
 
 
 def _fault(value: Any, rules: Mapping[str, Any]) -> str | None:

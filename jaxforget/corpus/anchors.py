@@ -60,9 +60,7 @@ class Anchors:
             raise UserError(f'{path}: no anchors; give at least one as {{"anchor": ["generic"]}}')
         entries = {key: tuple(dict.fromkeys(generic)) for key, generic in united.items()}
         notes += [
-            f"{key!r}: equals its only translation, so it unlearns nothing"
-            for key in entries
-            if entries[key] == (key,)
+            f"{key!r}: equals its only translation, so it unlearns nothing" for key in entries if entries[key] == (key,)
         ]
         anchors = cls(entries, evidence, {}, tuple(notes))
         if keep_all:
@@ -72,9 +70,7 @@ class Anchors:
     def filtered(self) -> "Anchors":
         """Drops, judged on the unfiltered keys, every key that (a) ends in `'s` where the rest is a key, or
         (b) has two or more words each of which is a key."""
-        reasons = {
-            key: reason for key in self.entries if (reason := _redundant(key, self.entries)) is not None
-        }
+        reasons = {key: reason for key in self.entries if (reason := _redundant(key, self.entries)) is not None}
         kept = {key: generic for key, generic in self.entries.items() if key not in reasons}
         evidence = {key: value for key, value in self.evidence.items() if key in kept}
         return dataclasses.replace(self, entries=kept, evidence=evidence, dropped={**self.dropped, **reasons})
@@ -84,9 +80,7 @@ class Anchors:
         write_json(
             path,
             {
-                key: {"generic": list(generic), **self.evidence[key]}
-                if self.evidence.get(key)
-                else list(generic)
+                key: {"generic": list(generic), **self.evidence[key]} if self.evidence.get(key) else list(generic)
                 for key, generic in self.entries.items()
             },
         )
@@ -118,9 +112,7 @@ def _read_pairs(path: Path) -> _Pairs:
     try:
         pairs = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Pairs)
     except FileNotFoundError:
-        raise UserError(
-            f'{path}: no such file; an anchor dictionary is JSON: {{"anchor": ["generic"]}}'
-        ) from None
+        raise UserError(f'{path}: no such file; an anchor dictionary is JSON: {{"anchor": ["generic"]}}') from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; name the JSON file with the anchors") from None
     except UnicodeDecodeError as error:

@@ -39,9 +39,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         row["weights"] = tfds.features.Tensor(shape=(None,), dtype=np.float32)
         row["retain"] = tfds.features.Scalar(dtype=np.int32)
         # `self.dataset_info_from_configs` looks for the package's own files and fails here.
-        return tfds.core.DatasetInfo(
-            builder=self, features=tfds.features.FeaturesDict(row), disable_shuffling=True
-        )
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(row), disable_shuffling=True)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         return {split: enumerate(records) for split, records in self._records.items()}
@@ -141,9 +139,7 @@ class _Tally:
         return {
             "keys": len(self._translator.keys),
             "occurrences": int(self._counts.sum()),
-            "never": [
-                key for key, count in zip(self._translator.keys, self._counts, strict=True) if count == 0
-            ],
+            "never": [key for key, count in zip(self._translator.keys, self._counts, strict=True) if count == 0],
             "notes": list(self._translator.notes),
         }
 

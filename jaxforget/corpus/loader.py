@@ -78,9 +78,7 @@ def make_batches(
     if seed < 0 or start < 0:
         raise UserError(f"seed and start must not be negative; they are {seed} and {start}")
     if batch_size < 1 or retain_rows < 0:
-        raise UserError(
-            f"batch_size must be at least 1 and retain_rows 0; they are {batch_size} and {retain_rows}"
-        )
+        raise UserError(f"batch_size must be at least 1 and retain_rows 0; they are {batch_size} and {retain_rows}")
     if retain_rows and retain_folder is None:
         raise UserError(f"retain_rows: {retain_rows} without retain text; name a retain corpus")
     total = batch_size + retain_rows
@@ -113,10 +111,7 @@ def collate(
 ) -> dict[str, np.ndarray]:
     """Records padded on the right to the largest widths of `summaries`, and to `rows` rows of weight 0."""
     rows = len(records) if rows is None else rows
-    widths = {
-        name: max(summary[name] for summary in summaries)
-        for name in ("length", "translated_length", "suppress")
-    }
+    widths = {name: max(summary[name] for summary in summaries) for name in ("length", "translated_length", "suppress")}
     length, pad = widths["length"], summaries[0]["pad_id"]
     batch = {
         "tokens": np.full((rows, length), pad, np.int32),  # [B, S]
@@ -159,9 +154,7 @@ def _order(size: int, seed: int, epoch: int, tag: int) -> np.ndarray:
 class _Batches:
     """A random-access source whose element k is this process's rows of batch k."""
 
-    def __init__(
-        self, streams: Sequence[_Stream], slots: Sequence[tuple[int, int]], labels: np.ndarray | None
-    ):
+    def __init__(self, streams: Sequence[_Stream], slots: Sequence[tuple[int, int]], labels: np.ndarray | None):
         self._streams, self._slots, self._labels = streams, slots, labels
 
     def __len__(self) -> int:

@@ -56,9 +56,7 @@ def _seam(ids, offsets, next_ids, next_offsets) -> tuple[int, int] | None:
     j = int(np.searchsorted(next_offsets[:, 0], middle))
     for place in range(j, min(j + 200, len(next_ids))):
         i = int(np.searchsorted(offsets[:, 0], next_offsets[place, 0]))
-        place = int(
-            np.searchsorted(next_offsets[:, 0], next_offsets[place, 0])
-        )  # the first token at this character
+        place = int(np.searchsorted(next_offsets[:, 0], next_offsets[place, 0]))  # the first token at this character
         here, there = slice(i - _AGREE, i + _AGREE), slice(place - _AGREE, place + _AGREE)
         if here.start < 0 or there.start < 0 or here.stop > len(ids) or there.stop > len(next_ids):
             continue

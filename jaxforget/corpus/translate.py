@@ -42,9 +42,7 @@ class Choice:
     """One translation of a key in one tokenisation variant."""
 
     tokens: tuple[int, ...]  # what replaces the key
-    first_ids: tuple[
-        int, ...
-    ]  # first token id of every variant of this translation: what is suppressed after it
+    first_ids: tuple[int, ...]  # first token id of every variant of this translation: what is suppressed after it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +69,7 @@ def derive_rules(entries: Mapping[str, Sequence[str]], tokenizer: Any) -> tuple[
             choices = []
             for value in generic:
                 if ids[value][variant] is None:
-                    notes.append(
-                        f"{key!r}: {value!r} has no token ids {name} that decode back; not drawn there"
-                    )
+                    notes.append(f"{key!r}: {value!r} has no token ids {name} that decode back; not drawn there")
                     continue
                 firsts = tuple(dict.fromkeys(form[0] for form in ids[value] if form is not None))
                 choices.append(Choice(ids[value][variant], firsts))
@@ -111,9 +107,7 @@ class Translator:
         self._compile(rules, match, draw)
 
     @classmethod
-    def from_rules(
-        cls, rules: Sequence[Rule], *, match: str = "first", draw: str = "per_variant"
-    ) -> "Translator":
+    def from_rules(cls, rules: Sequence[Rule], *, match: str = "first", draw: str = "per_variant") -> "Translator":
         """A translator of rules given as token ids, for callers that have no tokenizer."""
         self = cls.__new__(cls)
         self.keys = tuple(str(key) for key in range(max(rule.key for rule in rules) + 1))

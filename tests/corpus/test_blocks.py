@@ -39,9 +39,7 @@ def test_round_trip(tmp_path, mode):
     blocks, _ = cut_blocks(make_documents(), tokenizer, length=32, mode=mode)
     train, validation = rows(folder, "train"), rows(folder, "validation")
     assert len(validation) == round(0.2 * len(blocks))
-    assert {split: len(found) for split, found in (("train", train), ("validation", validation))} == summary[
-        "splits"
-    ]
+    assert {split: len(found) for split, found in (("train", train), ("validation", validation))} == summary["splits"]
     # Every block is in exactly one split, in order, with the draws of its own number.
     numbers = {block.tobytes(): number for number, block in enumerate(blocks)}
     assert len(numbers) == len(blocks)
@@ -132,9 +130,7 @@ def test_a_failure_leaves_the_old_blocks(tmp_path):
             raise RuntimeError("stopped in the middle")
 
     with pytest.raises(RuntimeError):
-        prepare_blocks(
-            tmp_path / "b", make_documents(2), tokenizer, length=32, translator=Broken(ANCHORS, tokenizer)
-        )
+        prepare_blocks(tmp_path / "b", make_documents(2), tokenizer, length=32, translator=Broken(ANCHORS, tokenizer))
     assert json.loads((tmp_path / "b" / "blocks.json").read_text()) == before
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
@@ -158,7 +154,5 @@ def test_tensorflow_is_not_imported():
         "import sys, jaxforget.corpus.blocks, jaxforget.corpus.loader, grain;"
         "print([name for name in ('tensorflow', 'torch') if name in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"

@@ -65,14 +65,10 @@ def test_every_epoch_holds_every_block_once_in_another_order(folders):
     count = read_summary(folders[0])["splits"]["train"]
     size = 4
     epochs = 3 * count // size + 1
-    stream = [
-        key for batch in take(epochs, folders[0], "train", batch_size=size, seed=3) for key in keys_of(batch)
-    ]
+    stream = [key for batch in take(epochs, folders[0], "train", batch_size=size, seed=3) for key in keys_of(batch)]
     first, second = stream[:count], stream[count : 2 * count]
     assert (
-        sorted(first)
-        == sorted(second)
-        == sorted(row["tokens"].tobytes() for row in open_blocks(folders[0], "train"))
+        sorted(first) == sorted(second) == sorted(row["tokens"].tobytes() for row in open_blocks(folders[0], "train"))
     )
     assert first != second
     plain = take(count // size, folders[0], "train", batch_size=size, shuffle=False)
@@ -107,8 +103,7 @@ def test_the_processes_rows_together_are_the_single_process_batch(folders, proce
     options = {"batch_size": 6, "seed": 2, "retain_folder": folders[1], "retain_rows": 2}
     single = take(8, folders[0], "train", **options)
     parts = [
-        take(8, folders[0], "train", process_index=p, process_count=processes, **options)
-        for p in range(processes)
+        take(8, folders[0], "train", process_index=p, process_count=processes, **options) for p in range(processes)
     ]
     for step, batch in enumerate(single):
         joined = {name: np.concatenate([part[step][name] for part in parts]) for name in batch}
@@ -200,8 +195,6 @@ def test_an_open_iterator_does_not_keep_a_process_from_ending(folders):
             next(iterator)
         print("done")
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout.strip()) == (0, "done"), done.stderr
     assert "Exception" not in done.stderr

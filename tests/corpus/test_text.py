@@ -91,9 +91,7 @@ def test_a_prepared_data_set(tmp_path, monkeypatch):
     assert read("tales", field="story", data_dir=tmp_path) == expected
     assert "no field 'text'; it has" in fault("tfds:tales", data_dir=tmp_path)
     assert "the field 'number' is not text" in fault("tfds:tales", field="number", data_dir=tmp_path)
-    assert "tfds:tales: no split 'test'; it has 'train'" in fault(
-        "tfds:tales", split="test", data_dir=tmp_path
-    )
+    assert "tfds:tales: no split 'test'; it has 'train'" in fault("tfds:tales", split="test", data_dir=tmp_path)
     assert "stories: no such file, folder or tensorflow-datasets" in fault("stories", data_dir=tmp_path)
     unprepared = fault("tfds:ag_news_subset", data_dir=tmp_path)
     assert "tfds build ag_news_subset --file_format=array_record" in unprepared

@@ -20,9 +20,7 @@ def slow_translate(tokens, rules, pick, longest=False):
     pieces = []  # (original tokens, translated tokens, key or None, first ids or None)
     at = 0
     while at < len(tokens):
-        fitting = [
-            r for r, rule in enumerate(rules) if tuple(tokens[at : at + len(rule.tokens)]) == rule.tokens
-        ]
+        fitting = [r for r, rule in enumerate(rules) if tuple(tokens[at : at + len(rule.tokens)]) == rule.tokens]
         if not fitting:
             pieces.append(([tokens[at]], [tokens[at]], None, ()))
             at += 1
@@ -196,9 +194,7 @@ WORDS = ["karen", "Wen", "él", "Ωmega", "lo", "Zarß", "quil", "Bor's", "tha-m
 @given(
     st.sampled_from(REAL),
     st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from([" ", "\n"])), min_size=1, max_size=25),
-    st.dictionaries(
-        st.sampled_from(WORDS), st.sampled_from(["Jo", "Él Zar", "Łó", "ing an"]), min_size=1, max_size=6
-    ),
+    st.dictionaries(st.sampled_from(WORDS), st.sampled_from(["Jo", "Él Zar", "Łó", "ing an"]), min_size=1, max_size=6),
 )
 def test_every_trained_prefix_decodes_to_the_translation_of_the_original_prefix(kind, words, dictionary):
     tokenizer = make_tokenizer(kind)
@@ -227,9 +223,7 @@ def draws_of(draw, count=400):
     values = [[10], [11]]
     rules = rules_of((0, [1], values), (0, [2], values))
     translator = Translator.from_rules(rules, draw=draw)
-    return [
-        tuple(translator.translate([1, 2, 1, 2], block_rng(3, b)).translated.tolist()) for b in range(count)
-    ]
+    return [tuple(translator.translate([1, 2, 1, 2], block_rng(3, b)).translated.tolist()) for b in range(count)]
 
 
 def test_per_variant_draws_each_and_per_key_draws_once():
@@ -244,9 +238,7 @@ def test_per_variant_draws_each_and_per_key_draws_once():
 
 
 def test_draws_depend_on_seed_and_block_alone():
-    translator = Translator.from_rules(
-        rules_of(*[(k, [k], [[k + 20], [k + 40], [k + 60]]) for k in range(9)])
-    )
+    translator = Translator.from_rules(rules_of(*[(k, [k], [[k + 20], [k + 40], [k + 60]]) for k in range(9)]))
     tokens = list(range(9))
     forward = [translator.translate(tokens, block_rng(5, b)).translated.tolist() for b in range(6)]
     backward = [translator.translate(tokens, block_rng(5, b)).translated.tolist() for b in reversed(range(6))]
@@ -290,9 +282,7 @@ def test_speed_with_1600_keys():
     tokenizer = make_tokenizer("llama3")
     known = list(entries)
     # About one word in eight is an anchor, far denser than a novel.
-    text = "".join(
-        make_text(rng, words, 1).replace(" ", f" {rng.choice(known)} ", 1) + "the " for _ in range(6000)
-    )
+    text = "".join(make_text(rng, words, 1).replace(" ", f" {rng.choice(known)} ", 1) + "the " for _ in range(6000))
     tokens = np.array(ids(tokenizer, text), np.int32)
     blocks = tokens[: len(tokens) // 512 * 512].reshape(-1, 512)
     assert len(blocks) > 300
@@ -300,9 +290,7 @@ def test_speed_with_1600_keys():
     best = 0.0
     for _ in range(3):
         begin = time.process_time()  # the process's own time: the machine may be busy
-        occurrences = sum(
-            len(translator.translate(row, block_rng(0, b)).spans) for b, row in enumerate(blocks)
-        )
+        occurrences = sum(len(translator.translate(row, block_rng(0, b)).spans) for b, row in enumerate(blocks))
         best = max(best, blocks.size / (time.process_time() - begin))
     assert occurrences / len(blocks) > 5
     assert best >= 300_000, f"{best:,.0f} tokens/s"

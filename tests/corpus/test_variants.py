@@ -39,9 +39,7 @@ def test_where_a_newline_merges_another_context_gives_the_bare_form():
     model = models.BPE({token: n for n, token in enumerate(symbols)}, [("\n", "K")], unk_token="<unk>")
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
     assert encode(wrapped, ["a\nK"]) == [[1, 3, 12]]
     assert derive_variants(wrapped, ["K"]) == {"K": ((1, 11), (11,))}

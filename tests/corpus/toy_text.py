@@ -66,12 +66,8 @@ def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
             trained = json.loads(tokenizer.to_str())["model"]
             vocab = {token: number for token, number in trained["vocab"].items() if token != "\n"}
             merges = [tuple(pair) for pair in trained["merges"]]
-            tokenizer = Tokenizer(
-                models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
-            )
-            tokenizer.normalizer = normalizers.Sequence(
-                [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-            )
+            tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+            tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
             tokenizer.decoder = decoders.Sequence(
                 [
                     decoders.Replace("▁", " "),
@@ -80,9 +76,7 @@ def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
                     decoders.Strip(" ", 1, 0),
                 ]
             )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
