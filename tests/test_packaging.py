@@ -19,6 +19,7 @@ SCRIPTS = ["scripts/demo", "scripts/test", "scripts/lock", "scripts/environment.
 RANKS = [
     {"errors"},
     {"files", "config"},
+    {"endpoint"},
     {"models", "corpus", "sharding"},
     {"train", "manifest"},
     {"evals"},

@@ -46,7 +46,7 @@ def config_from(values: Mapping[str, Any], overrides: Sequence[str] = (), *, sou
         raise UserError(f"{where}{_first_line(error)}") from None
     merged = _merge(schema, layer, where)
     for word in overrides:
-        merged = _merge(merged, _override(word), f"{word}: ")
+        merged = _merge(merged, _override(word), f"{_quotable(word)}: ")
     try:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
@@ -95,6 +95,12 @@ def _override(word: str) -> DictConfig:
         return OmegaConf.from_dotlist([word])
     except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{word!r}: {_first_line(error)}") from None
+
+
+def _quotable(word: str) -> str:
+    """`word`, without the value where it may be a secret that somebody took for an option."""
+    key, sign, _ = word.partition("=")
+    return f"{key}{sign}***" if "key" in key.lower().replace("per_key", "") else word
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -172,7 +178,7 @@ def _expanded(config: Config) -> Config:
         changes = {}
         for field in dataclasses.fields(node):
             value = getattr(node, field.name)
-            if field.name in SECTIONS:
+            if dataclasses.is_dataclass(value):
                 changes[field.name] = walk(value)
             elif field.metadata.get("path") and isinstance(value, dict):
                 changes[field.name] = {name: _home(place) for name, place in value.items()}

@@ -167,6 +167,27 @@ class ExportOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class EndpointOptions:
+    """A language model behind an OpenAI-compatible chat endpoint; its key is taken from OPENAI_API_KEY only."""
+
+    base_url: str | None = _option(
+        None, "its address, as http://localhost:8000/v1; null takes OPENAI_BASE_URL, or OpenAI's"
+    )
+    model: str | None = _option(None, "the model's name there; null takes OPENAI_MODEL")
+    temperature: float | None = _option(0.0, "of its answers; null leaves it to the endpoint", least=0)
+    max_tokens: int | None = _option(None, "of an answer; null leaves it to the endpoint", above=0)
+    concurrency: int = _option(8, "questions under way at a time", above=0)
+    timeout: float = _option(120.0, "seconds that it may stay silent", above=0)
+    retries: int = _option(5, "further tries where a fault may pass", least=0)
+    max_calls: int | None = _option(None, "calls of one command, further tries counted; null = no limit", above=0)
+    max_cost: float | None = _option(None, "dollars of one command, by the prices below; null = no limit", above=0)
+    price_in: float | None = _option(
+        None, "dollars per million tokens of prompt, for the line that says the cost", least=0
+    )
+    price_out: float | None = _option(None, "dollars per million tokens of answer", least=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A run."""
 
@@ -184,6 +205,7 @@ class Config:
     checkpoints: CheckpointOptions = dataclasses.field(default_factory=CheckpointOptions)
     mesh: MeshOptions = dataclasses.field(default_factory=MeshOptions)
     export: ExportOptions = dataclasses.field(default_factory=ExportOptions)
+    endpoint: EndpointOptions = dataclasses.field(default_factory=EndpointOptions)
 
 
 # Rows of the tables that every run has; a further model needs another name.
