@@ -21,7 +21,7 @@ RANKS = [
     {"files", "config"},
     {"endpoint"},
     {"models", "corpus", "sharding"},
-    {"train", "manifest"},
+    {"train", "manifest", "start"},
     {"evals"},
     {"model"},
     {"report"},

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxforget import cli
+from jaxforget.cli import main
 from jaxforget.errors import UserError
 from jaxforget.tpu import plan as planning
 from jaxforget.tpu.compiler import Compiled
@@ -108,7 +108,7 @@ def test_the_command_prints_json_for_programs(model, tmp_path, capsys, monkeypat
     path = tmp_path / "c.yaml"
     path.write_text(f"model: {{folder: {model}}}\nblocks: {{length: 32}}\n")
     words = ["plan", str(path), "--slice", "v5e-8", "--slice", "v4-8", "--step", "forget", "--json", "forget.batch=64"]
-    assert cli.main(words) == 0
+    assert main(words) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(row["slice"], row["blocks"], row["peak_hbm_bytes"]) for row in found] == [
         ("v5e-8", 64, 3 * GIB),
@@ -117,7 +117,7 @@ def test_the_command_prints_json_for_programs(model, tmp_path, capsys, monkeypat
     assert {"step", "fits", "limit_hbm_bytes", "trainable", "weights", "flops_per_token", "collective_bytes"} <= set(
         found[0]
     )
-    assert cli.main(words[:2] + ["--slice", "v5e-8"]) == 0
+    assert main(words[:2] + ["--slice", "v5e-8"]) == 0
     assert "v5e-8  reinforce" in capsys.readouterr().out
 
 

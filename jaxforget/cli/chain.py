@@ -1,0 +1,66 @@
+"""`jaxforget run` and every single stage of it."""
+
+import argparse
+import sys
+
+from jaxforget.cli.faults import quiet_threads
+from jaxforget.cli.parser import add_config, option_table, read_config
+from jaxforget.start import start_jax
+
+HELP = {
+    "run": "the whole chain on your model and text",
+    "anchors": "read and filter the dictionary of anchors",
+    "prepare": "tokenise, cut and translate the text into blocks",
+    "reinforce": "train base further on the text",
+    "forget": "train the student towards generic labels",
+    "eval": "measure every model beside the others",
+    "export": "write the unlearned model for others to load",
+    "report": "write report.html",
+}
+EPILOG = """\
+CONFIG is a YAML file (see configs/) or a run's folder, whose saved configuration it then is. Options are written
+key=value, for example forget.learning_rate=1e-6; of two for one key the later holds. Running the same command again
+goes on where it stopped.
+
+{which} (defaults in brackets):
+{options}
+"""
+
+
+WHICH = {True: "options that matter here; `jaxforget run --help` lists all", False: "options"}
+# What a stage's own help lists; it takes every option, so that one configuration serves the whole chain.
+SECTIONS = {
+    "anchors": ("", "anchors"),
+    "prepare": ("", "model", "corpus", "retain", "anchors", "blocks"),
+    "reinforce": ("", "model", "reinforce", "checkpoints", "mesh"),
+    "forget": ("", "model", "retain", "targets", "forget", "evals", "checkpoints", "mesh"),
+    "eval": ("", "model", "evals", "mesh"),
+    "export": ("", "model", "export"),
+    "report": ("",),
+}
+
+
+def add(add_command) -> None:
+    """Adds a command for the whole chain, and one a stage."""
+    for name, summary in HELP.items():
+        parser = add_command(name, summary, run)
+        parser.epilog = EPILOG.format(which=WHICH[name in SECTIONS], options=option_table(SECTIONS.get(name)))
+        add_config(parser)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Runs the stages that the command names."""
+    config = read_config(given.config, given.overrides)
+    start_jax()
+    from jaxforget.pipeline import STAGES, run_chain
+    from jaxforget.train.loop import Preempted
+
+    names = tuple(stage.name for stage in STAGES) if given.name == "run" else (given.name,)
+    given.out = config.out or ""
+    quiet_threads(given.debug)
+    try:
+        run_chain(config, names)
+    except Preempted as stopped:
+        print(f"jaxforget: {stopped}", file=sys.stderr)
+        return 143
+    return 0

@@ -1,0 +1,77 @@
+"""A user's fault as one line, and how a command that is interrupted ends."""
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import NoReturn
+
+from jaxforget.errors import UserError
+
+MENDS = {
+    errno.ENOSPC: "free space there, and run the same command again",
+    errno.EDQUOT: "free space there, and run the same command again",
+    errno.EACCES: "allow it, or name another place",
+    errno.EPERM: "allow it, or name another place",
+    errno.EROFS: "name a place that can be written",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+class Terminated(BaseException):
+    """SIGTERM outside a training loop, which has its own way of stopping."""
+
+
+def users_fault(error: Exception, out: str) -> str | None:
+    """One line for what the user can mend; None for what is ours. `out` is where the command writes."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).splitlines())
+    if isinstance(error, OSError) and error.errno is not None:
+        mend = MENDS.get(error.errno, "mend that, and run the same command again")
+        return f"{error.filename or out or 'a file'}: {error.strerror}; {mend}"
+    if "No space left on device" in str(error):  # the kinds of error that other libraries have for it
+        named = re.search(r"""(?:^|[\s"'])(/[^\s"';]+)""", str(error))
+        return f"{named[1] if named else out}: No space left on device; {MENDS[errno.ENOSPC]}"
+    if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
+        return (
+            "out of memory: raise forget.accumulate and reinforce.accumulate, lower targets.tile or blocks.length, "
+            "set model.remat=full, or use more devices (--debug shows where)"
+        )
+    return None
+
+
+def abandoned(status: int, *, whole: bool) -> int:
+    """Ends a `whole` process at once: threads stopped in the midst of their work would abort it on its way out."""
+    if whole:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def quiet_threads(debug: bool) -> None:
+    """Libraries log a thread's fault with its traceback, and then raise it here, where it is told in a line."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.NOTSET if debug else logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """While it lasts, SIGTERM raises `Terminated`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

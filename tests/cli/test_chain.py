@@ -1,0 +1,223 @@
+"""What a new user may bring to `run` and its stages: each fault is one line that names it and the mend."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli.saying import fault, status_of
+from tests.tiny_run import save_llama
+
+
+def altered(folder: Path, source: Path, **changes) -> Path:
+    """A copy of a model whose config.json says something else."""
+    shutil.copytree(source, folder)
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | changes))
+    return folder
+
+
+def test_out(capsys, config, tiny_world, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert f"out={tmp_path}/file: is a file; name a folder" in fault(capsys, "run", config, f"out={tmp_path}/file")
+    assert "cannot be made: Not a directory" in fault(capsys, "run", config, f"out={tmp_path}/file/run")
+    inside = tiny_world / "target" / "run"
+    assert f"lies inside corpus.path={tiny_world}/target" in fault(capsys, "run", config, f"out={inside}")
+    assert f"lies inside model.folder={tiny_world}/base" in fault(capsys, "run", config, f"out={tiny_world}/base")
+    assert not inside.exists()
+    mine = tmp_path / "config.yaml"
+    mine.write_text("seed: 9\n")
+    assert f"{mine}: no run wrote it" in fault(capsys, "run", config, f"out={tmp_path}")
+    assert mine.read_text() == "seed: 9\n"
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("model.folder=null", "model.folder is not set; it names a Llama's folder or hub id"),
+        ("model.folder=/nowhere", "/nowhere: no such folder; give one, a hub id"),
+        ("model.folder=WORLD/anchors.json", "anchors.json: is a file; give the model's folder"),
+        ("model.folder=WORLD/target", "target/config.json: no such file; a model folder holds config.json"),
+        ("model.folder=nobody/nothing", "nobody/nothing: no such folder here, and the hub could not be reached"),
+        ("model.folder=nofs://x/y", "nofs:// is not an address"),
+        ("model.control=/nowhere", "/nowhere: no such folder"),
+        ("model.reinforced=/nowhere", "/nowhere: no such folder"),
+        ("evals.compare.other=/nowhere", "/nowhere: no such folder"),
+        ("corpus.path=null", "corpus.path is not set; it names the text to forget"),
+        ("anchors.path=null", "anchors.path is not set; it names a JSON dictionary"),
+        ("anchors.path=/nowhere.json", "/nowhere.json: no such file; an anchor dictionary is JSON"),
+        ("anchors.path=WORLD", "is a folder; name the JSON file with the anchors"),
+        ("anchors.path=WORLD/target/0.txt", "0.txt: line 1 column 1: not JSON"),
+        ("evals.probes=/nowhere.json", "/nowhere.json: no such file"),
+        ("evals.probes=WORLD", "cannot be read: Is a directory; name a JSON file"),
+        ("evals.probes=WORLD/anchors.json", "unknown key 'Zorvath'; the keys are familiarity and retained"),
+        ("evals.prompts=WORLD/probes.json", "unknown key 'familiarity'; the keys are dynamics and completions"),
+        ("evals.heldout=/nowhere", "/nowhere: no such file or folder"),
+        ("evals.heldout=WORLD/base", "the folder holds no .txt, .md, .jsonl file"),
+        ("forget.batch=12", "forget.batch: 12 blocks a step cannot be shared by 8 devices in 1 microbatches"),
+        ("reinforce.batch=4", "reinforce.batch: 4 blocks a step cannot be shared by 8 devices"),
+        ("forget.accumulate=2", "make the sum a multiple of 16, or lower forget.accumulate"),
+        ("mesh.data=3", "mesh.data=3, mesh.fsdp=-1, mesh.tensor=1: does not divide 8 devices"),
+        ("mesh.fsdp=0", "sizes are positive"),
+        ("mesh.data=-1", "at most one is -1"),
+        ("blocks.length=256", "blocks.length is 256, beyond the 128 positions"),
+    ],
+)
+def test_faults_are_told_before_anything_is_made(word, says, capsys, config, tiny_world, tmp_path):
+    assert says in fault(capsys, "run", config, word.replace("WORLD", str(tiny_world)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_models_that_are_not_the_one(capsys, config, tiny_world, tmp_path):
+    base = tiny_world / "base"
+    other = altered(tmp_path / "bert", base, model_type="bert")
+    assert "config.json: model_type is 'bert'" in fault(capsys, "run", config, f"model.folder={other}")
+    short = shutil.copytree(base, tmp_path / "short")
+    weights = short / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert f"{weights}: truncated: " in fault(capsys, "run", config, f"model.folder={short}")
+    assert f"{weights}: truncated: " in fault(capsys, "run", config, f"evals.compare.short={short}")
+    pickled = shutil.copytree(base, tmp_path / "pickled")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    assert "pickled weights run code" in fault(capsys, "run", config, f"model.folder={pickled}")
+    deeper = altered(tmp_path / "deeper", base, num_hidden_layers=3)
+    assert "tensor model.layers.2.self_attn.q_proj.weight is missing" in fault(
+        capsys, "run", config, f"model.folder={deeper}"
+    )
+    wider = tmp_path / "wider"
+    save_llama(wider, 420, seed=0, hidden_size=64)
+    for key in ("model.control", "model.reinforced"):
+        assert f"{wider}: its config.json describes another model than {base}" in fault(
+            capsys, "run", config, f"{key}={wider}"
+        )
+    mute = shutil.copytree(base, tmp_path / "mute")
+    (mute / "tokenizer.json").unlink()
+    assert f"{mute}: no tokenizer.json" in fault(capsys, "run", config, f"model.folder={mute}", lines=9)
+    garbled = shutil.copytree(base, tmp_path / "garbled")
+    (garbled / "tokenizer.json").write_text("{}")
+    assert f"{garbled}: its tokenizer cannot be read" in fault(
+        capsys, "run", config, f"model.folder={garbled}", lines=9
+    )
+    small = tmp_path / "small"
+    save_llama(small, 50, seed=0)
+    shutil.copy(base / "tokenizer.json", small)
+    assert "beyond the model's vocab_size 50" in fault(capsys, "run", config, f"model.folder={small}", lines=9)
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({}, "text: the folder holds no .txt, .md, .jsonl file"),
+        ({"a.txt": b""}, "a.txt: the file is empty"),
+        ({"a.txt": b" \n\n"}, "a.txt: the file is empty"),
+        ({"a.txt": b"fine text", "b.txt": "Café".encode("latin-1")}, "b.txt: not UTF-8 at byte 3"),
+        ({"a.txt": bytes(range(128, 256))}, "a.txt: not UTF-8 at byte 0"),
+        ({"a.pdf": b"%PDF"}, "the folder holds no .txt"),
+        ({"a.jsonl": b'{"text": "a"}\n{"txt": "b"}\n'}, "a.jsonl:2: no field 'text'; it has 'txt'"),
+        ({"a.jsonl": b'{"text": "a"}\nnonsense\n'}, "a.jsonl:2: column 1: not JSON"),
+    ],
+)
+def test_text_that_cannot_be_read(files, says, capsys, config, tmp_path):
+    (tmp_path / "text").mkdir()
+    for name, content in files.items():
+        (tmp_path / "text" / name).write_bytes(content)
+    assert says in fault(capsys, "run", config, f"corpus.path={tmp_path}/text", lines=9)
+    assert says in fault(capsys, "run", config, f"evals.heldout={tmp_path}/text")
+    words = ["retain.weight=1", "retain.rows=8", f"retain.path={tmp_path}/text"]
+    assert says in fault(capsys, "run", config, *words, lines=9)
+
+
+def test_no_such_text(capsys, config):
+    assert "no such file" in fault(capsys, "run", config, "corpus.path=/nowhere", lines=9)
+    assert "no such file, folder or tensorflow-datasets data set" in fault(
+        capsys, "run", config, "corpus.path=nowhere", lines=9
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{}", "no anchors; give at least one"),
+        ("[1]", "holds a list; it must be an object"),
+        ('{"Zorvath": []}', "'Zorvath': no translations"),
+        ('{"Zorvath": 3}', "'Zorvath': a number; give a string or a list of strings"),
+        ('{"Zorvath": [""]}', "'Zorvath': a translation is empty"),
+        ('{"": ["x"]}', "an anchor is empty"),
+        ('{"Zorvath": ["x"],}', "line 1 column "),
+    ],
+)
+def test_dictionaries(content, says, capsys, config, tmp_path):
+    path = tmp_path / "anchors.json"
+    path.write_text(content)
+    assert fault(capsys, "run", config, f"anchors.path={path}").startswith(f"{path}: ")
+    assert says in fault(capsys, "run", config, f"anchors.path={path}")
+
+
+def test_anchors_that_never_occur(capsys, config, tmp_path):
+    path = tmp_path / "anchors.json"
+    path.write_text('{"Gandalf": ["Robert"], "zorvath": ["martin"]}')
+    told = fault(capsys, "run", config, f"anchors.path={path}", lines=9)
+    assert f"{path}: none of its anchors occurs in " in told
+    assert "matching is case-sensitive" in told
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[]", "it must be an object with the lists familiarity and retained"),
+        ('{"familiarity": {}}', "familiarity must be a list"),
+        ('{"familiarity": [{"prompt": "x"}]}', "familiarity[0]: needs"),
+        ('{"familiarity": [{"prompt": "x", "answer": ""}]}', "answer is missing or empty"),
+        ('{"familiarity": ["x"]}', "familiarity[0]: needs"),
+        ('{"familiarity": [', "not JSON"),
+    ],
+)
+def test_probes(content, says, capsys, config, tmp_path):
+    path = tmp_path / "probes.json"
+    path.write_text(content)
+    assert says in fault(capsys, "run", config, f"evals.probes={path}")
+
+
+@pytest.mark.parametrize(
+    ("command", "before"),
+    [("prepare", "anchors"), ("reinforce", "prepare"), ("forget", "prepare"), ("eval", "forget"), ("export", "forget")],
+)
+def test_a_stage_before_its_turn_names_the_command(command, before, capsys, config, tmp_path):
+    told = fault(capsys, command, config)
+    assert told.startswith(
+        f"{tmp_path}/run: stage {before} has not finished; run jaxforget {before} (or jaxforget run)"
+    )
+
+
+def test_a_stage_whose_predecessor_is_of_other_inputs_says_so(capsys, copied):
+    before = (copied / "config.yaml").read_bytes()
+    told = fault(capsys, "forget", copied, "blocks.length=16")
+    assert "since stage prepare ran, blocks.length changed; run jaxforget prepare" in told
+    told = fault(capsys, "export", copied, "forget.learning_rate=1e-4")
+    assert "since stage forget ran, forget.learning_rate changed; run jaxforget forget" in told
+    assert (copied / "config.yaml").read_bytes() == before, "a refused configuration replaced the run's own"
+
+
+def test_a_stage_whose_predecessor_lost_its_output_says_so(capsys, copied):
+    shutil.rmtree(copied / "unlearned")
+    told = fault(capsys, "export", copied)
+    assert f"{copied}/unlearned/config.json: stage forget made it, and it is gone; run jaxforget forget" in told
+
+
+def test_a_moved_run_goes_on_where_it_is(capsys, copied, tiny_run):
+    before = sorted(path.stat().st_mtime_ns for path in tiny_run.rglob("*"))
+    assert status_of("run", copied) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[:6] == [
+        f"{name}: up to date" for name in ("anchors", "prepare", "reinforce", "forget", "eval", "export")
+    ]
+    assert f"  {copied}/report.html" in said
+    assert sorted(path.stat().st_mtime_ns for path in tiny_run.rglob("*")) == before
+
+
+@pytest.mark.parametrize("content", ["[]", '{"stages": 3}', '{"hashes": []}', "{"])
+def test_a_manifest_that_is_none(content, capsys, copied):
+    (copied / "manifest.json").write_text(content)
+    assert fault(capsys, "run", copied).startswith(f"{copied}/manifest.json: ")

@@ -1,0 +1,169 @@
+"""Help, words, and what ends a command."""
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxforget.cli import main
+from jaxforget.cli.chain import SECTIONS
+from jaxforget.cli.main import make_parser
+from jaxforget.config import options
+from jaxforget.errors import UserError
+from tests.cli.saying import fault, status_of
+
+ROOT = Path(__file__).parents[2]
+# Those that documentation and scripts rely on; there may be more.
+FIXED = {"demo", "run", "anchors", "prepare", "reinforce", "forget", "eval", "export", "report", "generate", "plan"}
+COMMANDS = tuple(make_parser()[1])
+
+
+def test_help_is_quick_and_does_not_wait_for_jax():
+    code = (
+        "import sys, time; began = time.perf_counter()\n"
+        "from jaxforget.cli import main\n"
+        "try: main(['run', '--help'])\n"
+        "except SystemExit as leaving: assert leaving.code == 0\n"
+        "heavy = {'jax', 'numpy', 'flax', 'transformers', 'tensorflow_datasets', 'torch'} & set(sys.modules)\n"
+        "print(heavy, time.process_time(), file=sys.stderr)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    heavy, seconds = ran.stderr.rsplit(maxsplit=1)
+    assert heavy == "set()"
+    # Of this process alone: another test beside it must not count.
+    assert float(seconds) < 1.5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    assert status_of(command, "--help") == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: jaxforget {command}")
+    if "key=value" in said:
+        listed = SECTIONS.get(command)
+        for name, field in options():
+            if listed is not None and name.rpartition(".")[0] not in listed:
+                continue
+            assert re.search(rf"^  {re.escape(name)} +{re.escape(field.metadata['help'][:20])}", said, re.M), name
+
+
+def test_help_lists_the_commands_and_defaults(capsys):
+    assert status_of("--help") == 0
+    said = capsys.readouterr().out
+    assert set(COMMANDS) >= FIXED
+    assert all(re.search(rf"^ +{command} +\w", said, re.M) for command in COMMANDS)
+    status_of("export", "--help")
+    assert "forget.batch" not in capsys.readouterr().out
+    status_of("run", "--help")
+    said = capsys.readouterr().out
+    assert re.search(r"^  forget\.learning_rate +.* \[1e-06\]$", said, re.M)
+    assert re.search(r"^  forget\.select +.* \(last \| familiarity \| retained \| perplexity\) \[last\]$", said, re.M)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "the following arguments are required: COMMAND; see jaxforget --help"),
+        (["frobnicate"], "invalid choice: 'frobnicate'"),
+        (["run"], "the following arguments are required: CONFIG"),
+        (["run", "CONFIG", "--forget.batch=3"], "unknown argument '--forget.batch=3'; see jaxforget run --help"),
+        (["run", "CONFIG", "-x"], "unknown argument '-x'"),
+        (["generate", "m"], "the following arguments are required: --prompt"),
+        (["generate", "m", "--prompt", "x", "--tokens", "many"], "argument --tokens: invalid int value: 'many'"),
+        (["generate", "m", "--prompt", "x", "--dtype", "int4"], "argument --dtype: invalid choice: 'int4'"),
+        (["generate", "m", "--prompt", "x", "--seed", "-1"], "--seed -1: give a whole number from 0"),
+        (["demo", "--seed", "-1"], "--seed -1: give a whole number from 0"),
+        (["demo", "--seed", "99999999999"], "--seed 99999999999: give"),
+        (["demo", "extra"], "unknown argument 'extra'"),
+        (["run", "CONFIG", "forget.bach=3"], "forget.bach=3: unknown key 'forget.bach'; did you mean forget.batch?"),
+        (["run", "CONFIG", "forget.batch"], "'forget.batch': options are written key=value"),
+        (["run", "CONFIG", "forget.batch=-1"], "forget.batch is -1; it must be above 0"),
+        (["run", "CONFIG", "out=null"], "out is not set; it names the folder"),
+        (["run", "CONFIG", "seed=-1"], "seed is -1; it must be at least 0"),
+        (["run", "nothing.yaml"], "nothing.yaml: no such file; give a YAML file or a run's folder"),
+        (["run", "caf\udce9.yaml"], "the command line is not UTF-8"),
+    ],
+)
+def test_words(words, says, capsys, config):
+    assert says in fault(capsys, *(str(config) if word == "CONFIG" else word for word in words))
+
+
+def test_debug_may_stand_anywhere_and_shows_the_traceback(config):
+    for words in (
+        ["--debug", "run", config, "seed=-1"],
+        ["run", "--debug", config, "seed=-1"],
+        ["run", config, "--debug", "seed=-1"],
+        ["run", config, "seed=-1", "--debug"],
+    ):
+        with pytest.raises(UserError, match="seed is -1"):
+            main([str(word) for word in words])
+
+
+def test_a_config_that_is_none(capsys, tmp_path):
+    binary = tmp_path / "model.safetensors"
+    binary.write_bytes(bytes(range(256)))
+    assert "not UTF-8 at byte 128" in fault(capsys, "run", binary)
+    assert "holds no config.yaml, so it is no run's folder" in fault(capsys, "run", tmp_path)
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(capsys, config, tmp_path, monkeypatch):
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    told = fault(capsys, "run", config)
+    assert (
+        told
+        == f"{tmp_path}/run/manifest.json: No space left on device; free space there, and run the same command again"
+    )
+    assert [path.name for path in (tmp_path / "run").iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            OSError(errno.EACCES, "Permission denied", "/x/y"),
+            "/x/y: Permission denied; allow it, or name another place",
+        ),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes\nmore"),
+            "out of memory: raise forget.accumulate",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), "OUT: No space left on device; free space there, and run"),
+        (RuntimeError("write failed: No space left on device [x]"), "OUT: No space left on device; free space"),
+        (ValueError('in "/a/b/": No space left on device'), "/a/b/: No space left on device; free space"),
+        (MemoryError(), "out of memory"),
+        (UserError("two\nlines"), "two lines"),
+    ],
+)
+def test_faults_of_the_machine_are_one_line(error, says, capsys, config, monkeypatch):
+    monkeypatch.setattr("jaxforget.pipeline.run_chain", lambda *_: (_ for _ in ()).throw(error))
+    assert fault(capsys, "run", config).startswith(says.replace("OUT", str(config.parent / "run")))
+
+
+def test_our_own_faults_keep_their_traceback(config, monkeypatch):
+    monkeypatch.setattr("jaxforget.pipeline.run_chain", lambda *_: [][0])
+    with pytest.raises(IndexError):
+        main(["run", str(config)])
+
+
+def test_interruptions(capsys, config, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxforget.pipeline.run_chain", interrupt)
+    assert status_of("run", config) == 130
+    assert capsys.readouterr().err == (
+        "jaxforget: interrupted; run the same command to go on from the last checkpoint\n"
+    )
+    monkeypatch.setattr("jaxforget.pipeline.run_chain", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    assert status_of("run", config) == 143
+    assert "stopped by SIGTERM" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
