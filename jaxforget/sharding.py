@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import traverse_util
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxforget.errors import UserError
@@ -22,8 +21,13 @@ BATCH = PartitionSpec(("data", "fsdp"))
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"embed", PartitionSpec("tensor", "fsdp")),
     (r"lm_head", PartitionSpec("fsdp", "tensor")),
-    (r"layers/(q|k|v|gate|up)/kernel", PartitionSpec(None, "fsdp", "tensor")),
-    (r"layers/(o|down)/kernel", PartitionSpec(None, "tensor", "fsdp")),
+    # A kernel, or a difference over one, whole or as int8 values with their scale.
+    (r"layers/(q|k|v|gate|up)/(kernel|delta)(/values|/scale)?", PartitionSpec(None, "fsdp", "tensor")),
+    (r"layers/(o|down)/(kernel|delta)(/values|/scale)?", PartitionSpec(None, "tensor", "fsdp")),
+    (r"layers/(q|k|v|gate|up)/lora/a", PartitionSpec(None, "fsdp")),
+    (r"layers/(q|k|v|gate|up)/lora/b", PartitionSpec(None, "fsdp", "tensor")),
+    (r"layers/(o|down)/lora/a", PartitionSpec(None, "tensor", "fsdp")),
+    (r"layers/(o|down)/lora/b", PartitionSpec(None, None, "fsdp")),
     (r"layers/(q|k|v|gate|up)/bias", PartitionSpec(None, "tensor")),
     (r"layers/(o|down)/bias", PartitionSpec(None, "fsdp")),
     (r"layers/(attention_norm|mlp_norm)/scale", PartitionSpec()),
@@ -66,9 +70,12 @@ def spec_for(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 def shard_params(shapes: Any, mesh: Mesh) -> Any:
     """`NamedSharding`s for a tree of parameter shapes (anything with `.shape`), by `RULES`."""
-    flat = traverse_util.flatten_dict(shapes, sep="/")
-    placed = {name: NamedSharding(mesh, spec_for(name, leaf.shape, mesh)) for name, leaf in flat.items()}
-    return traverse_util.unflatten_dict(placed, sep="/")
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return NamedSharding(mesh, spec_for(name, leaf.shape, mesh))
+
+    return jax.tree.map_with_path(place, shapes)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -15,6 +15,7 @@ import numpy as np
 from flax import struct
 
 from jaxforget.models.config import LlamaConfig
+from jaxforget.models.weights import Dense
 
 Array = jax.Array
 REMAT_POLICIES: dict[str, Callable | None] = {
@@ -103,15 +104,8 @@ class Layer(nn.Module):
     param_dtype: jnp.dtype
     constrain: Callable[[Array], Array]
 
-    def _dense(self, features: int, bias: bool, name: str) -> nn.Dense:
-        return nn.Dense(
-            features,
-            use_bias=bias,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            kernel_init=nn.initializers.normal(0.02),
-            name=name,
-        )
+    def _dense(self, features: int, bias: bool, name: str) -> Dense:
+        return Dense(features, bias, self.dtype, self.param_dtype, name=name)
 
     @nn.compact
     def __call__(

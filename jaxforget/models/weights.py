@@ -1,0 +1,137 @@
+"""A model's weights, whole or expressed over base's: low-rank adapters, int8 kernels, int8 differences.
+
+In the parameter tree a dense layer is a dict. What stands in it says how its weight is made:
+
+    kernel  float [L, in, out], or `Int8`                     W
+    delta   `Int8`: a difference over that kernel             W + delta
+    lora    `LoRA`: a low-rank product over either            W + scale * A B
+
+A model's *own* tree holds what it does not share with base; `over` lays it on base's, whose arrays then exist once.
+`Dense` reads all of them inside the layer loop, so no second whole model is ever made of them.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxforget.models.config import LlamaConfig
+from jaxforget.models.layout import leaves
+
+Array = jax.Array
+Params = Any
+LEVELS = 127  # int8 without -128, so that a weight and its negative are held alike
+
+
+@struct.dataclass
+class Int8:
+    """`values * scale`. values: int8 [..., in, out]; scale: fp32 [..., 1, out], one an output channel, above 0."""
+
+    values: Array
+    scale: Array
+
+
+@struct.dataclass
+class LoRA:
+    """`scale * a b` (arXiv 2106.09685). a: [..., in, r]; b: [..., r, out], 0 at the start; scale: alpha / r."""
+
+    a: Array
+    b: Array
+    scale: float = struct.field(pytree_node=False)
+
+
+def quantise(x: Array) -> Int8:
+    """A float kernel [..., in, out] in int8, symmetric: off by half of 1/127 of its channel's largest at most."""
+    x = x.astype(jnp.float32)
+    largest = jnp.max(jnp.abs(x), axis=-2, keepdims=True)
+    scale = jnp.where(largest > 0, largest, 1.0) / LEVELS
+    return Int8(jnp.clip(jnp.round(x / scale), -LEVELS, LEVELS).astype(jnp.int8), scale)
+
+
+def dequantise(kernel: Array | Int8) -> Array:
+    """The kernel in fp32."""
+    if isinstance(kernel, Int8):
+        return kernel.values.astype(jnp.float32) * kernel.scale
+    return kernel.astype(jnp.float32)
+
+
+def difference(base: Array | Int8, kernel: Array) -> Int8:
+    """`kernel` over base's as that is held: what base's own rounding lost comes back in the difference."""
+    return quantise(kernel.astype(jnp.float32) - dequantise(base))
+
+
+def over(base: Params, own: Params) -> Params:
+    """The parameters of a model that has `own` and shares the rest with `base` (None: shares nothing).
+
+    A layer that brings its own kernel takes nothing of base's; of any other entry, its own comes first.
+    """
+    if base is None or not isinstance(own, dict) or "kernel" in own:
+        return own
+    return {**base, **{name: over(base.get(name), part) for name, part in own.items()}}
+
+
+def dense_layers(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    """Name ("q") -> kernel shape [L, in, out] of every dense layer of a Llama: those that adapters stand beside."""
+    return {leaf.name.split("/")[1]: leaf.shape for leaf in leaves(config) if leaf.name.endswith("/kernel")}
+
+
+def adapter_shapes(config: LlamaConfig, rank: int, alpha: float) -> Params:
+    """A LoRA beside every dense layer, as fp32 `ShapeDtypeStruct`s: the whole of what trains."""
+
+    def beside(shape: tuple[int, ...]) -> LoRA:
+        layers, inputs, outputs = shape
+        a = jax.ShapeDtypeStruct((layers, inputs, rank), jnp.float32)
+        return LoRA(a, jax.ShapeDtypeStruct((layers, rank, outputs), jnp.float32), alpha / rank)
+
+    return {"layers": {name: {"lora": beside(shape)} for name, shape in dense_layers(config).items()}}
+
+
+def init_adapter(shapes: Params, shardings: Params, seed: int) -> Params:
+    """A fresh adapter: `a` uniform within 1 / sqrt(in), `b` 0, so that the model is base exactly."""
+
+    def make() -> Params:
+        layers = shapes["layers"]
+        keys = jax.random.split(jax.random.key(seed), len(layers))
+        made = {}
+        for key, (name, layer) in zip(keys, layers.items(), strict=True):
+            lora = layer["lora"]
+            bound = lora.a.shape[1] ** -0.5
+            a = jax.random.uniform(key, lora.a.shape, lora.a.dtype, -bound, bound)
+            made[name] = {"lora": LoRA(a, jnp.zeros(lora.b.shape, lora.b.dtype), lora.scale)}
+        return {"layers": made}
+
+    return jax.jit(make, out_shardings=shardings)()
+
+
+class Dense(nn.Module):
+    """A dense layer, x [..., in] -> [..., out], that reads its weight in any of the forms above.
+
+    dtype: of the product. param_dtype: of the parameters that `init` makes, a float kernel and perhaps a bias.
+    """
+
+    features: int
+    use_bias: bool
+    dtype: jnp.dtype
+    param_dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        init = nn.initializers.normal(0.02)
+        kernel = self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype)
+        x = x.astype(self.dtype)
+        if self.has_variable("params", "delta"):
+            kernel = dequantise(kernel) + dequantise(self.get_variable("params", "delta"))
+        if isinstance(kernel, Int8):
+            # Small whole numbers are exact in bfloat16; their scale is applied to the fp32 sum.
+            y = jnp.dot(x, kernel.values.astype(self.dtype), preferred_element_type=jnp.float32)
+            y = (y * kernel.scale[0]).astype(self.dtype)
+        else:
+            y = jnp.dot(x, kernel.astype(self.dtype))
+        if self.has_variable("params", "lora"):
+            lora = self.get_variable("params", "lora")
+            y = y + lora.scale * ((x @ lora.a.astype(self.dtype)) @ lora.b.astype(self.dtype))
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros_init(), (self.features,), self.param_dtype).astype(y.dtype)
+        return y
