@@ -61,7 +61,7 @@ class Manifest:
         self._values.setdefault("stages", {})[name] = entry
         self._save()
 
-    def forget(self, name: str) -> None:
+    def strike(self, name: str) -> None:
         """Strikes the stage: from here on its output is in the making."""
         if self._values.get("stages", {}).pop(name, None) is not None:
             self._save()

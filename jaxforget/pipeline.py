@@ -232,7 +232,7 @@ def run_stage(run: Run, stage: Stage) -> bool:
         names = changed(done["inputs"], inputs)
         why = f" again: {', '.join(names)} changed" if names else " again: its output is gone"
     run.say(f"{stage.name}{why}")
-    run.manifest.forget(stage.name)
+    run.manifest.strike(stage.name)
     began = time.perf_counter()
     _work(run, stage, fingerprint(inputs))
     seconds = time.perf_counter() - began

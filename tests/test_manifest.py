@@ -58,9 +58,9 @@ def test_stages_are_recorded_and_struck(tmp_path):
     again = Manifest(tmp_path)
     assert again.stage("prepare")["inputs"] == {"seed": "1"}
     assert again.stage("prepare")["seconds"] == 2.346
-    again.forget("prepare")
+    again.strike("prepare")
     assert Manifest(tmp_path).stage("prepare") is None
-    again.forget("prepare")
+    again.strike("prepare")
 
 
 @pytest.mark.parametrize("content", ["[]", "3", '{"stages": []}', '{"hashes": "x"}'])

@@ -61,7 +61,7 @@ def read_documents(
     elif re.fullmatch(r"[a-z]\w*(/[\w.+-]+)?(:[\d.*]+)?", name):
         yield from _read_dataset(name, field, split, data_dir)
     else:
-        raise UserError(f"{path}: no such file or folder")
+        raise UserError(f"{path}: no such file or folder; give a text, a folder of texts, or tfds:NAME")
 
 
 def _read_file(path: Path, field: str) -> Iterator[Document]:
