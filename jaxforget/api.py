@@ -27,6 +27,7 @@ from jaxforget.models.llama import Llama
 from jaxforget.pipeline import run_chain, stage_seconds
 from jaxforget.stages import evaluation, suites
 from jaxforget.stages.card import plain_card
+from jaxforget.stages.probability import summary_rows
 from jaxforget.stages.run import fetch, put_rows
 from jaxforget.train.step import StepOptions, make_label_step
 from jaxforget.train.types import Frozen
@@ -152,10 +153,12 @@ def evaluate(
     """Any evaluation by name, as rows {"metric", "convention", "model", "value", "low", "high", "n"}.
 
     suite:
-      "probability": familiarity and retained of `probes` (a JSON file), perplexity of `heldout` (text).
+      "probability": familiarity and retained of `probes` (a JSON file), perplexity of `heldout` (text) in blocks of
+        `length=` tokens (as blocks.length, 512), which the row's convention names.
       "muse": `data=FOLDER`, `convention="muse"` or `"open-unlearning"`, `auc_control=` a figure or `control=` a model.
       "tofu": `data=FOLDER`, `convention="tofu"` or `"open-unlearning"`, `control=`, `template=`, `limit=`.
       "memorization": `data=` text, `holdout=` text that was never trained on, `length=`, `limit=`, `field=`.
+      "membership": `data=` text, `holdout=` text that was never trained on; else as "memorization".
       "multiple_choice": `data=FILE` of {"context", "choices", "answer"}, `delimiter=`.
     What the files hold and the keywords mean is said in `jaxforget.stages.suites`.
     """
@@ -164,21 +167,23 @@ def evaluate(
         return _published(suite, model, settings)
     if suite != "probability":
         raise UserError(f"suite={suite!r}: the suites are probability, {', '.join(SUITES)}")
+    length = settings.pop("length", None)
     config = config_from({"evals": settings} if settings else {})
+    length = min(length or config.blocks.length, model.config.max_position_embeddings)
     blocks = []
     if heldout is not None:
-        length = min(config.blocks.length, model.config.max_position_embeddings)
         blocks = cut_blocks(read_documents(heldout), model.tokenizer, length=length)[0]
     questions: Questions = make_questions(
         load_probes(probes), Prompts(), blocks[: config.evals.heldout_blocks], model.tokenizer
     )
-    return evaluation.summary_rows(model.folder.name, model, questions, config)
+    return summary_rows(model.folder.name, model, questions, config, length)
 
 
 SUITES = {
     "muse": suites.muse,
     "tofu": suites.tofu,
     "memorization": suites.memorization,
+    "membership": suites.membership,
     "multiple_choice": suites.multiple_choice,
 }
 

@@ -3,22 +3,22 @@
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatch
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxforget.config import Config, to_yaml
-from jaxforget.corpus.text import SUFFIXES
 from jaxforget.errors import UserError
 from jaxforget.files import write_text
 from jaxforget.manifest import changed, fingerprint
 from jaxforget.models.export import LICENCE_FILES, TOKENIZER_FILES
-from jaxforget.models.load import INDEX
 from jaxforget.stages import corpus, evaluation, training
+from jaxforget.stages.catalogue import SUITES
 from jaxforget.stages.check import check
+from jaxforget.stages.evidence import chosen, compared, measure
+from jaxforget.stages.hashes import hash_model, hash_papers, hash_questions, hash_text
 from jaxforget.stages.run import Run, wait_for_all
 
 
@@ -28,7 +28,7 @@ class Stage:
 
     name: the subcommand. inputs: what its output depends on, as name -> hash or value. work: makes the output.
     outputs: files that stand when it is done. together: whether all processes of a run must work on it at once, because
-    it computes on their devices.
+    it computes on their devices. always: whether it is made again every time: it is cheap and shows whatever is there.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Stage:
     work: Callable[[Run, str], None]
     outputs: Callable[[Run], list[Path]]
     together: bool = True
+    always: bool = False
 
 
 def _values(config: Config, section: str, leave: tuple[str, ...] = ()) -> dict[str, str]:
@@ -50,39 +51,9 @@ _PLACES = ("path", "folder", "control", "reinforced", "remat")
 _DRAWING = ("path", "match", "draw")  # matter when text is translated, not to the dictionary itself
 
 
-def _hash_text(run: Run, place: str) -> str:
-    """Of the files that `read_documents` takes from a place; a data set's name is its own."""
-    path = Path(place)
-    return run.manifest.hash_path(path, lambda name: name.suffix.lower() in SUFFIXES) if path.exists() else place
-
-
-def _hash_model(run: Run, folder: Path) -> str:
-    """Of a model's shape and weights: a README beside them, or the same weights in another form, changes nothing."""
-
-    def loaded(name: Path) -> bool:
-        return len(name.parts) == 1 and (name.name in ("config.json", INDEX) or name.suffix == ".safetensors")
-
-    return run.manifest.hash_path(folder, loaded)
-
-
-def _hash_papers(run: Run, folder: Path, patterns: Sequence[str]) -> str:
-    """Of a model folder's small files that match."""
-    return run.manifest.hash_path(folder, lambda name: any(fnmatch(str(name), pattern) for pattern in patterns))
-
-
 def _text(run: Run, section: str) -> dict[str, str]:
     place = getattr(run.config, section).path
-    return {} if place is None else {f"{section}.path": _hash_text(run, place)}
-
-
-def _questions(run: Run) -> dict[str, str]:
-    """What the models are asked: contents, and how much of them."""
-    evals = run.config.evals
-    places = {"evals.probes": evals.probes, "evals.prompts": evals.prompts, "evals.heldout": evals.heldout}
-    return {
-        **{name: _hash_text(run, place) for name, place in places.items() if place is not None},
-        "evals.heldout_blocks": repr(evals.heldout_blocks),
-    }
+    return {} if place is None else {f"{section}.path": hash_text(run, place)}
 
 
 def _finished(run: Run, name: str) -> dict[str, str]:
@@ -109,7 +80,7 @@ def _prepare_inputs(run: Run) -> Mapping[str, str]:
     return {
         **({} if config.anchors.path is None else _finished(run, "anchors")),
         "seed": str(config.seed),
-        "tokenizer": _hash_papers(run, run.base, TOKENIZER_FILES),
+        "tokenizer": hash_papers(run, run.base),
         **_text(run, "corpus"),
         **_values(config, "corpus", _PLACES),
         **_values(config, "anchors", ("path", "filter")),
@@ -121,11 +92,11 @@ def _prepare_inputs(run: Run) -> Mapping[str, str]:
 def _reinforce_inputs(run: Run) -> Mapping[str, str]:
     config = run.config
     if config.model.reinforced is not None:
-        return {"model.reinforced": _hash_model(run, run.reinforced)}
+        return {"model.reinforced": hash_model(run, run.reinforced)}
     return {
         **_finished(run, "prepare"),
         "seed": str(config.seed),
-        "model.folder": _hash_model(run, run.base),
+        "model.folder": hash_model(run, run.base),
         **_values(config, "model", _PLACES),
         **_values(config, "reinforce", _LAYOUT),
     }
@@ -139,32 +110,28 @@ def _forget_inputs(run: Run) -> Mapping[str, str]:
         **_finished(run, "prepare"),
         **_finished(run, "reinforce"),
         "seed": str(config.seed),
-        "model.folder": _hash_model(run, run.base),
+        "model.folder": hash_model(run, run.base),
         **_values(config, "model", _PLACES),
         **_values(config, "retain", (*_PLACES, "field", "split")),
         **_values(config, "targets", ("tile", "cache")),
         **_values(config, "forget", _LAYOUT),
-        **({**_questions(run), "evals.every": str(config.evals.every)} if selecting else {}),
+        **({**hash_questions(run), "evals.every": str(config.evals.every)} if selecting else {}),
     }
 
 
 def _eval_inputs(run: Run) -> Mapping[str, str]:
     return {
         **_finished(run, "forget"),
-        **_questions(run),
+        **hash_questions(run),
         "evals.completion_tokens": str(run.config.evals.completion_tokens),
-        **{f"model {name}": _hash_model(run, folder) for name, folder in evaluation.compared(run).items()},
+        **{f"model {name}": hash_model(run, folder) for name, folder in compared(run).items()},
+        **{f"tokenizer {name}": hash_papers(run, folder) for name, folder in compared(run).items()},
     }
 
 
 def _export_inputs(run: Run) -> Mapping[str, str]:
-    papers = _hash_papers(run, run.base, (*TOKENIZER_FILES, *LICENCE_FILES, "generation_config.json"))
+    papers = hash_papers(run, run.base, (*TOKENIZER_FILES, *LICENCE_FILES, "generation_config.json"))
     return {**_finished(run, "forget"), "tokenizer and licence": papers, **_values(run.config, "export")}
-
-
-def _report_inputs(run: Run) -> Mapping[str, str]:
-    # A page is cheap and shows whatever is there: it is always made again.
-    return {"time": repr(time.time())}
 
 
 STAGES: tuple[Stage, ...] = (
@@ -192,10 +159,11 @@ STAGES: tuple[Stage, ...] = (
     Stage("export", _export_inputs, lambda run, _: evaluation.export(run), lambda run: [run.export / "config.json"]),
     Stage(
         "report",
-        _report_inputs,
+        lambda run: {},
         lambda run, _: evaluation.report(run),
         lambda run: [run.folder / "report.html"],
         together=False,
+        always=True,
     ),
 )
 
@@ -215,20 +183,47 @@ def run_chain(config: Config, stages: tuple[str, ...] = tuple(stage.name for sta
     return run
 
 
+def run_suites(config: Config, names: str) -> Run:
+    """Measures suites of evaluations on the models of a run whose chain has come to its end.
+
+    Args:
+      config: the run's.
+      names: of suites or their groups, separated by commas; "all". See `jaxforget.stages.catalogue`.
+
+    Raises:
+      UserError: an unknown name, a run whose stage forget is not up to date, data that is missing or unfit. What was
+        measured before that stands: the same call goes on from there.
+    """
+    suites = chosen(SUITES, names)
+    run = Run(config)
+    check(run, ("eval",))
+    _start(run)
+    _finished(run, "forget")
+    stages = {stage.name: stage for stage in STAGES}
+    if any(suite.name == "probability" for suite in suites):
+        run_stage(run, stages["eval"])
+    _save_config(run)
+    measure(run, SUITES, suites, named=[name.strip() for name in names.split(",")])
+    run.say(f"  {run.evals / 'summary.md'}")
+    if (run.folder / "report.html").is_file():
+        run_stage(run, stages["report"])
+    return run
+
+
 def run_stage(run: Run, stage: Stage) -> bool:
     """Runs one stage unless it is up to date; says what changed since it last ran. Whether it ran."""
     inputs = dict(stage.inputs(run))
-    if stage.name != "report" or not (run.folder / "config.yaml").is_file():
+    if not stage.always or not (run.folder / "config.yaml").is_file():
         # A page only shows: what it is told must not replace what the run was made with.
         _save_config(run)
     done = run.manifest.stage(stage.name)
     standing = all(path.exists() for path in stage.outputs(run))
     wait_for_all(f"{stage.name}: judged")  # before any process changes what the others judge by
-    if done and standing and done["inputs"] == inputs:
+    if done and standing and done["inputs"] == inputs and not stage.always:
         run.say(f"{stage.name}: up to date")
         return False
     why = ""
-    if done and stage.name != "report":
+    if done and not stage.always:
         names = changed(done["inputs"], inputs)
         why = f" again: {', '.join(names)} changed" if names else " again: its output is gone"
     run.say(f"{stage.name}{why}")

@@ -38,6 +38,12 @@ SECTIONS = {
     "export": ("", "model", "export"),
     "report": ("",),
 }
+# Those of jaxforget.stages.catalogue and their groups, which a test compares: help must not wait for JAX.
+SUITES = ("probability", "multiple_choice", "muse", "tofu", "memorization", "membership", "robustness")
+SUITES_EPILOG = """
+suite=NAME[,NAME...] measures suites of evaluations: all, or {names}.
+Each model's rows are kept as they come; running the same command again goes on where it stopped.
+"""
 
 
 def add(add_command) -> None:
@@ -45,21 +51,27 @@ def add(add_command) -> None:
     for name, summary in HELP.items():
         parser = add_command(name, summary, run)
         parser.epilog = EPILOG.format(which=WHICH[name in SECTIONS], options=option_table(SECTIONS.get(name)))
+        if name == "eval":
+            parser.epilog = SUITES_EPILOG.format(names=", ".join(SUITES)) + "\n" + parser.epilog
         add_config(parser)
 
 
 def run(given: argparse.Namespace) -> int:
     """Runs the stages that the command names."""
-    config = read_config(given.config, given.overrides)
+    suites = [word for word in given.overrides if given.name == "eval" and word.startswith("suite=")]
+    config = read_config(given.config, [word for word in given.overrides if word not in suites])
     start_jax()
-    from jaxforget.pipeline import STAGES, run_chain
+    from jaxforget.pipeline import STAGES, run_chain, run_suites
     from jaxforget.train.loop import Preempted
 
     names = tuple(stage.name for stage in STAGES) if given.name == "run" else (given.name,)
     given.out = config.out or ""
     quiet_threads(given.debug)
     try:
-        run_chain(config, names)
+        if suites:
+            run_suites(config, suites[-1].removeprefix("suite="))
+        else:
+            run_chain(config, names)
     except Preempted as stopped:
         print(f"jaxforget: {stopped}", file=sys.stderr)
         return 143

@@ -134,6 +134,17 @@ class EvalOptions:
     prompts: str | None = _option(None, 'JSON {"dynamics": [prompt], "completions": [prompt]}', path=True)
     completion_tokens: int = _option(48, "new tokens of a completion", above=0)
     batch: int = _option(32, "rows scored at a time", above=0)
+    choices: str | None = _option(None, 'suite multiple_choice: .jsonl of {"context", "choices", "answer"}', path=True)
+    muse: str | None = _option(None, "suite muse: the folder of the benchmark's files", path=True)
+    auc_control: float | None = _option(
+        None, "what MUSE's privleak is read against, an AUC; null takes model.control's", above=0
+    )
+    tofu: str | None = _option(None, "suite tofu: the folder of the benchmark's four .jsonl files", path=True)
+    tofu_template: str = _option("[INST] {question} [/INST]", "what stands before an answer of TOFU")
+    holdout: str | None = _option(
+        None, "suite membership: text of the target's kind that no model read, as corpus.path", path=True
+    )
+    passages: int = _option(200, "suites memorization and membership: passages of each text at most", least=2)
     compare: dict[str, str] = _option(
         {}, "further models in the tables, name: folder; on the command line evals.compare.NAME=FOLDER", path=True
     )

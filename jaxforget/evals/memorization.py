@@ -107,13 +107,39 @@ def memorization_rows(
     rows = [mean_evidence(name, conventions[name], model, value) for name, value in values.items()]
     if not holdout:
         return rows
-    others = membership_scores(
-        scorer.statistics(params, holdout), [decode(tokenizer, ids) for ids in holdout], share=share
-    )
-    for name, value in membership_auc(scores, others).items():
-        interval = bootstrap(auc, [scores[name], others[name]])
-        rows.append(evidence(f"auc_{name}", AUC_CONVENTION, model, value, len(passages), interval))
-    return rows
+    others = _scores(holdout, scorer, params, tokenizer, share)
+    return rows + _auc_rows(scores, others, model)
+
+
+def membership_rows(
+    passages: Sequence[Sequence[int]],
+    holdout: Sequence[Sequence[int]],
+    *,
+    scorer: StatisticsScorer,
+    params: Params,
+    tokenizer: Any,
+    model: str,
+    share: float = 0.4,
+) -> list[dict[str, Any]]:
+    """Rows auc_loss, auc_zlib, auc_min_k, auc_min_k_plus_plus: are `passages` told from `holdout`? As above."""
+    scores = [_scores(texts, scorer, params, tokenizer, share) for texts in (passages, holdout)]
+    return _auc_rows(*scores, model)
+
+
+def _scores(
+    passages: Sequence[Sequence[int]], scorer: StatisticsScorer, params: Params, tokenizer: Any, share: float
+) -> dict[str, np.ndarray]:
+    statistics = scorer.statistics(params, passages)
+    return membership_scores(statistics, [decode(tokenizer, ids) for ids in passages], share=share)
+
+
+def _auc_rows(scores: dict[str, np.ndarray], others: dict[str, np.ndarray], model: str) -> list[dict[str, Any]]:
+    return [
+        evidence(
+            f"auc_{name}", AUC_CONVENTION, model, value, len(scores[name]), bootstrap(auc, [scores[name], others[name]])
+        )
+        for name, value in membership_auc(scores, others).items()
+    ]
 
 
 def verbatim_rouge(passages: Sequence[Sequence[int]], complete: Complete, tokenizer: Any) -> np.ndarray:

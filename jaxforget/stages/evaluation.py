@@ -1,102 +1,50 @@
 """Stages `eval`, `export` and `report`: the evidence, the folder for others, the page."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxforget.config import Config
 from jaxforget.corpus.anchors import Anchors
 from jaxforget.corpus.loader import collate, open_blocks, read_summary
 from jaxforget.corpus.translate import Translator, block_rng
 from jaxforget.errors import UserError
-from jaxforget.evals.familiarity import answer_probabilities, mean_and_interval, perplexity
-from jaxforget.evals.probes import load_probes, load_prompts
-from jaxforget.evals.scoring import Scorer
-from jaxforget.evals.watch import Questions
+from jaxforget.evals.probes import load_prompts
 from jaxforget.files import write_json
 from jaxforget.model import Model, load, make_forward
 from jaxforget.models.generate import generate
-from jaxforget.models.hf import resolve_folder, save_params
+from jaxforget.models.hf import save_params
 from jaxforget.report.page import write_report
 from jaxforget.stages.card import model_card
-from jaxforget.stages.questions import questions_of
+from jaxforget.stages.catalogue import PROBABILITY, SUITES
+from jaxforget.stages.evidence import Models, measure_model, write_table
+from jaxforget.stages.probability import CONVENTIONS
 from jaxforget.stages.run import Run, fetch, put_rows
 from jaxforget.train.step import StepOptions, make_label_step
 from jaxforget.train.types import Frozen
 
-CONVENTIONS = {
-    "familiarity": "mean probability of the answer's tokens",
-    "retained": "mean probability of the answer's tokens",
-    "perplexity": "exp of the mean token loss on held-out text",
-}
-
-
-def compared(run: Run) -> dict[str, Path]:
-    """The models of the tables, in their order."""
-    models = {"base": run.base, "reinforced": run.reinforced, "unlearned": run.unlearned}
-    if run.control is not None:
-        models["control"] = run.control
-    return models | {name: resolve_folder(place) for name, place in run.config.evals.compare.items()}
-
 
 def evaluate(run: Run) -> None:
     """Measures every model of the run beside the others: evals/summary.json, completions.json and passage.json."""
-    config = run.config
-    prompts = load_prompts(config.evals.prompts)
-    probes = load_probes(config.evals.probes)
-    rows: list[dict[str, Any]] = []
-    completions: list[dict[str, Any]] = [{"prompt": prompt, "completions": {}} for prompt in prompts.completions]
-    for name, folder in compared(run).items():
-        model = load(folder, config.model.dtype, run.mesh)
-        # Each model is asked in its own tokens: one to compare with may have another tokenizer.
-        rows += summary_rows(name, model, questions_of(config, probes, prompts, model.tokenizer), config)
-        texts = complete(model, list(prompts.completions), config.evals.completion_tokens)
+    prompts = load_prompts(run.config.evals.prompts).completions
+    models = Models(run)
+    completions: list[dict[str, Any]] = [{"prompt": prompt, "completions": {}} for prompt in prompts]
+    missing = PROBABILITY.lacks(run)
+    if missing:
+        run.say(f"  probability: left out: {missing}")
+    for name in models:
+        if not missing:
+            measure_model(run, models, name, [PROBABILITY])
+        texts = complete(models[name], list(prompts), run.config.evals.completion_tokens) if prompts else []
         for item, text in zip(completions, texts, strict=True):
             item["completions"][name] = text
-    _write(run, "summary", {"rows": rows})
     _write(run, "completions", {"prompts": completions})
     _write(run, "passage", passage(run))
-    for line in table(rows):
+    rows = write_table(run, SUITES, models)
+    for line in table([row for row in rows if row["metric"] in CONVENTIONS]):
         run.say(f"  {line}")
-
-
-def summary_rows(name: str, model: Model, questions: Questions, config: Config) -> list[dict[str, Any]]:
-    """Rows of evidence about one model; intervals are 95 % bootstraps over probes or held-out blocks."""
-    scorer = Scorer(make_forward(model.module), model.mesh, batch=config.evals.batch, tile=config.targets.tile)
-
-    def row(metric: str, value: float, low: float, high: float, count: int) -> dict[str, Any]:
-        convention = CONVENTIONS[metric]
-        return {
-            "metric": metric,
-            "convention": convention,
-            "model": name,
-            "value": value,
-            "low": low,
-            "high": high,
-            "n": count,
-        }
-
-    rows = []
-    for metric in ("familiarity", "retained"):
-        if probes := getattr(questions, metric):
-            values = answer_probabilities(scorer, model.params, probes)
-            rows.append(row(metric, *mean_and_interval(values), len(values)))
-    if questions.heldout:
-        scores = scorer.log_probabilities(model.params, questions.heldout)
-        low, high = _perplexity_interval(scores)
-        rows.append(row("perplexity", perplexity(scores), low, high, len(questions.heldout)))
-    return rows
-
-
-def _perplexity_interval(scores: list[np.ndarray], draws: int = 1000) -> tuple[float, float]:
-    sums, counts = np.array([s.sum(dtype=np.float64) for s in scores]), np.array([len(s) for s in scores])
-    picks = np.random.default_rng(0).integers(0, len(scores), (draws, len(scores)))
-    low, high = np.percentile(np.exp(-sums[picks].sum(axis=1) / counts[picks].sum(axis=1)), [2.5, 97.5])
-    return float(low), float(high)
 
 
 def complete(model: Model, prompts: Sequence[str], new_tokens: int, **sampling: Any) -> list[str]:
@@ -216,8 +164,7 @@ def surviving_update(base: Any, params: Any, dtype: str) -> float:
 
 def report(run: Run) -> None:
     """The page."""
-    if jax.process_index() == 0:
-        run.say(f"  {write_report(run.folder)}")
+    run.say(f"  {write_report(run.folder)}")
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:

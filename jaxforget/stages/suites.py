@@ -1,7 +1,7 @@
 """The published evaluations on a loaded model: each reads its files, asks, and gives rows of evidence."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxforget.corpus.text import read_documents
 from jaxforget.errors import UserError
 from jaxforget.evals import tofu as tofu_eval
-from jaxforget.evals.memorization import cut_passages, memorization_rows
+from jaxforget.evals.memorization import cut_passages, membership_rows, memorization_rows
 from jaxforget.evals.multiple_choice import load_choices, multiple_choice_rows
 from jaxforget.evals.muse import (
     CONVENTIONS,
@@ -22,6 +22,7 @@ from jaxforget.evals.muse import (
 )
 from jaxforget.evals.rows import check_convention
 from jaxforget.evals.statistics import StatisticsScorer
+from jaxforget.evals.text_scores import Complete
 from jaxforget.model import Model, make_forward
 from jaxforget.models.generate import generate
 from jaxforget.models.llama import Llama
@@ -36,6 +37,7 @@ def muse(
     convention: str = "muse",
     auc_control: float | None = None,
     control: Model | None = None,
+    complete: Complete | None = None,
 ) -> list[dict[str, Any]]:
     """MUSE on the files in the folder `data`; see `jaxforget.evals.muse.muse_rows`.
 
@@ -45,6 +47,7 @@ def muse(
       convention: "muse" or "open-unlearning".
       auc_control: privleak's reference, a figure.
       control: or the model to take it from.
+      complete: the model's greedy generation, where not `completer(model)`.
     """
     check_convention(convention, CONVENTIONS)
     check_auc(auc_control)
@@ -61,7 +64,7 @@ def muse(
     return muse_rows(
         files,
         **asked(model),
-        complete=completer(model),
+        complete=complete or completer(model),
         convention=convention,
         auc_control=auc_control,
     )
@@ -75,6 +78,7 @@ def tofu(
     control: Model | None = None,
     template: str = tofu_eval.TEMPLATE,
     limit: int | None = None,
+    complete: Complete | None = None,
 ) -> list[dict[str, Any]]:
     """TOFU on the files in the folder `data`; see `jaxforget.evals.tofu.tofu_rows`.
 
@@ -85,6 +89,7 @@ def tofu(
       control: a model that never saw the forget set, for forget_quality.
       template: what stands before an answer, with {question} in it.
       limit: the first so many questions of each set.
+      complete: the model's greedy generation, where not `completer(model)`.
     """
     check_convention(convention, tuple(tofu_eval.CONVENTIONS))
     if "{question}" not in template:
@@ -95,7 +100,8 @@ def tofu(
         return tofu_eval.Asker(scorer(asked), asked.params, asked.tokenizer, convention, template)
 
     ratios = None if control is None else asker(control).ratios(files["forget"])
-    return tofu_eval.tofu_rows(files, asker(model), completer(model), model=model.folder.name, control_ratios=ratios)
+    made = complete or completer(model)
+    return tofu_eval.tofu_rows(files, asker(model), made, model=model.folder.name, control_ratios=ratios)
 
 
 def memorization(
@@ -117,15 +123,10 @@ def memorization(
       limit: passages of each text.
       field: of .jsonl records.
     """
-    for name, value in (("length", length), ("limit", limit)):
-        if value < 2:
-            raise UserError(f"{name}={value}: must be at least 2")
-
-    def passages(path: str | Path) -> list[list[int]]:
-        texts = (document.text for document in read_documents(path, field=field))
-        return cut_passages(texts, model.tokenizer, length=length, limit=limit)
-
-    target, other = passages(data), [] if holdout is None else passages(holdout)
+    target, other = (
+        [] if path is None else passages_of(path, model, length=length, limit=limit, field=field)
+        for path in (data, holdout)
+    )
     return memorization_rows(target, **asked(model), complete=completer(model), holdout=other)
 
 
@@ -133,6 +134,29 @@ def multiple_choice(model: Model, data: str | Path, *, delimiter: str = " ") -> 
     """Multiple choice on the documents in the file `data`; see `jaxforget.evals.multiple_choice`."""
     length = model.config.max_position_embeddings
     return multiple_choice_rows(load_choices(data), **asked(model), delimiter=delimiter, max_length=length)
+
+
+def membership(
+    model: Model,
+    data: str | Path,
+    *,
+    holdout: str | Path,
+    length: int = 128,
+    limit: int = 200,
+    field: str = "text",
+) -> list[dict[str, Any]]:
+    """Whether the text in `data` is told from `holdout`, which no model read; as `memorization`, but that alone."""
+    passages = [passages_of(path, model, length=length, limit=limit, field=field) for path in (data, holdout)]
+    return membership_rows(*passages, **asked(model))
+
+
+def passages_of(path: str | Path, model: Model, *, length: int, limit: int, field: str) -> list[list[int]]:
+    """Passages of the text at `path` in the model's tokens; see `jaxforget.evals.memorization.cut_passages`."""
+    for name, value in (("length", length), ("limit", limit)):
+        if value < 2:
+            raise UserError(f"{name}={value}: must be at least 2")
+    texts = (document.text for document in read_documents(path, field=field))
+    return cut_passages(texts, model.tokenizer, length=length, limit=limit)
 
 
 def asked(model: Model) -> dict[str, Any]:
@@ -156,7 +180,7 @@ def _scorer(module: Llama, mesh: Mesh) -> StatisticsScorer:
     return StatisticsScorer(make_forward(module), mesh, batch=BATCH, tile=TILE)
 
 
-def completer(model: Model) -> Callable[[Sequence[Sequence[int]], int], list[list[int]]]:
+def completer(model: Model) -> Complete:
     """Greedy generation by `model`: (token ids of prompts, new tokens) -> new token ids, the end token left out."""
     eos = model.config.eos_token_id
     ends = () if eos is None else eos if isinstance(eos, tuple) else (eos,)
@@ -165,3 +189,16 @@ def completer(model: Model) -> Callable[[Sequence[Sequence[int]], int], list[lis
         return generate(model.module, model.params, prompts, max_new_tokens=new_tokens, eos_ids=ends, mesh=model.mesh)
 
     return complete
+
+
+def remembered(complete: Complete) -> Complete:
+    """`complete`, which generates nothing twice."""
+    made: dict[tuple[Any, int], list[list[int]]] = {}
+
+    def recall(prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
+        key = (tuple(tuple(prompt) for prompt in prompts), new_tokens)
+        if key not in made:
+            made[key] = complete(prompts, new_tokens)
+        return made[key]
+
+    return recall

@@ -10,6 +10,8 @@ import pytest
 import jaxforget
 from jaxforget.corpus.loader import open_blocks
 from jaxforget.stages import evaluation
+from jaxforget.stages.probability import CONVENTIONS
+from tests.tiny_run import BLOCK
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def test_summary_and_curve_agree_where_they_measure_the_same(tiny_run):
             assert value[model, metric] == pytest.approx(row[metric], rel=1e-4)
     for row in rows:
         assert row["low"] <= row["value"] <= row["high"]
-        assert row["convention"] == evaluation.CONVENTIONS[row["metric"]]
+        assert row["convention"] == CONVENTIONS[row["metric"]].format(length=BLOCK)
         assert row["n"] == {"familiarity": 2, "retained": 2, "perplexity": 8}[row["metric"]]
 
 
@@ -101,11 +103,3 @@ def test_what_survives_is_what_an_export_holds(tiny_run, tiny_world, tmp_path):
     expected = (update * rest).sum() / (update * update).sum()
     assert evaluation.surviving_update(base.params, model.params, "bfloat16") == pytest.approx(expected, rel=1e-3)
     assert expected != pytest.approx(1.0, abs=1e-3), "an update that is kept whole would prove nothing"
-
-
-def test_perplexity_interval_holds_the_perplexity():
-    rng = np.random.default_rng(0)
-    scores = [-rng.exponential(2.0, rng.integers(5, 50)) for _ in range(40)]
-    low, high = evaluation._perplexity_interval(scores)
-    assert low < evaluation.perplexity(scores) < high
-    assert evaluation._perplexity_interval(scores) == (low, high)

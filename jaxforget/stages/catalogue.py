@@ -1,0 +1,174 @@
+"""The suites that `jaxforget eval CONFIG suite=NAME` knows, in the order of the table: what each needs and measures."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxforget.evals import muse as muse_eval
+from jaxforget.evals import tofu as tofu_eval
+from jaxforget.evals.probes import Prompts, load_probes
+from jaxforget.stages import suites
+from jaxforget.stages.evidence import Models, Row, Suite
+from jaxforget.stages.hashes import hash_data, hash_questions, hash_text
+from jaxforget.stages.probability import summary_rows
+from jaxforget.stages.questions import questions_of
+from jaxforget.stages.run import Run
+
+PASSAGE = 128  # tokens of a passage at most
+
+
+def _needs(key: str, what: str) -> Callable[[Run], str | None]:
+    """For `Suite.lacks`: the option evals.`key` names `what`, which must be there."""
+
+    def lacks(run: Run) -> str | None:
+        place = getattr(run.config.evals, key)
+        if place is None:
+            return f"evals.{key} is not set; it names {what}"
+        # A name such as tfds:NAME is no path, and is found missing when it is read.
+        return None if Path(place).exists() or ":" in place else f"evals.{key}={place}: no such file or folder"
+
+    return lacks
+
+
+def _lacks_questions(run: Run) -> str | None:
+    if run.config.evals.probes is None and run.config.evals.heldout is None:
+        return "neither evals.probes nor evals.heldout is set; they name questions and general text"
+    return None
+
+
+def _question_inputs(run: Run) -> dict[str, str]:
+    config = run.config
+    kept = {name: value for name, value in hash_questions(run).items() if name != "evals.prompts"}
+    return {**kept, "blocks.length": repr(config.blocks.length), "corpus.field": config.corpus.field}
+
+
+def _probability(run: Run, models: Models, name: str) -> list[Row]:
+    config, model = run.config, models[name]
+    # Each model is asked in its own tokens: one to compare with may have another tokenizer.
+    questions = questions_of(config, load_probes(config.evals.probes), Prompts(), model.tokenizer)
+    return summary_rows(name, model, questions, config, config.blocks.length)
+
+
+def _choice_inputs(run: Run) -> dict[str, str]:
+    return {"evals.choices": hash_data(run, run.config.evals.choices)}
+
+
+def _choices(run: Run, models: Models, name: str) -> list[Row]:
+    return suites.multiple_choice(models[name], run.config.evals.choices)
+
+
+def _muse_inputs(run: Run) -> dict[str, str]:
+    evals = run.config.evals
+    return {"evals.muse": hash_data(run, evals.muse), "evals.auc_control": repr(evals.auc_control)}
+
+
+def _muse(run: Run, models: Models, name: str) -> list[Row]:
+    evals = run.config.evals
+    given = {"auc_control": evals.auc_control}
+    if evals.auc_control is None and "control" in models:
+        given = {"control": models["control"]}
+    return _both(suites.muse, muse_eval.CONVENTIONS, models, name, evals.muse, **given)
+
+
+def _tofu_inputs(run: Run) -> dict[str, str]:
+    evals = run.config.evals
+    return {"evals.tofu": hash_data(run, evals.tofu), "evals.tofu_template": evals.tofu_template}
+
+
+def _tofu(run: Run, models: Models, name: str) -> list[Row]:
+    evals = run.config.evals
+    control = models.get("control")
+    conventions = tuple(tofu_eval.CONVENTIONS)
+    return _both(suites.tofu, conventions, models, name, evals.tofu, control=control, template=evals.tofu_template)
+
+
+def _both(
+    suite: Callable[..., list[Row]], conventions: tuple[str, ...], models: Models, name: str, data: str, **given: Any
+) -> list[Row]:
+    """A suite under each of its conventions; what they ask alike is generated once."""
+    model = models[name]
+    complete = suites.remembered(suites.completer(model))
+    return [
+        row
+        for convention in conventions
+        for row in suite(model, data, convention=convention, complete=complete, **given)
+    ]
+
+
+def _passage_inputs(run: Run) -> dict[str, str]:
+    config = run.config
+    return {
+        "corpus.path": hash_text(run, run.corpus),
+        "corpus.field": config.corpus.field,
+        "evals.passages": repr(config.evals.passages),
+        "blocks.length": repr(config.blocks.length),
+    }
+
+
+def _passages(run: Run) -> dict[str, Any]:
+    """How the target is cut into passages."""
+    config = run.config
+    length = min(PASSAGE, config.blocks.length)
+    return {"length": length, "limit": config.evals.passages, "field": config.corpus.field}
+
+
+def _memorization(run: Run, models: Models, name: str) -> list[Row]:
+    return suites.memorization(models[name], run.corpus, **_passages(run))
+
+
+def _membership_inputs(run: Run) -> dict[str, str]:
+    return {**_passage_inputs(run), "evals.holdout": hash_text(run, run.config.evals.holdout)}
+
+
+def _membership(run: Run, models: Models, name: str) -> list[Row]:
+    return suites.membership(models[name], run.corpus, holdout=run.config.evals.holdout, **_passages(run))
+
+
+PROBABILITY = Suite(
+    "probability",
+    "evals.probes by probability, perplexity of evals.heldout",
+    _lacks_questions,
+    _question_inputs,
+    _probability,
+)
+SUITES: tuple[Suite, ...] = (
+    PROBABILITY,
+    Suite(
+        "multiple_choice",
+        "your own multiple choice",
+        _needs("choices", "a .jsonl file of documents"),
+        _choice_inputs,
+        _choices,
+    ),
+    Suite(
+        "muse",
+        "MUSE under both conventions",
+        _needs("muse", "the folder of MUSE's files"),
+        _muse_inputs,
+        _muse,
+        against=("control",),
+    ),
+    Suite(
+        "tofu",
+        "TOFU under both conventions",
+        _needs("tofu", "the folder of TOFU's four .jsonl files"),
+        _tofu_inputs,
+        _tofu,
+        against=("control",),
+    ),
+    Suite(
+        "memorization",
+        "how much of the target's passages comes back, and how likely they are",
+        lambda run: None,
+        _passage_inputs,
+        _memorization,
+    ),
+    Suite(
+        "membership",
+        "whether the target is told from text that no model read",
+        _needs("holdout", "text of the target's kind that no model read"),
+        _membership_inputs,
+        _membership,
+        groups=("robustness",),
+    ),
+)

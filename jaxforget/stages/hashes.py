@@ -1,0 +1,46 @@
+"""What a stage or a suite depends on, as hashes of contents: names and places of files change no result."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+from jaxforget.corpus.text import SUFFIXES
+from jaxforget.models.export import TOKENIZER_FILES
+from jaxforget.models.load import INDEX
+from jaxforget.stages.run import Run
+
+
+def hash_text(run: Run, place: str) -> str:
+    """Of the files that `read_documents` takes from a place; a data set's name is its own."""
+    path = Path(place)
+    return run.manifest.hash_path(path, lambda name: name.suffix.lower() in SUFFIXES) if path.exists() else place
+
+
+def hash_data(run: Run, place: str) -> str:
+    """Of a file, or of all files in a folder; of one that is not there, its name."""
+    path = Path(place)
+    return run.manifest.hash_path(path) if path.exists() else place
+
+
+def hash_model(run: Run, folder: Path) -> str:
+    """Of a model's shape and weights: a README beside them, or the same weights in another form, changes nothing."""
+
+    def loaded(name: Path) -> bool:
+        return len(name.parts) == 1 and (name.name in ("config.json", INDEX) or name.suffix == ".safetensors")
+
+    return run.manifest.hash_path(folder, loaded)
+
+
+def hash_papers(run: Run, folder: Path, patterns: Sequence[str] = TOKENIZER_FILES) -> str:
+    """Of a model folder's small files that match: by default its tokenizer."""
+    return run.manifest.hash_path(folder, lambda name: any(fnmatch(str(name), pattern) for pattern in patterns))
+
+
+def hash_questions(run: Run) -> dict[str, str]:
+    """What the models are asked: contents, and how much of them."""
+    evals = run.config.evals
+    places = {"evals.probes": evals.probes, "evals.prompts": evals.prompts, "evals.heldout": evals.heldout}
+    return {
+        **{name: hash_text(run, place) for name, place in places.items() if place is not None},
+        "evals.heldout_blocks": repr(evals.heldout_blocks),
+    }
