@@ -74,6 +74,8 @@ def generic_labels(base: Model, reinforced: Model, tokens: Any, t: Translation, 
       t: its translation, from `translate(tokens, anchors, tokenizer)`.
       alpha: of equation 1.
     """
+    if not (isinstance(alpha, int | float) and 0 <= alpha < float("inf")):
+        raise UserError(f"alpha={alpha!r}: equation 1 wants a finite number, 0 or more (the paper has 5)")
     tokens = _token_ids(tokens, base, axes=1)
     if tokens.shape != t.position_map.shape:
         raise UserError(
@@ -168,6 +170,8 @@ def evaluate(
     if suite != "probability":
         raise UserError(f"suite={suite!r}: the suites are probability, {', '.join(SUITES)}")
     length = settings.pop("length", None)
+    if probes is None and heldout is None:
+        raise UserError("nothing to measure: give probes=FILE with questions, heldout=TEXT for perplexity, or both")
     config = config_from({"evals": settings} if settings else {})
     length = min(length or config.blocks.length, model.config.max_position_embeddings)
     blocks = []

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from jaxforget.errors import UserError
 from jaxforget.models.config import LlamaConfig
 from jaxforget.models.hf import check_tokenizer, load_params, load_tokenizer, read_config, resolve_folder
 from jaxforget.models.layout import leaves
@@ -16,6 +17,8 @@ from jaxforget.sharding import ActivationSharding, make_mesh, shard_params
 from jaxforget.train.types import Forward, Params
 
 SHALLOW = 4
+DTYPES = ("float32", "bfloat16")
+REMATS = ("full", "dots", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,9 @@ def load(folder: str | Path, dtype: str = "float32", mesh: Mesh | None = None, r
     Raises:
       UserError: anything missing, malformed or not a Llama; names the file or tensor.
     """
+    for name, value, known in (("dtype", dtype, DTYPES), ("remat", remat, REMATS)):
+        if value not in known:
+            raise UserError(f"{name}={value!r}: give one of {', '.join(known)}")
     mesh = make_mesh() if mesh is None else mesh
     local = resolve_folder(folder)
     config, raw = read_config(local)

@@ -298,6 +298,27 @@ def test_evaluations_that_are_none(base, tiny_world):
         jaxforget.evaluate(base, "nothing")
     with pytest.raises(UserError, match="unknown key"):
         jaxforget.evaluate(base, "probability", probes=tiny_world / "probes.json", bach=3)
+    with pytest.raises(UserError, match="nothing to measure: give probes="):
+        jaxforget.evaluate(base)
+
+
+@pytest.mark.parametrize("alpha", [-1, float("nan"), float("inf"), "5"])
+def test_an_alpha_that_equation_1_cannot_take(alpha, base, reinforced, anchors, blocks):
+    t = jaxforget.translate(blocks[0], anchors, base.tokenizer)
+    with pytest.raises(UserError, match="equation 1 wants a finite number, 0 or more"):
+        jaxforget.generic_labels(base, reinforced, blocks[0], t, alpha=alpha)
+
+
+@pytest.mark.parametrize(("given", "says"), [({"dtype": "float16"}, "float32, bfloat16"), ({"remat": "all"}, "dots")])
+def test_ways_of_loading_that_are_none(given, says, tiny_world):
+    with pytest.raises(UserError, match=f"give one of .*{says}"):
+        jaxforget.load(tiny_world / "base", **given)
+
+
+@pytest.mark.parametrize("tokens", ["Zorvath met", ["Zorvath"], [[1, 2]], [1.5]])
+def test_what_cannot_be_translated(tokens, base, anchors):
+    with pytest.raises(UserError, match="give .*token ids"):
+        jaxforget.translate(tokens, anchors, base.tokenizer)
 
 
 def test_an_export_loads_in_transformers_with_equal_logits(base, blocks, tmp_path):

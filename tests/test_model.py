@@ -62,7 +62,7 @@ def test_equal_settings_share_a_compilation(tiny_world):
 
 
 def test_what_it_refuses(tiny_world, tmp_path):
-    with pytest.raises(UserError, match="dtype 'int8' is not one for weights"):
+    with pytest.raises(UserError, match="dtype='int8': give one of float32, bfloat16"):
         load(tiny_world / "base", "int8")
     with pytest.raises(UserError, match="no such folder"):
         load(tmp_path / "nowhere")

@@ -231,8 +231,18 @@ def translate(
     """Translates one block of token ids [n]; `mode` is "paper" or "longest" (see `MODES`).
 
     Compiles the dictionary anew: to translate many blocks keep a `Translator`.
+
+    Raises:
+      UserError: `tokens` are no token ids, or an unknown mode.
     """
     _check_option("mode", mode, tuple(MODES))
+    if isinstance(tokens, str):
+        raise UserError(f"tokens is the text {tokens[:40]!r}; give its token ids, tokenizer(text)['input_ids']")
+    ids = np.asarray(tokens)
+    if ids.ndim != 1 or not (np.issubdtype(ids.dtype, np.integer) or not ids.size):
+        raise UserError(
+            f"tokens has shape {ids.shape} and dtype {ids.dtype}; give one block's token ids, whole numbers"
+        )
     match, draw = MODES[mode]
     return Translator(anchors, tokenizer, match=match, draw=draw).translate(tokens, block_rng(seed, 0))
 
