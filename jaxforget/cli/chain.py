@@ -39,7 +39,18 @@ SECTIONS = {
     "report": ("",),
 }
 # Those of jaxforget.stages.catalogue and their groups, which a test compares: help must not wait for JAX.
-SUITES = ("probability", "multiple_choice", "muse", "tofu", "memorization", "membership", "robustness")
+SUITES = (
+    "probability",
+    "multiple_choice",
+    "muse",
+    "tofu",
+    "memorization",
+    "membership",
+    "prompting",
+    "weights",
+    "relearning",
+    "robustness",
+)
 SUITES_EPILOG = """
 suite=NAME[,NAME...] measures suites of evaluations: all, or {names}.
 Each model's rows are kept as they come; running the same command again goes on where it stopped.

@@ -145,6 +145,16 @@ class EvalOptions:
         None, "suite membership: text of the target's kind that no model read, as corpus.path", path=True
     )
     passages: int = _option(200, "suites memorization and membership: passages of each text at most", least=2)
+    attacks: str | None = _option(
+        None,
+        'suite prompting: JSON {"phrasings": {NAME: [probe]}, "leading": [text], "prompt_only": [text]}',
+        path=True,
+    )
+    relearn_steps: int = _option(24, "suite relearning: steps of training", above=0)
+    relearn_batch: int = _option(16, "suite relearning: blocks in a step", above=0)
+    relearn_rate: float | None = _option(
+        None, "suite relearning: learning rate; null takes reinforce.learning_rate", above=0
+    )
     compare: dict[str, str] = _option(
         {}, "further models in the tables, name: folder; on the command line evals.compare.NAME=FOLDER", path=True
     )

@@ -39,7 +39,7 @@ def load_probes(path: str | Path | None) -> Probes:
     groups = _groups(path, ("familiarity", "retained"))
     return Probes(
         **{
-            name: tuple(_probe(item, f"{path}: {name}[{i}]") for i, item in enumerate(items))
+            name: tuple(read_probe(item, f"{path}: {name}[{i}]") for i, item in enumerate(items))
             for name, items in groups.items()
         }
     )
@@ -69,7 +69,8 @@ def _groups(path: str | Path, names: tuple[str, ...]) -> dict[str, list[Any]]:
     return value
 
 
-def _probe(item: Any, where: str) -> Probe:
+def read_probe(item: Any, where: str) -> Probe:
+    """A probe from what a JSON file holds; `where` is what a fault is told beside."""
     for field in ("prompt", "answer"):
         if not isinstance(item, dict) or not isinstance(item.get(field), str) or not item[field].strip():
             raise UserError(

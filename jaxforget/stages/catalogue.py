@@ -12,6 +12,7 @@ from jaxforget.stages.evidence import Models, Row, Suite
 from jaxforget.stages.hashes import hash_data, hash_questions, hash_text
 from jaxforget.stages.probability import summary_rows
 from jaxforget.stages.questions import questions_of
+from jaxforget.stages.robustness import ROBUSTNESS
 from jaxforget.stages.run import Run
 
 PASSAGE = 128  # tokens of a passage at most
@@ -171,4 +172,5 @@ SUITES: tuple[Suite, ...] = (
         _membership,
         groups=("robustness",),
     ),
+    *ROBUSTNESS,
 )

@@ -63,7 +63,8 @@ class Suite:
     inputs: what its rows depend on beside the models, as name -> hash or value.
     measure: rows of the model of that name; they are cached.
     against: models whose weights the rows depend on too, where the run has them.
-    only: the models that are asked; empty for all.
+    only: the models that are asked; empty for all. without: those that are not.
+    leaves: what it writes beside its rows of a model, which must stand where they are not measured again.
     """
 
     name: str
@@ -74,10 +75,12 @@ class Suite:
     groups: tuple[str, ...] = ()
     against: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    leaves: Callable[[Run, str], Sequence[Path]] = lambda run, name: ()
 
     def asked(self, models: Models) -> list[str]:
         """Names of the models that this suite asks."""
-        return [name for name in models if not self.only or name in self.only]
+        return [name for name in models if (not self.only or name in self.only) and name not in self.without]
 
 
 def compared(run: Run) -> dict[str, Path]:
@@ -137,8 +140,9 @@ def measure_model(run: Run, models: Models, name: str, suites: Sequence[Suite]) 
         if name not in suite.asked(models):
             continue
         inputs, kept = _inputs(run, models, suite, name), _kept(run, suite, name)
+        standing = all(path.is_file() for path in suite.leaves(run, name))
         wait_for_all(f"{suite.name}, {name}: judged")  # before any process writes what the others judge by
-        if kept is not None and kept["inputs"] == inputs:
+        if kept is not None and kept["inputs"] == inputs and standing:
             run.say(f"  {name}: {suite.name}: up to date")
             continue
         began = time.perf_counter()

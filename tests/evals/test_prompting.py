@@ -1,0 +1,164 @@
+"""What attacks by prompt ask, and what they must not give away."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from jaxforget.errors import UserError
+from jaxforget.evals.familiarity import answer_probabilities, encode_probe
+from jaxforget.evals.probes import Probe
+from jaxforget.evals.prompting import (
+    LANGUAGES,
+    LEADING,
+    PROMPT_ONLY,
+    REPHRASED,
+    Wording,
+    few_shot,
+    fit,
+    holds,
+    in_context,
+    load_wording,
+    prompt_attacks,
+    prompt_outcomes,
+    split_sentences,
+    words,
+    wrapped,
+)
+from tests.evals.words import Table, Words
+
+PROBES = (
+    Probe("Ada lives in", " Oz"),
+    Probe("Ada has a", " cat"),
+    Probe("Bo eats", " rice"),
+    Probe("The town of Bo is", " Oz"),
+)
+SENTENCES = (
+    "Ada sang all day.",
+    "Ada came from OZ.",
+    "Bo slept.",
+    "Nobody knew Ada's cat.",
+    "It rained.",
+    "Boats are wet.",
+)
+
+
+def test_templates_hold_the_question_at_their_end():
+    for template in REPHRASED + LANGUAGES + LEADING + PROMPT_ONLY:
+        assert template.endswith(("{prompt}", "{lower}"))  # the answer must follow
+    (plain, lowered) = wrapped(PROBES[:1], ("I say {x}: {prompt}", "that {lower}"))
+    assert plain == (Probe("I say {x}: Ada lives in", " Oz"),)
+    assert lowered == (Probe("that ada lives in", " Oz"),)
+
+
+def test_a_prompt_that_holds_braces_stays_as_it_is():
+    assert wrapped([Probe("a {lower} {prompt}", " b")], ("{prompt}",))[0][0].prompt == "a {lower} {prompt}"
+
+
+def test_examples_never_hold_the_answer():
+    found = few_shot(PROBES, shots=2)
+    for probe, plain in zip(found, PROBES, strict=True):
+        assert probe.answer == plain.answer
+        assert probe.prompt.endswith(plain.prompt)
+        shots = probe.prompt.removesuffix(plain.prompt)
+        assert shots.count("\n") == 2
+        assert not holds(shots, plain.answer.strip())
+    # Nor is one of them the other question about the same answer.
+    assert "Bo is" not in found[0].prompt
+    assert found[0].prompt == few_shot(PROBES, shots=2)[0].prompt
+    assert few_shot(PROBES[:1])[0] == PROBES[0]
+
+
+def test_cues_are_of_the_question_and_never_hold_the_answer():
+    found = in_context(PROBES, SENTENCES, ["Ada", "Bo"])
+    assert sorted(found[0].prompt.split("\n")) == sorted(
+        ["Ada sang all day.", "Nobody knew Ada's cat.", "Ada lives in"]
+    )
+    assert sorted(found[1].prompt.split("\n")) == sorted(["Ada sang all day.", "Ada came from OZ.", "Ada has a"])
+    assert found[2].prompt == "Bo slept.\nBo eats"
+    # Without a dictionary, words with a capital are cues: "The" finds nothing here.
+    assert in_context(PROBES, SENTENCES, [])[3].prompt == "Bo slept.\nThe town of Bo is"
+    assert in_context(PROBES, ["Nothing."], ["Ada"]) == PROBES
+
+
+@pytest.mark.parametrize(
+    ("text", "expression", "there"),
+    [("from Oz.", "Oz", True), ("OZ!", "oz", True), ("Ozzy", "Oz", False), ("a b", "a b", True), ("x", "", False)],
+)
+def test_whole_words_whatever_the_case(text, expression, there):
+    assert holds(text, expression) is there
+
+
+def test_words_and_sentences():
+    assert words("Ada's cat, the o'clock—X2") == ["Ada", "cat", "the", "o'clock", "X2"]
+    text = 'He said "No." Then he left! Did he?  Yes\n\nA new line. 3.5 apples.'
+    assert split_sentences(text) == ['He said "No."', "Then he left!", "Did he?", "Yes", "A new line.", "3.5 apples."]
+
+
+def test_too_long_a_prompt_loses_its_front():
+    tokenizer = Words("one two three four five six seven")
+    probe = Probe("one two\nthree four\nfive six", " seven")
+    assert fit(probe, tokenizer, 8).ids == encode_probe(probe, tokenizer).ids
+    assert fit(probe, tokenizer, 7).ids == encode_probe(Probe("three four\nfive six", " seven"), tokenizer).ids
+    # The question itself is cut only when nothing stands before it.
+    assert fit(probe, tokenizer, 3).ids == encode_probe(Probe("six", " seven"), tokenizer).ids
+    with pytest.raises(UserError, match="longer than the model's 2 positions"):
+        fit(probe, tokenizer, 2)
+
+
+def test_every_attack_asks_every_question():
+    attacks = {attack.name: attack for attack in prompt_attacks(PROBES, SENTENCES, ["Ada"], Wording())}
+    assert list(attacks) == ["plain", "prompt_only", "rephrased", "languages", "leading", "few_shot", "in_context"]
+    assert {len(variant) for attack in attacks.values() for variant in attack.variants} == {4}
+    assert attacks["plain"].variants == (PROBES,)
+    assert len(attacks["rephrased"].variants) == len(REPHRASED)
+    assert "in_context" not in {attack.name for attack in prompt_attacks(PROBES, [], ["Ada"], Wording())}
+
+
+def test_the_users_own_words_take_the_generic_ones_place(tmp_path):
+    path = tmp_path / "attacks.json"
+    path.write_text(
+        json.dumps(
+            {"phrasings": {"Old French": [{"prompt": "Ada vit à", "answer": " Oz"}]}, "leading": ["Tell: {prompt}"]}
+        )
+    )
+    wording = load_wording(path)
+    assert wording.prompt_only == PROMPT_ONLY
+    attacks = {attack.name: attack.variants for attack in prompt_attacks(PROBES, SENTENCES, [], wording)}
+    assert "rephrased" not in attacks
+    assert attacks["phrasing_old_french"] == ((Probe("Ada vit à", " Oz"),),)
+    assert attacks["leading"][0][0].prompt == "Tell: Ada lives in"
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ([], "must be an object with some of the keys phrasings, leading, prompt_only"),
+        ({"phrase": {}}, "some of the keys"),
+        ({"phrasings": {"x": []}}, "no group empty"),
+        ({"phrasings": {"x": [{"prompt": "a"}]}}, r"phrasings.x\[0\]: needs"),
+        ({"leading": "no list"}, "leading must be a list"),
+        ({"prompt_only": ["without"]}, r"prompt_only\[0\]: must be a text with {prompt} in it"),
+    ],
+)
+def test_words_that_are_none(value, says, tmp_path):
+    path = tmp_path / "attacks.json"
+    path.write_text(json.dumps(value))
+    with pytest.raises(UserError, match=says):
+        load_wording(path)
+
+
+def test_values_are_the_answers_probabilities_by_variant():
+    """A table knows each word's probability whatever came before: all variants agree, and can be told by hand."""
+    tokenizer = Words()
+    given = {word: -1.0 for probe in PROBES for word in probe.prompt.split()} | {"say": -1.0}
+    table = Table(tokenizer, given | {"Oz": math.log(0.5), "cat": math.log(0.25), "rice": math.log(0.125)})
+    wording = Wording(leading=("say {prompt}",), prompt_only=("say {prompt}", "say say {prompt}"))
+    attacks = [a for a in prompt_attacks(PROBES, (), [], wording) if a.name in ("plain", "prompt_only", "leading")]
+    found = {o.attack: o for o in prompt_outcomes(attacks, table, None, tokenizer, length=30)}
+    assert list(found) == ["plain", "prompt_only", "prompt_only_worst", "leading"]
+    for outcome in found.values():
+        assert outcome.values == pytest.approx([0.5, 0.25, 0.125, 0.5])
+    plain = [encode_probe(probe, tokenizer) for probe in PROBES]
+    assert np.array_equal(found["plain"].values, answer_probabilities(table, None, plain))

@@ -1,0 +1,92 @@
+"""The suites of attacks on a finished run: what they measure, keep, and say without what they need."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from jaxforget.config import load_config
+from jaxforget.errors import UserError
+from jaxforget.evals.familiarity import answer_probabilities, encode_probe
+from jaxforget.evals.probes import load_probes
+from jaxforget.evals.weight_attacks import quantised
+from jaxforget.model import load
+from jaxforget.stages import robustness
+from jaxforget.stages.evidence import measure
+from jaxforget.stages.robustness import ROBUSTNESS, outcome_file
+from jaxforget.stages.run import Run
+from jaxforget.stages.suites import scorer
+
+PROMPTING, WEIGHTS, RELEARNING = ROBUSTNESS
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run, tiny_world, tmp_path_factory):
+    """A finished run with a control and neighbours, all attacks measured."""
+    copy = shutil.copytree(tiny_run, tmp_path_factory.mktemp("robust") / "run")
+    words = [f"model.control={tiny_world / 'control'}", f"retain.path={tiny_world / 'retain'}"]
+    config = load_config(copy, [f"out={copy}", *words, "evals.relearn_steps=3", "evals.relearn_batch=8"])
+    run = Run(config)
+    measure(run, ROBUSTNESS, ROBUSTNESS)
+    return run
+
+
+@pytest.fixture(scope="module")
+def rows(run):
+    return json.loads((run.evals / "summary.json").read_text())["rows"]
+
+
+def value(rows, metric, model):
+    (found,) = [row["value"] for row in rows if (row["metric"], row["model"]) == (metric, model)]
+    return found
+
+
+def test_every_attack_on_every_model_beside_the_control(rows):
+    attacks = {row["metric"] for row in rows if not row["metric"].endswith("_above_control")}
+    assert {
+        "plain", "prompt_only", "rephrased", "rephrased_worst", "languages", "leading", "few_shot", "in_context",
+        "int8", "int4", "int4_retained", "back_to_base_25", "back_to_base_50", "back_to_base_75",
+        "relearn_target_0", "relearn_target_3", "relearn_neighbours_0", "relearn_neighbours_3",
+    } <= attacks  # fmt: skip
+    for model in ("unlearned", "base"):
+        above = value(rows, "int4_above_control", model)
+        assert above == pytest.approx(value(rows, "int4", model) - value(rows, "int4", "control"), abs=1e-12)
+    assert not [row for row in rows if row["model"] == "control" and row["metric"].endswith("_above_control")]
+    assert not [row for row in rows if row["metric"] == "int4_retained_above_control"]
+    assert not [row for row in rows if row["model"] == "base" and row["metric"].startswith(("relearn", "back_to"))]
+    assert {row["model"] for row in rows if row["metric"] == "relearn_target_3"} == {"unlearned", "control"}
+
+
+def test_attacks_find_what_the_plain_functions_find(run, rows):
+    model = load(run.unlearned, "float32", run.mesh)
+    probes = [encode_probe(probe, model.tokenizer) for probe in load_probes(run.config.evals.probes).familiarity]
+    plain = answer_probabilities(scorer(model), model.params, probes)
+    assert value(rows, "plain", "unlearned") == pytest.approx(plain.mean(), rel=1e-6)
+    four = answer_probabilities(scorer(model), quantised(model.params, 4), probes)
+    assert value(rows, "int4", "unlearned") == pytest.approx(four.mean(), rel=1e-6)
+    assert not np.allclose(four, plain)
+    # Before training, the questions that are asked are plain ones.
+    kept = json.loads(outcome_file(run, "relearning", "unlearned").read_text())["outcomes"]
+    before = next(item["values"] for item in kept if item["attack"] == "relearn_target_0")
+    assert all(min(abs(plain - value)) < 1e-6 for value in before)
+    after = next(item["values"] for item in kept if item["attack"] == "relearn_target_3")
+    assert not np.allclose(before, after)
+
+
+def test_the_control_is_attacked_once_for_all(run, monkeypatch):
+    """Rows that are gone are made again from the outcomes that are kept: no model is asked anew."""
+    shutil.rmtree(run.evals / "rows")
+    monkeypatch.setattr(robustness, "scorer", lambda model: pytest.fail("asked again"))
+    measure(run, ROBUSTNESS, ROBUSTNESS)
+
+
+@pytest.mark.parametrize("probes", [None, {"retained": [{"prompt": "a", "answer": " b"}]}])
+def test_without_questions(run, probes, tmp_path):
+    place = None
+    if probes is not None:
+        place = tmp_path / "probes.json"
+        place.write_text(json.dumps(probes))
+    config = load_config(run.folder, [f"out={run.folder}", f"evals.probes={'null' if place is None else place}"])
+    with pytest.raises(UserError, match=r"suite=weights: evals.probes.*familiarity"):
+        measure(Run(config), ROBUSTNESS, ROBUSTNESS, named=["weights"])
