@@ -1,0 +1,1 @@
+"""Anchors found in the text itself: counted, set against general language, told apart by kind, given counterparts."""

@@ -1,0 +1,134 @@
+"""One pass over a text: how often each word stands where, and which capitalised words stand together."""
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+from jaxforget.corpus.text import Document
+
+WORD = re.compile(r"[^\W\d_]+(?:['’‐-][^\W\d_]+)*")
+# What links the words of one name: Ministry of Magic, Order of the Garter, Ludwig van Beethoven.
+_LINKS = "of the de la le du des der von van"
+LINKS = frozenset(_LINKS.split())
+# A full stop behind one of these ends no sentence, and neither it nor its word belongs to a name alone.
+_TITLES = (
+    "mr mrs ms dr st prof mister miss missus madam madame master mistress sir lady lord dame professor doctor captain "
+    "colonel major general sergeant lieutenant inspector father mother brother sister uncle aunt auntie cousin "
+    "grandfather grandmother grandpa grandma mum mom dad king queen prince princess duke duchess count countess baron "
+    "baroness emperor empress president minister senator bishop pope saint reverend headmaster headmistress old young "
+    "little great big poor dear"
+)
+TITLES = frozenset(_TITLES.split())
+MID, START, UNSURE = 0, 1, 2  # inside a sentence, at its start (a capital tells nothing there), cannot be said
+_PLAIN_GAP = re.compile(r"[,;]? |[-–—/]| [-–—] |\) | \(")
+_POSSESSIVE = ("'s", "’s")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """What one pass over a text found.
+
+    Attributes:
+      words: running words in all.
+      places: surface form (possessive endings off) -> its counts at MID, START, UNSURE.
+      folded: lower-case form -> count over all its forms.
+      runs: capitalised words that stand side by side, at least two, with the place of the first -> count.
+    """
+
+    words: int
+    places: Mapping[str, tuple[int, int, int]]
+    folded: Mapping[str, int]
+    runs: Mapping[tuple[int, tuple[str, ...]], int]
+
+    def capitals(self) -> float:
+        """Share of the words inside sentences that are capitalised: near 0 in lower-case text."""
+        capital = sum(counts[MID] for form, counts in self.places.items() if form[0].isupper() and form != "I")
+        return capital / max(1, sum(counts[MID] for counts in self.places.values()))
+
+    def opened(self) -> float:
+        """Share of the words at sentence starts that are capitalised: near 1 in ordinary text."""
+        capital = sum(counts[START] for form, counts in self.places.items() if form[0].isupper())
+        return capital / max(1, sum(counts[START] for counts in self.places.values()))
+
+
+def scan(documents: Iterable[Document]) -> Scan:
+    """Counts words, their places and runs of capitalised words in one pass; about a million words in three seconds."""
+    counts: Counter[tuple[str, int]] = Counter()
+    runs: Counter[tuple[int, tuple[str, ...]]] = Counter()
+    for document in documents:
+        _scan_text(document.text, counts, runs)
+    places: dict[str, list[int]] = {}
+    folded: Counter[str] = Counter()
+    for (form, place), count in counts.items():
+        places.setdefault(form, [0, 0, 0])[place] += count
+        folded[form.lower()] += count
+    return Scan(sum(folded.values()), {form: tuple(found) for form, found in places.items()}, folded, runs)
+
+
+def _scan_text(text: str, counts: Counter, runs: Counter) -> None:
+    """Adds one document's words to `counts` and its runs to `runs`."""
+    known: dict[str, int] = {}
+    end, previous = 0, ""
+    run: list[str] = []  # the capitalised words met so far, links between them included
+    first, pending = UNSURE, 0  # where the run began; links at its end that no name has followed yet
+    for match in WORD.finditer(text):
+        word, begin = match.group(), match.start()
+        gap = text[end:begin]
+        place = known.get(gap)
+        if place is None:
+            place = _place(gap, whole=end == 0)
+            if len(gap) < 6:
+                known[gap] = place
+        joined = gap == " "
+        if place == START and gap == ". " and previous.lower() in TITLES:
+            place, joined = MID, True
+        end, previous = match.end(), word
+        owner = word.endswith(_POSSESSIVE)
+        base = word[:-2] if owner else word
+        counts[base, place] += 1
+        if base[0].isupper() and not (len(base) > 1 and base.isupper()) and base != "I":
+            if run and joined:
+                run.append(word)
+                pending = 0
+            else:
+                _close(run, pending, first, runs)
+                run, first, pending = [word], place, 0
+        elif run:
+            if joined and word in LINKS and pending < 2:
+                run.append(word)
+                pending += 1
+            else:
+                _close(run, pending, first, runs)
+                run = []
+    _close(run, pending, first, runs)
+
+
+def _place(gap: str, *, whole: bool) -> int:
+    """Where a word stands behind `gap`, the characters between it and the word before (`whole`: there is none)."""
+    if whole or "\n\n" in gap or any(mark in gap for mark in '.!?:…"“”«»'):
+        return START
+    return MID if _PLAIN_GAP.fullmatch(gap) else UNSURE
+
+
+def _close(run: list[str], pending: int, first: int, runs: Counter) -> None:
+    """Counts a finished run without the links at its end and the possessive of its last word."""
+    words = run[: len(run) - pending] if pending else run
+    if len(words) > 1:
+        last = words[-1]
+        last = last[:-2] if last.endswith(_POSSESSIVE) else last
+        runs[first, (*words[:-1], last)] += 1
+
+
+def sentences(text: str) -> Iterator[tuple[int, int]]:
+    """Character ranges of a text's sentences, quotation marks at their ends included; no empty ones."""
+    begin = 0
+    for match in re.finditer(r"(?:[.!?…]+[\"”’')\]]*(?=\s)|\n{2,}|\n(?=[\"“A-Z]))\s*", text):
+        word = re.search(r"[^\W\d_]+$", text[max(begin, match.start() - 12) : match.start()])
+        if text[match.start()] == "." and word and word.group().lower() in TITLES:
+            continue
+        if text[begin : match.end()].strip():
+            yield begin, match.end()
+        begin = match.end()
+    if text[begin:].strip():
+        yield begin, len(text)
