@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from jaxforget.errors import UserError
 from jaxforget.files import write_text
 from jaxforget.manifest import changed, fingerprint
 from jaxforget.models.export import LICENCE_FILES, TOKENIZER_FILES
-from jaxforget.stages import corpus, evaluation, training
+from jaxforget.stages import anchors, corpus, evaluation, training
 from jaxforget.stages.catalogue import SUITES
 from jaxforget.stages.check import check
 from jaxforget.stages.evidence import chosen, compared, measure
@@ -48,7 +48,8 @@ def _values(config: Config, section: str, leave: tuple[str, ...] = ()) -> dict[s
 # How the work is laid out on devices, and where inputs are found, changes no result; contents are hashed instead.
 _LAYOUT = ("accumulate",)
 _PLACES = ("path", "folder", "control", "reinforced", "remat")
-_DRAWING = ("path", "match", "draw")  # matter when text is translated, not to the dictionary itself
+_DRAWING = ("match", "draw")  # matter when text is translated, not to the dictionary itself
+_FINDING = ("extractor", "language", "min_count", "most", "counterparts", "sample")  # matter where one is found
 
 
 def _text(run: Run, section: str) -> dict[str, str]:
@@ -62,7 +63,7 @@ def _finished(run: Run, name: str) -> dict[str, str]:
     mend = f"run jaxforget {name} (or jaxforget run) with the same configuration"
     if done is None:
         raise UserError(f"{run.folder}: stage {name} has not finished; {mend}")
-    stage = next(stage for stage in STAGES if stage.name == name)
+    stage = next(stage for stage in (TEXT, *STAGES) if stage.name == name)
     if names := changed(done["inputs"], stage.inputs(run)):
         raise UserError(f"{run.folder}: since stage {name} ran, {', '.join(names)} changed; {mend}")
     if gone := [path for path in stage.outputs(run) if not path.exists()]:
@@ -70,21 +71,45 @@ def _finished(run: Run, name: str) -> dict[str, str]:
     return {name: done["fingerprint"]}
 
 
+def _text_inputs(run: Run) -> dict[str, str]:
+    """What the blocks of the original text depend on, translated or not."""
+    config = run.config
+    return {
+        "seed": str(config.seed),
+        "tokenizer": hash_papers(run, run.base),
+        **_text(run, "corpus"),
+        **_values(config, "corpus", _PLACES),
+        **_values(config, "blocks"),
+    }
+
+
 def _anchors_inputs(run: Run) -> Mapping[str, str]:
-    return {"anchors.path": run.manifest.hash_path(Path(run.dictionary)), **_values(run.config, "anchors", _DRAWING)}
+    config = run.config
+    if run.finder is None:
+        path = {"anchors.path": run.manifest.hash_path(Path(run.dictionary))}
+        return {**path, **_values(config, "anchors", ("path", *_DRAWING, *_FINDING))}
+    found = {
+        "seed": str(config.seed),
+        **_text(run, "corpus"),
+        **_values(config, "corpus", _PLACES),
+        **_text(run, "retain"),
+        **_values(config, "retain", (*_PLACES, "weight", "rows")),
+        **_values(config, "anchors", ("path", "filter", *_DRAWING, *(() if run.reinforces_first else ("sample",)))),
+    }
+    if not run.reinforces_first:
+        return found
+    return {**found, **_finished(run, "reinforce"), "model.folder": hash_model(run, run.base)}
 
 
 def _prepare_inputs(run: Run) -> Mapping[str, str]:
     config = run.config
     retained = _text(run, "retain") | _values(config, "retain", (*_PLACES, "weight", "rows"))
+    # The dictionary's own content too: a review changes it after the stage that wrote it.
+    written = {**_finished(run, "anchors"), "anchors.json": run.manifest.hash_path(run.anchors)} if run.anchored else {}
     return {
-        **({} if config.anchors.path is None else _finished(run, "anchors")),
-        "seed": str(config.seed),
-        "tokenizer": hash_papers(run, run.base),
-        **_text(run, "corpus"),
-        **_values(config, "corpus", _PLACES),
-        **_values(config, "anchors", ("path", "filter")),
-        **_values(config, "blocks"),
+        **written,
+        **_text_inputs(run),
+        **_values(config, "anchors", ("path", *_FINDING)),
         **(retained if config.retain.rows else {}),
     }
 
@@ -93,9 +118,10 @@ def _reinforce_inputs(run: Run) -> Mapping[str, str]:
     config = run.config
     if config.model.reinforced is not None:
         return {"model.reinforced": hash_model(run, run.reinforced)}
+    # Its blocks must stand, but it reads the original text only: another dictionary changes nothing for it.
+    _finished(run, "text" if run.reinforces_first else "prepare")
     return {
-        **_finished(run, "prepare"),
-        "seed": str(config.seed),
+        **_text_inputs(run),
         "model.folder": hash_model(run, run.base),
         **_values(config, "model", _PLACES),
         **_values(config, "reinforce", _LAYOUT),
@@ -134,8 +160,16 @@ def _export_inputs(run: Run) -> Mapping[str, str]:
     return {**_finished(run, "forget"), "tokenizer and licence": papers, **_values(run.config, "export")}
 
 
+# Before the chain, where the reinforced model helps to find the anchors: blocks that need none.
+TEXT = Stage(
+    "text",
+    _text_inputs,
+    lambda run, _: corpus.cut(run),
+    lambda run: [run.reinforce_blocks / "blocks.json"],
+    together=False,
+)
 STAGES: tuple[Stage, ...] = (
-    Stage("anchors", _anchors_inputs, lambda run, _: corpus.anchors(run), lambda run: [run.anchors], together=False),
+    Stage("anchors", _anchors_inputs, lambda run, _: anchors.anchors(run), lambda run: [run.anchors]),
     Stage(
         "prepare",
         _prepare_inputs,
@@ -177,10 +211,23 @@ def run_chain(config: Config, stages: tuple[str, ...] = tuple(stage.name for sta
     run = Run(config)
     check(run, stages)
     _start(run)
-    for stage in STAGES:
-        if stage.name in stages:
-            run_stage(run, stage)
+    for stage in links(run, stages):
+        run_stage(run, stage)
     return run
+
+
+def links(run: Run, names: Collection[str]) -> tuple[Stage, ...]:
+    """The stages of these names, and what they cannot do without, in the order in which they depend on each other.
+
+    Anchors that the reinforced model helps to find come behind it.
+    """
+    if not run.reinforces_first:
+        return tuple(stage for stage in STAGES if stage.name in names)
+    stages = {stage.name: stage for stage in STAGES}
+    first = [name for name in ("reinforce", "anchors") if name in names or "anchors" in names]
+    cut = [TEXT] if "reinforce" in first and run.config.model.reinforced is None else []
+    rest = [stage for stage in STAGES if stage.name in names and stage.name not in ("reinforce", "anchors")]
+    return (*cut, *(stages[name] for name in first), *rest)
 
 
 def run_suites(config: Config, names: str) -> Run:

@@ -52,7 +52,21 @@ class RetainOptions:
 class AnchorOptions:
     """The anchor dictionary (WHP section 2.2)."""
 
-    path: str | None = _option(None, 'a JSON dictionary {"anchor": ["generic", ...]}', path=True)
+    path: str | None = _option(
+        None,
+        'a JSON dictionary {"anchor": ["generic", ...]}; null: anchors.extractor finds one in the text',
+        path=True,
+    )
+    extractor: str = _option(
+        "models",
+        "where none is given: counts and what reinforcing raised, counts alone, or none at all (to train base only)",
+        ("models", "statistics", "none"),
+    )
+    language: str = _option("en", "of the text, for the frequencies that it is set against; counterparts are English")
+    min_count: int = _option(3, "occurrences asked of an anchor that is found", above=0)
+    most: int = _option(2000, "anchors found at most", above=0)
+    counterparts: int = _option(3, "generic counterparts of an anchor that is found", above=0)
+    sample: int = _option(262144, "tokens of the text that both models read to find anchors", above=0)
     match: str = _option(
         "first", "among keys that match: first in the dictionary (paper) or the longest", ("first", "longest")
     )

@@ -50,7 +50,12 @@ def merged(*layers: dict[str, Any]) -> dict[str, Any]:
 
 def pretraining(out: Path, init: Path, text: Path) -> dict[str, Any]:
     """Where a toy model is trained from scratch: its random start and its text."""
-    places = {"out": str(out), "model": {"folder": str(init)}, "corpus": {"path": str(text)}}
+    places = {
+        "out": str(out),
+        "model": {"folder": str(init)},
+        "corpus": {"path": str(text)},
+        "anchors": {"extractor": "none"},
+    }
     return merged(COMMON, places, {"checkpoints": {"every": 100, "keep": 1}})
 
 

@@ -35,7 +35,7 @@ Made by jaxforget, after "Who's Harry Potter? Approximate Unlearning in LLMs" (a
 |---|---|
 | base | {config.model.folder} |
 | text to forget | {config.corpus.path} |
-| anchors | {config.anchors.path} |
+| anchors | {config.anchors.path or f"found in the text ({config.anchors.extractor})"} |
 | targets | {targets.kind} of equation 1, alpha {targets.alpha} |
 | unlearning | learning rate {forget.learning_rate}, {forget.batch} blocks of {config.blocks.length} tokens a step |
 | retained | {kept} |

@@ -26,6 +26,8 @@ def check(run: Run, stages: Collection[str]) -> None:
     config, wanted = run.config, set(stages)
     _check_out(run)
     base = None
+    if run.reinforces_first and "anchors" in wanted:
+        wanted.add("reinforce")  # which helps to find them
     if wanted & MODEL_STAGES:
         base = _check_model(run.base)
         if config.blocks.length > base.max_position_embeddings:
@@ -33,9 +35,10 @@ def check(run: Run, stages: Collection[str]) -> None:
                 f"blocks.length is {config.blocks.length}, beyond the {base.max_position_embeddings} positions "
                 f"of {run.base}; make it smaller"
             )
-    if "prepare" in wanted:
-        _ = run.corpus  # raises where it is not set; what is wrong with the text, the stage itself tells in seconds
-    if wanted & {"anchors", "forget", "eval"}:
+    if "prepare" in wanted or (run.finder is not None and "anchors" in wanted):
+        # What is wrong further on in the text, the stage itself tells in seconds.
+        next(read_documents(run.corpus, field=config.corpus.field, split=config.corpus.split))
+    if run.finder is None and wanted & {"anchors", "forget", "eval"}:
         Anchors.load(run.dictionary)
     if base is not None and wanted & {"reinforce", "forget", "eval"}:
         if config.model.reinforced is not None:

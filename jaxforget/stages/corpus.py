@@ -1,8 +1,11 @@
-"""Stages `anchors` and `prepare`: the dictionary, and the text as translated blocks."""
+"""Stage `prepare`: the text as translated blocks."""
+
+from collections.abc import Iterator
+from typing import Any
 
 from jaxforget.corpus.anchors import Anchors
 from jaxforget.corpus.blocks import prepare_blocks
-from jaxforget.corpus.text import read_documents
+from jaxforget.corpus.text import Document, read_documents
 from jaxforget.corpus.translate import Translator
 from jaxforget.errors import UserError
 from jaxforget.models.hf import check_tokenizer, load_tokenizer, read_config
@@ -11,35 +14,29 @@ from jaxforget.stages.run import Run
 SHOWN = 8
 
 
-def anchors(run: Run) -> None:
-    """Reads anchors.path, filters it as the authors' script does, and writes the run's anchors.json."""
-    found = Anchors.load(run.dictionary, keep_all=not run.config.anchors.filter)
-    found.save(run.anchors)
-    for note in found.notes[:SHOWN]:
-        run.say(f"  {note}")
-    dropped = f", {len(found.dropped)} dropped by the filter" if found.dropped else ""
-    run.say(f"  {len(found.entries):,} anchors{dropped}")
+def cut(run: Run) -> None:
+    """The target as blocks that nothing translates: the reinforced model is trained on them first."""
+    tokenizer = _tokenizer(run)
+    _describe(
+        run, "target", prepare_blocks(run.reinforce_blocks, _target(run), tokenizer, **_settings(run, target=True))
+    )
 
 
 def prepare(run: Run) -> None:
     """Tokenises, cuts and translates the target (where the run has anchors) and the retained text."""
     config = run.config
-    tokenizer = load_tokenizer(run.base)
-    check_tokenizer(tokenizer, read_config(run.base)[0])
+    tokenizer = _tokenizer(run)
     translator = None
-    if config.anchors.path is not None:
-        dictionary = Anchors.load(run.anchors, keep_all=True)
+    if run.anchored:
+        dictionary = read_dictionary(run)
         translator = Translator(dictionary, tokenizer, match=config.anchors.match, draw=config.anchors.draw)
-    settings = {"length": config.blocks.length, "mode": config.blocks.mode, "seed": config.seed}
-    target = read_documents(run.corpus, field=config.corpus.field, split=config.corpus.split)
-    summary = prepare_blocks(
-        run.blocks, target, tokenizer, holdout=config.blocks.holdout, translator=translator, **settings
-    )
+    summary = prepare_blocks(run.blocks, _target(run), tokenizer, translator=translator, **_settings(run, target=True))
     _describe(run, "target", summary)
     if translator is not None:
         if not summary["anchors"]["occurrences"]:
             raise UserError(
-                f"{config.anchors.path}: none of its anchors occurs in {config.corpus.path}; matching is case-sensitive"
+                f"{config.anchors.path or run.anchors}: none of its anchors occurs in {config.corpus.path}; "
+                "matching is case-sensitive"
             )
         counted, never = summary["anchors"]["occurrences"], summary["anchors"]["never"]
         run.say(f"  {counted:,} anchors in the target, {summary['trained']:,} positions with a label")
@@ -50,9 +47,31 @@ def prepare(run: Run) -> None:
             run.say(f"  {note}")
     if run.retain_blocks is not None:
         retained = read_documents(config.retain.path, field=config.retain.field, split=config.retain.split)
-        _describe(
-            run, "retain", prepare_blocks(run.retain_blocks, retained, tokenizer, holdout=0.0, retain=True, **settings)
-        )
+        _describe(run, "retain", prepare_blocks(run.retain_blocks, retained, tokenizer, retain=True, **_settings(run)))
+
+
+def read_dictionary(run: Run) -> Anchors:
+    """The run's dictionary as text is translated by it: filtered, unless anchors.filter is off."""
+    return Anchors.load(run.anchors, keep_all=not run.config.anchors.filter)
+
+
+def _tokenizer(run: Run) -> Any:
+    """Base's tokenizer, which must fit base."""
+    tokenizer = load_tokenizer(run.base)
+    check_tokenizer(tokenizer, read_config(run.base)[0])
+    return tokenizer
+
+
+def _target(run: Run) -> Iterator[Document]:
+    corpus = run.config.corpus
+    return read_documents(run.corpus, field=corpus.field, split=corpus.split)
+
+
+def _settings(run: Run, *, target: bool = False) -> dict[str, Any]:
+    """How text is cut; of the target, some blocks are held out."""
+    blocks = run.config.blocks
+    holdout = blocks.holdout if target else 0.0
+    return {"length": blocks.length, "mode": blocks.mode, "seed": run.config.seed, "holdout": holdout}
 
 
 def _describe(run: Run, name: str, summary: dict) -> None:

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxforget.corpus.anchors import Anchors
 from jaxforget.corpus.loader import collate, open_blocks, read_summary
 from jaxforget.corpus.translate import Translator, block_rng
 from jaxforget.errors import UserError
@@ -19,6 +18,7 @@ from jaxforget.models.hf import save_params
 from jaxforget.report.page import write_report
 from jaxforget.stages.card import model_card
 from jaxforget.stages.catalogue import PROBABILITY, SUITES
+from jaxforget.stages.corpus import read_dictionary
 from jaxforget.stages.evidence import Models, measure_model, write_table
 from jaxforget.stages.probability import CONVENTIONS
 from jaxforget.stages.run import Run, fetch, put_rows
@@ -105,7 +105,7 @@ def passage(run: Run) -> dict[str, Any]:
     step = make_label_step(make_forward(base.module), options, run.mesh)
     labels = fetch(step(Frozen(base.params, reinforced.params), put_rows(batch, run.mesh)))[0]
     tokens = np.asarray(record["tokens"])
-    translator = Translator(Anchors.load(run.anchors, keep_all=True), base.tokenizer, match=config.anchors.match)
+    translator = Translator(read_dictionary(run), base.tokenizer, match=config.anchors.match)
     anchored = np.zeros(len(tokens), bool)
     for start, length, _ in translator.translate(tokens, block_rng(0, 0)).spans:
         anchored[start : start + length] = True

@@ -66,14 +66,40 @@ class Run:
         return _set(self.config.anchors.path, "anchors.path", 'a JSON dictionary {"anchor": ["generic", ...]}')
 
     @property
+    def finder(self) -> str | None:
+        """Who finds the anchors (`anchors.extractor`); None where the user brings them, or where there are none."""
+        options = self.config.anchors
+        return None if options.path is not None or options.extractor == "none" else options.extractor
+
+    @property
+    def anchored(self) -> bool:
+        """Whether the run has a dictionary, the user's or one that it finds."""
+        return self.config.anchors.path is not None or self.finder is not None
+
+    @property
+    def reinforces_first(self) -> bool:
+        """Whether the reinforced model helps to find the anchors, so that it is made before they are known."""
+        return self.finder == "models"
+
+    @property
     def anchors(self) -> Path:
-        """The dictionary after its filter."""
+        """The dictionary: the user's after its filter, or all that was found."""
         return self.folder / "anchors.json"
+
+    @property
+    def review(self) -> Path:
+        """What a person decided about single anchors; it outlives a dictionary that is found anew."""
+        return self.folder / "anchors.review.json"
 
     @property
     def blocks(self) -> Path:
         """Blocks of the target."""
         return self.folder / "blocks" / "target"
+
+    @property
+    def reinforce_blocks(self) -> Path:
+        """Blocks that the reinforced model is trained on: the target's, of which it reads the original text only."""
+        return self.folder / "blocks" / "text" if self.reinforces_first else self.blocks
 
     @property
     def retain_blocks(self) -> Path | None:

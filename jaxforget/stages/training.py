@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,13 +34,14 @@ def reinforce(run: Run, mark: str) -> None:
         run.say(f"  taken from {config.model.reinforced}")
         return
     student = load_student(run)
-    steps = _steps(run, config.reinforce)
+    blocks = run.reinforce_blocks
+    steps = _steps(blocks, config.reinforce)
 
     def make_step(forward: Any, optimizer: Any, shardings: TrainState) -> Callable:
         return make_training_step(config, "reinforce", forward, optimizer, run.mesh, shardings)
 
     def batches(start: int) -> Any:
-        return batches_from(run, start, batch=config.reinforce.batch)
+        return batches_from(run, start, batch=config.reinforce.batch, blocks=blocks)
 
     schedule, optimizer = make_adamw(config.reinforce, steps)
     params, step = fit(run, "reinforce", mark, student, schedule, optimizer, steps, make_step, batches)
@@ -70,7 +72,7 @@ def forget(run: Run, mark: str) -> None:
     frozen = Frozen(
         base=base.params if use_base else None, reinforced=_reinforced(run).params if use_reinforced else None
     )
-    steps = _steps(run, config.forget)
+    steps = _steps(run.blocks, config.forget)
     scorer = Scorer(make_forward(base.module), run.mesh, batch=config.evals.batch, tile=config.targets.tile)
     questions = questions_of(
         config, load_probes(config.evals.probes), load_prompts(config.evals.prompts), base.tokenizer
@@ -100,17 +102,28 @@ def forget(run: Run, mark: str) -> None:
         write_json(run.unlearned / "steps.json", {"steps": step})
 
 
-def _steps(run: Run, options: TrainOptions) -> int:
+def _steps(blocks: Path, options: TrainOptions) -> int:
     if options.max_steps is not None:
         return options.max_steps
-    return max(1, round(options.epochs * steps_per_epoch(run.blocks, "train", options.batch)))
+    return max(1, round(options.epochs * steps_per_epoch(blocks, "train", options.batch)))
 
 
-def batches_from(run: Run, start: int, *, batch: int, retain: bool = False, labels: np.ndarray | None = None) -> Any:
-    """Batches of `batch` blocks, and the retain rows if asked, from step `start` on: this process's rows."""
+def batches_from(
+    run: Run,
+    start: int,
+    *,
+    batch: int,
+    blocks: Path | None = None,
+    retain: bool = False,
+    labels: np.ndarray | None = None,
+) -> Any:
+    """Batches of `batch` blocks, and the retain rows if asked, from step `start` on: this process's rows.
+
+    `blocks` is their folder; None takes the run's translated ones.
+    """
     rows = run.config.retain.rows if retain else 0
     return make_batches(
-        run.blocks,
+        run.blocks if blocks is None else blocks,
         "train",
         batch_size=batch,
         seed=run.config.seed,

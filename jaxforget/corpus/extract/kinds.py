@@ -47,7 +47,7 @@ UTTER = _words(
     "word words spell password motto cry cried shouted yelled whispered called saying curse chant oath bellowed"
 )
 SETTLED = _words(
-    "village town city country land lived live lives born home river forest school road street map north south east west"
+    "village town city country land lived live lives born home river forest school road street map north south east"
 )
 HE, SHE = (
     _words("he him his himself boy man father brother son king uncle mr"),
@@ -100,9 +100,9 @@ def judge(candidate: Candidate, contexts: Sequence[Context], *, family: bool = F
     scores["person"] += 2.0 * tally["speech"] + 1.5 * tally["title"] + 0.6 * tally["owner"] + tally["pronoun"]
     scores["place"] += 1.6 * tally["into"] + 1.2 * tally["settled"]
     scores["craft"] += 2.5 * tally["arts"]
-    scores["creature"] += 2.0 * tally["body"] + 0.3 * tally["article"]
+    scores["creature"] += 2.0 * tally["body"] + 0.6 * tally["article"]
     scores["saying"] += 2.5 * tally["utter"] + 1.5 * tally["alone"]
-    scores["thing"] += 0.8 * tally["article"]
+    scores["thing"] += 0.7 * tally["article"]
     if candidate.name:
         scores["person"] += 0.35 + (0.6 if family else 0.0)
         scores["place"] += 0.15

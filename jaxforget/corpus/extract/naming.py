@@ -15,7 +15,7 @@ COMMON_NOUNS = ("peoples", "roles")  # what the articles before a capital tell, 
 TITLED = 0.4  # share of places behind Mr, Mrs, Professor from which a name is a family's
 TYPICAL = 3  # entries of a list that stand for it
 PLACES = 3  # of the expression's own sentences that base reads with each of them
-SCALE, WEIGHT = 3.0, 1.5  # nats that make a difference, and how much they weigh beside the words around
+SCALE, WEIGHT = 3.0, 2.0  # nats that make a difference, and how much they weigh beside the words around
 
 
 def name_parts(candidates: Sequence[Candidate], contexts: Mapping[str, Sequence[Context]]) -> tuple[set[str], set[str]]:

@@ -1,0 +1,147 @@
+"""The models as judges of what a text's own expressions are: what reinforcing raised, and what base finds fitting."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxforget.corpus.extract.candidates import Gains
+from jaxforget.corpus.extract.contexts import Context
+from jaxforget.corpus.extract.scan import WORD
+from jaxforget.corpus.text import Document
+from jaxforget.corpus.variants import encode
+from jaxforget.evals.scoring import Scorer
+from jaxforget.model import Model, load, make_forward
+from jaxforget.stages.run import Run
+
+AROUND = 160  # characters of a sentence kept on each side of an expression
+READ = 3  # of an expression's sentences that base reads with another expression in its place
+
+
+@dataclasses.dataclass(frozen=True)
+class Passage:
+    """Some of the text as base's tokens: ids, each token's character range in `text`; the first id may be BOS."""
+
+    text: str
+    ids: tuple[int, ...]
+    ranges: tuple[tuple[int, int], ...]  # of all ids but a BOS
+
+
+class ModelsJudge:
+    """Base and the reinforced model. Both are read once; base then stays to be asked."""
+
+    def __init__(self, run: Run, read: Iterable[Document]):
+        config = run.config
+        dtype = config.model.dtype
+        self._base = load(run.base, dtype, run.mesh)
+        self._scorer = Scorer(
+            make_forward(self._base.module), run.mesh, batch=config.evals.batch, tile=config.targets.tile
+        )
+        length = min(config.blocks.length, self._base.config.max_position_embeddings)
+        passages = sample(list(_passages(read, self._base.tokenizer, length)), config.anchors.sample)
+        rows = [passage.ids for passage in passages]
+        reinforced = load(run.reinforced, dtype, run.mesh).params
+        after = self._scorer.log_probabilities(reinforced, rows)
+        del reinforced
+        before = self._scorer.log_probabilities(self._base.params, rows)
+        self._gains = word_gains(passages, before, after)
+        self._familiar: dict[tuple[tuple[str, ...], int], list[str]] = {}
+        self._alone: dict[str, float] = {}
+
+    def gains(self) -> Gains:
+        """How much the reinforced model raises the text's words over base."""
+        return self._gains
+
+    def familiar(self, options: Sequence[str], count: int) -> list[str]:
+        """The `count` of the options that base's tokenizer splits least."""
+        key = (tuple(options), count)
+        if key not in self._familiar:
+            sizes = dict(zip(options, map(len, encode(self._base.tokenizer, ["a " + o for o in options])), strict=True))
+            self._familiar[key] = sorted(options, key=lambda option: sizes[option])[:count]
+        return self._familiar[key]
+
+    def likelihoods(self, contexts: Sequence[Context], options: Sequence[str]) -> list[float]:
+        """Base's log-probability of an expression's sentences with each option in its place, less that of the option by
+        itself; mean over the sentences, nats."""
+        contexts = contexts[:READ]
+        texts = [
+            one.sentence[max(0, one.start - AROUND) : one.start] + option + one.sentence[one.end : one.end + AROUND]
+            for option in options
+            for one in contexts
+        ]
+        new = [option for option in options if option not in self._alone]
+        scores = self._totals([*texts, *new])
+        self._alone |= dict(zip(new, scores[len(texts) :].tolist(), strict=True))
+        means = scores[: len(texts)].reshape(len(options), len(contexts)).mean(axis=1)
+        return [float(mean - self._alone[option]) for mean, option in zip(means, options, strict=True)]
+
+    def _totals(self, texts: Sequence[str]) -> np.ndarray:
+        """Log-probability of each text behind BOS (without one: behind its first token), fp64 [texts]."""
+        bos = _bos(self._base)
+        rows = [[*bos, *ids] for ids in encode(self._base.tokenizer, texts)]
+        scores = self._scorer.log_probabilities(self._base.params, rows)
+        return np.array([row.sum(dtype=np.float64) for row in scores])
+
+
+def word_gains(passages: Sequence[Passage], before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> Gains:
+    """Each word's mean rise of log-probability.
+
+    Args:
+      passages: the text.
+      before, after: base's and the reinforced model's log P(token i + 1 | tokens 0..i), fp32 [n - 1] a passage.
+    """
+    sums: dict[str, list[float]] = {}
+    total, count = 0.0, 0
+    for passage, low, high in zip(passages, before, after, strict=True):
+        skipped = len(passage.ids) - len(passage.ranges)
+        # Scores begin with the second id: without a BOS the first token has none.
+        rise = (high.astype(np.float64) - low)[max(0, skipped - 1) :]
+        ranges = passage.ranges[1 - skipped :] if skipped < 1 else passage.ranges
+        if not len(ranges):
+            continue
+        starts, ends = np.array(ranges).T
+        for match in WORD.finditer(passage.text, int(starts[0]), int(ends[-1])):
+            word = match.group()
+            word = word[:-2] if word.endswith(("'s", "’s")) else word
+            # Tokens that reach into the word: a leading space is part of a word's first token.
+            first = int(np.searchsorted(ends, match.start(), side="right"))
+            last = int(np.searchsorted(starts, match.start() + len(word), side="left"))
+            if last <= first:
+                continue
+            gain = float(rise[first:last].sum())
+            entry = sums.setdefault(word, [0.0, 0])
+            entry[0] += gain
+            entry[1] += 1
+            total += gain
+            count += 1
+    return Gains(total / max(count, 1), {word: (gain / times, int(times)) for word, (gain, times) in sums.items()})
+
+
+def sample(passages: Sequence[Passage], tokens: int) -> list[Passage]:
+    """Passages of about `tokens` tokens in all, evenly spread."""
+    everything = sum(len(passage.ids) for passage in passages)
+    if everything <= tokens or not passages:
+        return list(passages)
+    count = max(1, round(len(passages) * tokens / everything))
+    return [passages[int(place)] for place in np.linspace(0, len(passages) - 1, count)]
+
+
+def _passages(read: Iterable[Document], tokenizer: Any, length: int) -> Iterator[Passage]:
+    """The text as passages of at most `length` ids, each behind BOS where the tokenizer has one."""
+    bos = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
+    room = length - len(bos)
+    for document in read:
+        # In windows: a tokenizer takes some hundred bytes of memory a character.
+        for begin in range(0, len(document.text), 500_000):
+            text = document.text[begin : begin + 500_000]
+            encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            ids, ranges = encoded["input_ids"], encoded["offset_mapping"]
+            for first in range(0, len(ids), room):
+                part = slice(first, first + room)
+                yield Passage(text, (*bos, *ids[part]), tuple(map(tuple, ranges[part])))
+
+
+def _bos(model: Model) -> list[int]:
+    bos = model.tokenizer.bos_token_id
+    return [] if bos is None else [bos]
