@@ -104,10 +104,11 @@ def _anchors_inputs(run: Run) -> Mapping[str, str]:
 def _prepare_inputs(run: Run) -> Mapping[str, str]:
     config = run.config
     retained = _text(run, "retain") | _values(config, "retain", (*_PLACES, "weight", "rows"))
-    # The dictionary's own content too: a review changes it after the stage that wrote it.
-    written = {**_finished(run, "anchors"), "anchors.json": run.manifest.hash_path(run.anchors)} if run.anchored else {}
+    if run.anchored:
+        _finished(run, "anchors")
     return {
-        **written,
+        # The dictionary's content, which a review changes after the stage that wrote it; not where it came from.
+        **({"anchors.json": run.manifest.hash_path(run.anchors)} if run.anchored else {}),
         **_text_inputs(run),
         **_values(config, "anchors", ("path", *_FINDING)),
         **(retained if config.retain.rows else {}),

@@ -49,6 +49,7 @@ def stubbed(tiny_world, tmp_path, monkeypatch):
         return dataclasses.replace(stage, work=work)
 
     monkeypatch.setattr(pipeline, "STAGES", tuple(stub(stage) for stage in STAGES))
+    monkeypatch.setattr(pipeline, "TEXT", stub(pipeline.TEXT))
     said: list[str] = []
     monkeypatch.setattr("jaxforget.stages.run.Run.say", lambda self, text: said.append(text))
 
@@ -78,6 +79,8 @@ def test_touching_without_changing_does_nothing(stubbed):
 
 AFTER_PREPARE = ALL[1:]
 AFTER_REINFORCE = ALL[2:]
+# The reinforced model reads the original text only: another dictionary, or text to retain, is nothing to it.
+AFTER_TRANSLATION = [name for name in AFTER_PREPARE if name != "reinforce"]
 AFTER_FORGET = ALL[3:]
 RETAIN = {"weight": 1.0, "rows": 8, "path": "WORLD/retain"}
 
@@ -86,14 +89,14 @@ RETAIN = {"weight": 1.0, "rows": 8, "path": "WORLD/retain"}
     ("sections", "reran"),
     [
         ({"seed": 1}, AFTER_PREPARE),
-        ({"anchors": {"match": "longest"}}, AFTER_PREPARE),
-        ({"anchors": {"draw": "per_key"}}, AFTER_PREPARE),
-        ({"anchors": {"filter": False}}, ALL),
+        ({"anchors": {"match": "longest"}}, AFTER_TRANSLATION),
+        ({"anchors": {"draw": "per_key"}}, AFTER_TRANSLATION),
+        ({"anchors": {"filter": False}}, ["anchors", *AFTER_TRANSLATION]),
         ({"blocks": {"length": 16}}, AFTER_PREPARE),
         ({"blocks": {"holdout": 0.1}}, AFTER_PREPARE),
         ({"blocks": {"mode": "paper"}}, AFTER_PREPARE),
         ({"corpus": {"field": "body"}}, AFTER_PREPARE),
-        ({"retain": RETAIN}, AFTER_PREPARE),
+        ({"retain": RETAIN}, AFTER_TRANSLATION),
         ({"model": {"dtype": "bfloat16"}}, AFTER_REINFORCE),
         ({"reinforce": {"learning_rate": 1e-5}}, AFTER_REINFORCE),
         ({"reinforce": {"max_steps": 5}}, AFTER_REINFORCE),
@@ -147,7 +150,7 @@ def test_an_option_reruns_exactly_what_depends_on_it(sections, reran, stubbed):
     ("file", "reran", "told"),
     [
         ("target/3.txt", AFTER_PREPARE, "prepare again: corpus.path changed"),
-        ("anchors.json", ALL, "anchors again: anchors.path changed"),
+        ("anchors.json", ["anchors", *AFTER_TRANSLATION], "anchors again: anchors.path changed"),
         ("base/model.safetensors", AFTER_REINFORCE, "reinforce again: model.folder changed"),
         ("probes.json", ["eval"], "eval again: evals.probes changed"),
         ("prompts.json", ["eval"], "eval again: evals.prompts changed"),
@@ -169,6 +172,57 @@ def test_a_file_reruns_exactly_what_reads_it(file, reran, told, stubbed):
     assert worked == reran
     assert told in "\n".join(said)
     assert stubbed()[0] == []
+
+
+FOUND = {"anchors": {"path": None}}
+FOUND_ALL = ["text", "reinforce", "anchors", "prepare", "forget", "eval", "export"]
+
+
+def test_anchors_that_are_found_come_behind_the_model_that_helps_to_find_them(stubbed):
+    assert stubbed(**FOUND)[0] == FOUND_ALL
+    assert stubbed(**FOUND)[0] == []
+
+
+@pytest.mark.parametrize(
+    ("sections", "reran"),
+    [
+        ({"anchors": {"min_count": 9}}, ["anchors", "prepare", "forget", "eval", "export"]),
+        ({"anchors": {"sample": 99}}, ["anchors", "prepare", "forget", "eval", "export"]),
+        ({"anchors": {"filter": False}}, ["prepare", "forget", "eval", "export"]),
+        ({"anchors": {"draw": "per_key"}}, ["prepare", "forget", "eval", "export"]),
+        ({"reinforce": {"max_steps": 9}}, FOUND_ALL[1:]),
+        ({"blocks": {"length": 16}}, FOUND_ALL),
+        ({"seed": 4}, FOUND_ALL),
+        ({"forget": {"batch": 16}}, ["forget", "eval", "export"]),
+        ({"anchors": {"extractor": "statistics", "sample": 5}}, ["anchors", "prepare", "forget", "eval", "export"]),
+    ],
+    ids=json.dumps,
+)
+def test_an_option_reruns_what_depends_on_it_where_anchors_are_found(sections, reran, stubbed):
+    stubbed(**FOUND)
+    laid = {**sections, "anchors": {**sections.get("anchors", {}), "path": None}}
+    assert stubbed(**laid)[0] == reran
+    assert stubbed(**laid)[0] == []
+
+
+def test_a_reinforced_model_that_is_given_needs_no_blocks_to_find_anchors(stubbed):
+    given = {"model": {"reinforced": str(stubbed.world / "control")}}
+    assert stubbed(**FOUND, **given)[0] == FOUND_ALL[1:]
+
+
+def test_finding_anchors_brings_what_it_needs(stubbed, tiny_world, tmp_path):
+    values = settings(stubbed.world, tmp_path / "run", **FOUND)
+    done = run_chain(config_from(values), ("anchors",))
+    assert list(done.manifest._values["stages"]) == ["text", "reinforce", "anchors"]
+
+
+def test_a_reviewed_dictionary_is_translated_anew(stubbed):
+    stubbed(**FOUND)
+    path = stubbed.run / "anchors.json"
+    path.write_text(path.read_text() + " ")
+    worked, said = stubbed(**FOUND)
+    assert worked == ["prepare", "forget", "eval", "export"]
+    assert "prepare again: anchors.json changed" in said
 
 
 def test_the_best_checkpoint_depends_on_the_questions(stubbed):
@@ -321,8 +375,9 @@ def test_compared_models_are_in_the_tables(tiny_world, tiny_run, tmp_path):
 
 
 def test_without_anchors_a_model_can_be_trained_but_not_unlearned(tiny_world, tmp_path):
-    run = chain(tiny_world, tmp_path / "run", ("prepare", "reinforce"), anchors={"path": None})
+    none = {"path": None, "extractor": "none"}
+    run = chain(tiny_world, tmp_path / "run", ("prepare", "reinforce"), anchors=none)
     assert (run.reinforced / "model.safetensors").is_file()
     assert not run.anchors.exists()
     with pytest.raises(UserError, match=r"anchors\.path is not set"):
-        chain(tiny_world, tmp_path / "run", ("forget",), anchors={"path": None})
+        chain(tiny_world, tmp_path / "run", ("forget",), anchors=none)

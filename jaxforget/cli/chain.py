@@ -9,7 +9,7 @@ from jaxforget.start import start_jax
 
 HELP = {
     "run": "the whole chain on your model and text",
-    "anchors": "read and filter the dictionary of anchors",
+    "anchors": "read the dictionary of anchors, or find one in the text",
     "prepare": "tokenise, cut and translate the text into blocks",
     "reinforce": "train base further on the text",
     "forget": "train the student towards generic labels",
@@ -30,7 +30,7 @@ goes on where it stopped.
 WHICH = {True: "options that matter here; `jaxforget run --help` lists all", False: "options"}
 # What a stage's own help lists; it takes every option, so that one configuration serves the whole chain.
 SECTIONS = {
-    "anchors": ("", "anchors"),
+    "anchors": ("", "model", "corpus", "retain", "anchors"),
     "prepare": ("", "model", "corpus", "retain", "anchors", "blocks"),
     "reinforce": ("", "model", "reinforce", "checkpoints", "mesh"),
     "forget": ("", "model", "retain", "targets", "forget", "evals", "checkpoints", "mesh"),

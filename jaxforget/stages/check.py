@@ -7,6 +7,7 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from jaxforget.config import Config, load_config
+from jaxforget.config.schema import CorpusOptions, RetainOptions
 from jaxforget.corpus.anchors import Anchors
 from jaxforget.corpus.text import read_documents
 from jaxforget.errors import UserError
@@ -35,9 +36,11 @@ def check(run: Run, stages: Collection[str]) -> None:
                 f"blocks.length is {config.blocks.length}, beyond the {base.max_position_embeddings} positions "
                 f"of {run.base}; make it smaller"
             )
-    if "prepare" in wanted or (run.finder is not None and "anchors" in wanted):
-        # What is wrong further on in the text, the stage itself tells in seconds.
-        next(read_documents(run.corpus, field=config.corpus.field, split=config.corpus.split))
+    trains = run.reinforces_first and "reinforce" in wanted and config.model.reinforced is None
+    if "prepare" in wanted or trains or (run.finder is not None and "anchors" in wanted):
+        _read(run.corpus, config.corpus)
+        if config.retain.path is not None and (config.retain.rows or run.finder is not None):
+            _read(config.retain.path, config.retain)
     if run.finder is None and wanted & {"anchors", "forget", "eval"}:
         Anchors.load(run.dictionary)
     if base is not None and wanted & {"reinforce", "forget", "eval"}:
@@ -51,12 +54,17 @@ def check(run: Run, stages: Collection[str]) -> None:
         check_select(config)
         load_prompts(config.evals.prompts)
         if config.evals.heldout is not None:
-            for _ in read_documents(config.evals.heldout, field=config.corpus.field):
-                pass
+            _read(config.evals.heldout, dataclasses.replace(config.corpus, split="train"))
         if run.control is not None:
             _check_same(run.control, base, run.base)
         for place in config.evals.compare.values():
             _check_model(resolve_folder(place))
+
+
+def _read(place: str, options: CorpusOptions | RetainOptions) -> None:
+    """Reads a text to its end and keeps nothing: a fault in its last file should not wait for the stages before."""
+    for _ in read_documents(place, field=options.field, split=options.split):
+        pass
 
 
 def check_select(config: Config) -> None:

@@ -11,6 +11,7 @@ from jaxforget.stages.check import check, check_select
 from jaxforget.stages.run import Run
 from tests.tiny_run import settings
 
+NONE, FOUND, COUNTED = ({"path": None, "extractor": extractor} for extractor in ("none", "models", "statistics"))
 QUESTION = [{"prompt": "Where did", "answer": " Jon"}]
 
 
@@ -56,8 +57,12 @@ def told(world, tmp_path, stages, **sections) -> str | None:
 @pytest.mark.parametrize(
     ("sections", "stages", "untroubled"),
     [
-        ({"anchors": {"path": None}}, ("anchors", "forget", "eval"), ("prepare", "reinforce", "export", "report")),
+        ({"anchors": NONE}, ("anchors", "forget", "eval"), ("prepare", "reinforce", "export", "report")),
+        ({"anchors": FOUND, "corpus": {"path": None}}, ("anchors", "prepare", "reinforce"), ("forget", "eval")),
+        ({"anchors": FOUND, "reinforce": {"batch": 9}}, ("anchors", "reinforce"), ("prepare", "forget", "eval")),
+        ({"anchors": COUNTED, "model": {"folder": None}}, ("prepare", "reinforce", "forget"), ("anchors", "report")),
         ({"model": {"folder": None}}, ("prepare", "reinforce", "forget", "eval", "export"), ("anchors", "report")),
+        ({"corpus": {"path": "/nowhere"}}, ("prepare",), ("anchors", "reinforce", "forget", "eval", "export")),
         ({"corpus": {"path": None}}, ("prepare",), ("anchors", "reinforce", "forget", "eval", "export", "report")),
         ({"evals": {"probes": "/nowhere"}}, ("forget", "eval"), ("prepare", "reinforce", "export", "report")),
         ({"forget": {"batch": 9}}, ("forget",), ("prepare", "reinforce", "eval", "export", "report")),

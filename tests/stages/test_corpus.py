@@ -8,16 +8,17 @@ from jaxforget.config import config_from
 from jaxforget.corpus.loader import open_blocks
 from jaxforget.errors import UserError
 from jaxforget.stages import corpus
+from jaxforget.stages.anchors import anchors
 from jaxforget.stages.run import Run
 from tests.tiny_run import ANCHORS, settings
 
 
 def test_anchors_are_filtered_and_saved(tiny_world, tmp_path, capsys):
     run = Run(config_from(settings(tiny_world, tmp_path)))
-    corpus.anchors(run)
+    anchors(run)
     assert json.loads(run.anchors.read_text()) == {k: v for k, v in ANCHORS.items() if k != "Zorvath's"}
     assert capsys.readouterr().err == "  6 anchors, 1 dropped by the filter\n"
-    corpus.anchors(Run(config_from(settings(tiny_world, tmp_path, anchors={"filter": False}))))
+    anchors(Run(config_from(settings(tiny_world, tmp_path, anchors={"filter": False}))))
     assert json.loads(run.anchors.read_text()) == ANCHORS
     assert capsys.readouterr().err == "  7 anchors\n"
 
@@ -25,7 +26,7 @@ def test_anchors_are_filtered_and_saved(tiny_world, tmp_path, capsys):
 def test_prepare_says_what_it_found(tiny_world, tmp_path, capsys):
     retain = {"path": str(tiny_world / "retain"), "rows": 8, "weight": 1.0}
     run = Run(config_from(settings(tiny_world, tmp_path, retain=retain)))
-    corpus.anchors(run)
+    anchors(run)
     capsys.readouterr()
     corpus.prepare(run)
     said = capsys.readouterr().err.splitlines()
@@ -44,7 +45,7 @@ def test_prepare_says_what_it_found(tiny_world, tmp_path, capsys):
 
 
 def test_without_anchors_text_stays_as_it_is(tiny_world, tmp_path):
-    run = Run(config_from(settings(tiny_world, tmp_path, anchors={"path": None})))
+    run = Run(config_from(settings(tiny_world, tmp_path, anchors={"path": None, "extractor": "none"})))
     corpus.prepare(run)
     for record in open_blocks(run.blocks, "train"):
         assert (record["tokens"] == record["translated"]).all()
@@ -58,7 +59,13 @@ def test_a_tokenizer_that_does_not_fit_is_told_before_anything_is_written(tiny_w
     save_llama(small, 50, seed=0)
     for file in (tiny_world / "base").glob("tokenizer*"):
         (small / file.name).write_bytes(file.read_bytes())
-    run = Run(config_from(settings(tiny_world, tmp_path / "run", model={"folder": str(small)}, anchors={"path": None})))
+    run = Run(
+        config_from(
+            settings(
+                tiny_world, tmp_path / "run", model={"folder": str(small)}, anchors={"path": None, "extractor": "none"}
+            )
+        )
+    )
     with pytest.raises(UserError, match="beyond the model's vocab_size 50"):
         corpus.prepare(run)
     assert not run.blocks.exists()

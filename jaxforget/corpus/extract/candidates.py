@@ -110,9 +110,12 @@ def _single_words(found: Scan, general: General, least: int, lenient: float) -> 
     out = {}
     plain, narrative = _plain_words(), words_of("narrative")
     # In text without capitals a name looks like any word, and only rarity is left to go by.
-    cased = found.capitals() > 0.005
+    cased = found.cased()
     for form, places in found.places.items():
         count = sum(places)
+        if form.islower():
+            # Its capital at a sentence's start is its own.
+            count += found.places.get(form.capitalize(), (0, 0, 0))[START]
         if count < least or len(form) < 2 or _STRETCHED.search(form.lower()):
             continue
         lower = form.lower()

@@ -66,7 +66,9 @@ def find_counterparts(
         if text in plurals:
             out[text] = list(dict.fromkeys(plural(option) for option in out[plurals[text]]))
         elif len(heavy) > 1 and any(_bare(word) in out for word in heavy):
-            out[text] = _compose(words, out, each)
+            rest = {word: part for word in heavy if (part := _missing(word, words, natures, out)) is not None}
+            parts = {**out, **{word: chooser.choose(word, part) for word, part in rest.items()}}
+            out[text] = _compose(words, parts, each)
         elif len(heavy) == 2 and heavy[0].lower() in TITLES and len(words) == 2:
             named = chooser.choose(heavy[1], part_of(natures[text], heavy[1]))
             out[text] = [f"{heavy[0]} {option}" for option in named]
@@ -166,6 +168,18 @@ def _compose(words: Sequence[str], parts: Mapping[str, Sequence[str]], each: int
     return list(dict.fromkeys(made))
 
 
+def _missing(
+    word: str, words: Sequence[str], natures: Mapping[str, Nature], parts: Mapping[str, Sequence[str]]
+) -> Part | None:
+    """The list for a part of a name that is no anchor by itself but would give the name away; None where it stays."""
+    if _bare(word) in parts or any(link in words for link in LINKS) or word.lower() in TITLES:
+        return None
+    known = next(natures[_bare(other)] for other in words if _bare(other) in natures)
+    if known.kind != "person" or known.sort in ("roles", "peoples"):
+        return Part("modifiers", False, True) if word != words[-1] else None
+    return Part("families" if word == words[-1] else "people_female" if known.female else "people_male", False, True)
+
+
 def _head(words: Sequence[str], natures: Mapping[str, Nature], general: General) -> int | None:
     """The place of the word that says what a phrase of common words is; None where nobody would know it."""
     link = next((place for place, word in enumerate(words) if word in LINKS), None)
@@ -193,6 +207,8 @@ def plural(noun: str) -> str:
     *head, last = noun.split()
     if last in _IRREGULAR:
         last = _IRREGULAR[last]
+    elif last.endswith("man"):
+        last = last[:-3] + "men"
     elif last.endswith(("s", "x", "ch", "sh")):
         last += "es"
     elif last.endswith("y") and last[-2] not in VOWELS:

@@ -41,7 +41,8 @@ ARTS = _words(
 )
 BODY = _words(
     "fur tail claws paws wings feathers snout beak fangs barked growled howled purred hissed squeaked flew galloped "
-    "trotted pet beast animal creature creatures herd flock wild tame leash cage nest lair feed fed"
+    "trotted mouth teeth legs scales bite bites howl hunt hunted hunter pet beast animal creature creatures herd flock "
+    "wild tame leash cage nest lair feed fed"
 )
 UTTER = _words(
     "word words spell password motto cry cried shouted yelled whispered called saying curse chant oath bellowed"
@@ -202,7 +203,7 @@ _CUES = {
     "into": _into,
     "settled": lambda one: any(word in SETTLED for word in (*one.before[:4], *one.after[:2])),
     "arts": lambda one: any(word in ARTS for word in one.before[:2]) or bool(one.after and one.after[0] in ARTS),
-    "body": lambda one: any(word in BODY for word in (*one.before[:4], *one.after[:4])),
+    "body": lambda one: any(word in BODY for word in (*one.before[:4], *one.after)),
     "utter": lambda one: any(word in UTTER for word in one.before[:2]),
     "alone": _alone,
     "article": _article,
@@ -212,6 +213,8 @@ _CUES = {
 def _is_plural(word: str, contexts: Sequence[Context]) -> bool:
     """Whether the word ends as plurals do and nothing counts it as one."""
     lower = word.lower()
+    if lower.endswith(("men", "folk", "people")):
+        return True
     if not lower.endswith("s") or lower.endswith(("ss", "us", "is")):
         return False
     single = sum(bool(one.before) and one.before[0] in ("a", "an") for one in contexts)

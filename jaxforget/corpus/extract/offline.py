@@ -142,7 +142,7 @@ def doubts(
             f"{1 - known:.0%} of the words are not in the word list of language {language!r}: another language? set "
             "anchors.language, and look at every entry"
         )
-    if found.capitals() <= 0.005:
+    if not found.cased():
         out.append(
             "the text has hardly a capital inside sentences: names cannot be told by case, only by rarity; names that "
             "are ordinary words are missing; look at every entry"
@@ -151,7 +151,7 @@ def doubts(
     everything = sum(one.count for one in candidates)
     persons = sum(one.count for one in candidates if one.name and natures[one.text].kind == "person")
     ordinary = sum(not one.name for one in candidates) / len(candidates)
-    if found.capitals() > 0.005 and (ordinary > 0.5 or persons < 0.25 * names):
+    if found.cased() and (ordinary > 0.5 or persons < 0.25 * names):
         out.append(
             f"{ordinary:.0%} of the anchors are ordinary words and few name persons, as in non-fiction: no list has a "
             "counterpart of the same meaning for a technical term; review them, or ask an LLM (anchors.extractor)"

@@ -46,6 +46,10 @@ class Scan:
         capital = sum(counts[MID] for form, counts in self.places.items() if form[0].isupper() and form != "I")
         return capital / max(1, sum(counts[MID] for counts in self.places.values()))
 
+    def cased(self) -> bool:
+        """Whether capitals tell anything in this text."""
+        return self.capitals() > 0.005 or self.opened() > 0.5
+
     def opened(self) -> float:
         """Share of the words at sentence starts that are capitalised: near 1 in ordinary text."""
         capital = sum(counts[START] for form, counts in self.places.items() if form[0].isupper())
@@ -68,7 +72,9 @@ def scan(documents: Iterable[Document]) -> Scan:
 
 def _scan_text(text: str, counts: Counter, runs: Counter) -> None:
     """Adds one document's words to `counts` and its runs to `runs`."""
-    known: dict[str, int] = {}
+    # In text whose lines are cut at a width, a line's end is a space.
+    known = {"\n": MID} if is_wrapped(text) else {}
+    breaks = tuple(known)
     end, previous = 0, ""
     run: list[str] = []  # the capitalised words met so far, links between them included
     first, pending = UNSURE, 0  # where the run began; links at its end that no name has followed yet
@@ -80,7 +86,7 @@ def _scan_text(text: str, counts: Counter, runs: Counter) -> None:
             place = _place(gap, whole=end == 0)
             if len(gap) < 6:
                 known[gap] = place
-        joined = gap == " "
+        joined = gap == " " or gap in breaks
         if place == START and gap == ". " and previous.lower() in TITLES:
             place, joined = MID, True
         end, previous = match.end(), word
@@ -95,7 +101,8 @@ def _scan_text(text: str, counts: Counter, runs: Counter) -> None:
                 _close(run, pending, first, runs)
                 run, first, pending = [word], place, 0
         elif run:
-            if joined and word in LINKS and pending < 2:
+            linked = not pending or (pending == 1 and word == "the" and run[-1] == "of")
+            if joined and linked and word in LINKS and (word != "the" or pending):
                 run.append(word)
                 pending += 1
             else:
@@ -120,10 +127,17 @@ def _close(run: list[str], pending: int, first: int, runs: Counter) -> None:
         runs[first, (*words[:-1], last)] += 1
 
 
+def is_wrapped(text: str) -> bool:
+    """Whether lines are cut at a width: most of those that another follows at once end within a sentence."""
+    ends = re.findall(r"([^\n])\n(?=[^\n])", text)
+    return len(ends) > 3 and sum(end not in '.!?:…"”’' for end in ends) > 0.5 * len(ends)
+
+
 def sentences(text: str) -> Iterator[tuple[int, int]]:
     """Character ranges of a text's sentences, quotation marks at their ends included; no empty ones."""
     begin = 0
-    for match in re.finditer(r"(?:[.!?…]+[\"”’')\]]*(?=\s)|\n{2,}|\n(?=[\"“A-Z]))\s*", text):
+    pattern = r"(?:[.!?…]+[\"”’')\]]*(?=\s)|\n{2,}" + ("" if is_wrapped(text) else r"|\n(?=[\"“A-Z])") + r")\s*"
+    for match in re.finditer(pattern, text):
         word = re.search(r"[^\W\d_]+$", text[max(begin, match.start() - 12) : match.start()])
         if text[match.start()] == "." and word and word.group().lower() in TITLES:
             continue
