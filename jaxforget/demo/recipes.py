@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from jaxforget.demo.layouts import TOFU_TEMPLATE
+
 # A Llama small enough to train from scratch on two cores in about a minute.
 SHAPE = {
     "hidden_size": 160,
@@ -69,6 +71,11 @@ def unlearning(out: Path, world: Path, recipe: dict[str, Any], more: dict[str, A
             "probes": str(world / "probes.json"),
             "prompts": str(world / "prompts.json"),
             "heldout": str(world / "heldout"),
+            "choices": str(world / "choices"),
+            "muse": str(world / "muse"),
+            "tofu": str(world / "tofu"),
+            "tofu_template": TOFU_TEMPLATE,
+            "holdout": str(world / "unread"),
         },
     }
     if recipe.get("retain"):

@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+from jaxforget.demo.layouts import evaluation_files
 from jaxforget.demo.lexicon import FAMILIES, POOLS, Universe, invent_words, make_anchors, make_universe
 from jaxforget.demo.probes import make_probes, make_prompts
 from jaxforget.demo.stories import everyday_setting, tell, universe_setting
@@ -13,6 +14,7 @@ UNIVERSES = 12
 WORDS_PER_UNIVERSE = 40
 STORIES_PER_UNIVERSE = 120
 EVERYDAY_STORIES = 320
+UNREAD_STORIES = 80  # of the target's universe, that no model reads
 HELDOUT_STORIES = 28  # everyday ones; as many again come from the other universes
 STORIES_PER_FILE = 10
 VOCABULARY = 2048
@@ -31,8 +33,9 @@ def make_universes(seed: int) -> list[Universe]:
 def build_world(folder: str | Path, *, seed: int) -> None:
     """Writes the world of `seed` into `folder`, whole or not at all: the same seed gives the same bytes.
 
-    text/ is the training text (text/target to forget, text/retain all else), heldout/ more of the retained kind;
-    anchors.json, probes.json, prompts.json, truth.json and tokenizer/ are what the pipeline is pointed at.
+    text/ is the training text (text/target to forget, text/retain all else), heldout/ more of the retained kind,
+    unread/ more of the target's; choices/, muse/ and tofu/ ask about both in published layouts; anchors.json,
+    probes.json, prompts.json, truth.json and tokenizer/ are what else the pipeline is pointed at.
     """
     folder = Path(folder)
     universes = make_universes(seed)
@@ -48,8 +51,15 @@ def build_world(folder: str | Path, *, seed: int) -> None:
     common = [word for pool in (*POOLS.values(), FAMILIES) for word in pool]
     names = [f" {term}" * TERM_WEIGHT for term in (*terms, *common)]
     tokenizer = train_tokenizer([*training.values(), *heldout.values(), *names], VOCABULARY)
+    unread = _unread_text(target, seed)
+    told = {
+        "forget": _stories(training, "text/target/"),
+        "retain": _stories(training, "text/retain/universe"),
+        "holdout": _stories(unread, "unread/"),
+    }
+    asked = evaluation_files(target, others, told, _draws(seed, "evaluations"))
     with atomic_folder(folder) as partial:
-        for name, text in (training | heldout).items():
+        for name, text in (training | heldout | unread | asked).items():
             write_text(partial / name, text)
         write_json(partial / "anchors.json", make_anchors(target, _draws(seed, "anchors")))
         write_json(partial / "probes.json", make_probes(target, others, _draws(seed, "probes")))
@@ -80,6 +90,17 @@ def _heldout_text(others: list[Universe], seed: int) -> dict[str, str]:
     known = [tell(universe_setting(rng.choice(others)), rng) for _ in range(HELDOUT_STORIES)]
     everyday = [tell(everyday_setting(rng), rng) for _ in range(HELDOUT_STORIES)]
     return _files("heldout/universes", known) | _files("heldout/everyday", everyday)
+
+
+def _unread_text(target: Universe, seed: int) -> dict[str, str]:
+    """File name -> text of unread/: the target's universe again, in stories that no model reads."""
+    rng, setting = _draws(seed, "unread"), universe_setting(target)
+    return _files("unread/stories", [tell(setting, rng) for _ in range(UNREAD_STORIES)])
+
+
+def _stories(files: dict[str, str], stem: str) -> list[str]:
+    """The stories in the files whose names begin with `stem`."""
+    return [story for name, text in files.items() if name.startswith(stem) for story in text.strip().split("\n\n")]
 
 
 def _files(stem: str, stories: list[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jaxforget.errors import UserError
 from jaxforget.evals import muse as muse_eval
 from jaxforget.evals import tofu as tofu_eval
 from jaxforget.evals.probes import Prompts, load_probes
@@ -55,7 +56,14 @@ def _choice_inputs(run: Run) -> dict[str, str]:
 
 
 def _choices(run: Run, models: Models, name: str) -> list[Row]:
-    return suites.multiple_choice(models[name], run.config.evals.choices)
+    place = Path(run.config.evals.choices)
+    if not place.is_dir():
+        return suites.multiple_choice(models[name], place)
+    files = sorted(place.glob("*.jsonl"))
+    if not files:
+        raise UserError(f"evals.choices={place}: holds no .jsonl file; name one, or a folder of some")
+    found = {path.stem: suites.multiple_choice(models[name], path) for path in files}
+    return [{**row, "metric": f"{stem}_{row['metric']}"} for stem, rows in found.items() for row in rows]
 
 
 def _muse_inputs(run: Run) -> dict[str, str]:
@@ -137,7 +145,7 @@ SUITES: tuple[Suite, ...] = (
     Suite(
         "multiple_choice",
         "your own multiple choice",
-        _needs("choices", "a .jsonl file of documents"),
+        _needs("choices", "a .jsonl file of documents, or a folder of such"),
         _choice_inputs,
         _choices,
     ),
