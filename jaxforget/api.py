@@ -25,7 +25,7 @@ from jaxforget.model import Model, load, make_forward
 from jaxforget.models.hf import save_params
 from jaxforget.models.llama import Llama
 from jaxforget.pipeline import run_chain, stage_seconds
-from jaxforget.stages import evaluation, suites
+from jaxforget.stages import completing, suites
 from jaxforget.stages.card import plain_card
 from jaxforget.stages.probability import summary_rows
 from jaxforget.stages.run import fetch, put_rows
@@ -111,7 +111,7 @@ def complete(
     seed: int = 0,
 ) -> list[str]:
     """The text that follows each prompt; `temperature` 0 is greedy."""
-    return evaluation.complete(model, prompts, new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    return completing.complete(model, prompts, new_tokens, temperature=temperature, top_p=top_p, seed=seed)
 
 
 def run(config: str | Path | dict[str, Any] | Config, **overrides: Any) -> dict[str, Any]:

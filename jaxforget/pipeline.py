@@ -17,7 +17,7 @@ from jaxforget.models.export import LICENCE_FILES, TOKENIZER_FILES
 from jaxforget.stages import anchors, corpus, evaluation, training
 from jaxforget.stages.catalogue import SUITES
 from jaxforget.stages.check import check
-from jaxforget.stages.evidence import chosen, compared, measure
+from jaxforget.stages.evidence import chosen, compared, measure, preview
 from jaxforget.stages.hashes import hash_model, hash_papers, hash_questions, hash_text
 from jaxforget.stages.run import Run, wait_for_all
 
@@ -231,12 +231,13 @@ def links(run: Run, names: Collection[str]) -> tuple[Stage, ...]:
     return (*cut, *(stages[name] for name in first), *rest)
 
 
-def run_suites(config: Config, names: str) -> Run:
+def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
     """Measures suites of evaluations on the models of a run whose chain has come to its end.
 
     Args:
       config: the run's.
       names: of suites or their groups, separated by commas; "all". See `jaxforget.stages.catalogue`.
+      dry_run: measure nothing; say what each suite would ask an endpoint, with one prompt in full.
 
     Raises:
       UserError: an unknown name, a run whose stage forget is not up to date, data that is missing or unfit. What was
@@ -247,6 +248,9 @@ def run_suites(config: Config, names: str) -> Run:
     check(run, ("eval",))
     _start(run)
     _finished(run, "forget")
+    if dry_run:
+        preview(run, suites)
+        return run
     stages = {stage.name: stage for stage in STAGES}
     if any(suite.name == "probability" for suite in suites):
         run_stage(run, stages["eval"])

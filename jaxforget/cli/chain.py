@@ -5,6 +5,7 @@ import sys
 
 from jaxforget.cli.faults import quiet_threads
 from jaxforget.cli.parser import add_config, option_table, read_config
+from jaxforget.errors import UserError
 from jaxforget.start import start_jax
 
 HELP = {
@@ -34,7 +35,7 @@ SECTIONS = {
     "prepare": ("", "model", "corpus", "retain", "anchors", "blocks"),
     "reinforce": ("", "model", "reinforce", "checkpoints", "mesh"),
     "forget": ("", "model", "retain", "targets", "forget", "evals", "checkpoints", "mesh"),
-    "eval": ("", "model", "evals", "mesh"),
+    "eval": ("", "model", "evals", "endpoint", "mesh"),
     "export": ("", "model", "export"),
     "report": ("",),
 }
@@ -49,6 +50,8 @@ SUITES = (
     "prompting",
     "weights",
     "relearning",
+    "completion",
+    "audit",
     "robustness",
 )
 SUITES_EPILOG = """
@@ -64,12 +67,19 @@ def add(add_command) -> None:
         parser.epilog = EPILOG.format(which=WHICH[name in SECTIONS], options=option_table(SECTIONS.get(name)))
         if name == "eval":
             parser.epilog = SUITES_EPILOG.format(names=", ".join(SUITES)) + "\n" + parser.epilog
+            parser.add_argument(
+                "--dry-run",
+                action="store_true",
+                help="with suite=: measure nothing, show what an endpoint would be asked",
+            )
         add_config(parser)
 
 
 def run(given: argparse.Namespace) -> int:
     """Runs the stages that the command names."""
     suites = [word for word in given.overrides if given.name == "eval" and word.startswith("suite=")]
+    if given.name == "eval" and given.dry_run and not suites:
+        raise UserError("--dry-run shows what suites would ask an endpoint; name them, as suite=completion")
     config = read_config(given.config, [word for word in given.overrides if word not in suites])
     start_jax()
     from jaxforget.pipeline import STAGES, run_chain, run_suites
@@ -80,7 +90,7 @@ def run(given: argparse.Namespace) -> int:
     quiet_threads(given.debug)
     try:
         if suites:
-            run_suites(config, suites[-1].removeprefix("suite="))
+            run_suites(config, suites[-1].removeprefix("suite="), dry_run=given.dry_run)
         else:
             run_chain(config, names)
     except Preempted as stopped:

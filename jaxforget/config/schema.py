@@ -159,6 +159,15 @@ class EvalOptions:
         None, "suite membership: text of the target's kind that no model read, as corpus.path", path=True
     )
     passages: int = _option(200, "suites memorization and membership: passages of each text at most", least=2)
+    completion_prompts: str | None = _option(
+        None,
+        'suite completion: records {"prompt", "references", "subtlety"}; null makes them from the target',
+        path=True,
+    )
+    completion_count: int = _option(300, "suite completion: prompts made at most", above=0)
+    completion_temperature: float = _option(0.0, "suite completion: 0 takes the likeliest token", least=0)
+    prompt_maker: str = _option("offline", "suite completion: who makes the prompts", ("offline", "endpoint"))
+    grader: str = _option("offline", "suite completion: who grades", ("offline", "endpoint"))
     attacks: str | None = _option(
         None,
         'suite prompting: JSON {"phrasings": {NAME: [probe]}, "leading": [text], "prompt_only": [text]}',

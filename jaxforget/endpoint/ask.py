@@ -166,6 +166,14 @@ class Endpoint:
 
     def _one(self, key: str, messages: Messages, file: Answers, schema: Any, stop: threading.Event) -> Answer:
         """One question: asked, and asked again once where the answer cannot be used."""
+        try:
+            return self._asked_twice(key, messages, file, schema, stop)
+        except (CallError, OSError):
+            # Here, not where it is told: a free thread would have begun the next call by then.
+            stop.set()
+            raise
+
+    def _asked_twice(self, key: str, messages: Messages, file: Answers, schema: Any, stop: threading.Event) -> Answer:
         reply = self._caller.call(messages, stop)
         try:
             value = parse(reply.text, schema, cut=reply.cut)

@@ -17,6 +17,7 @@ from jaxforget.errors import UserError
 from jaxforget.files import read_json
 
 QUANTITIES = ("familiarity", "retained", "perplexity")
+ATTACKING = ("prompting", "weights", "relearning")
 MODEL_ORDER = ("base", "reinforced", "paper", "unlearned", "control")
 
 
@@ -70,6 +71,25 @@ class Passage:
 
     document: str
     tokens: tuple[PassageToken, ...]
+
+
+@dataclass(frozen=True)
+class AuditedWord:
+    """A word of the target, its probability under a model and under what that is read against."""
+
+    text: str
+    model: float
+    reference: float
+    leaked: bool
+
+
+@dataclass(frozen=True)
+class AuditedPassage:
+    """A passage of the target by its number; `excess` is what it is ranked by."""
+
+    number: int
+    excess: float
+    words: tuple[AuditedWord, ...]
 
 
 @dataclass(frozen=True)
@@ -199,6 +219,37 @@ def read_passage(run: Path) -> Passage | None:
         for t in root.records("tokens")
     )
     return Passage(root.text("document"), tuple(tokens))
+
+
+def read_audit(run: Path) -> tuple[str, list[dict[str, Any]], list[AuditedPassage]] | None:
+    """evals/audit/unlearned.json: what it is read against, words {"word", "count", "leaked", "model", "reference"},
+    passages; both worst first."""
+    root = _open(run / "evals/audit/unlearned.json")
+    if root is None:
+        return None
+
+    def numbers(record: _Record) -> dict[str, float]:
+        return {name: record.number(name) or 0.0 for name in ("model", "reference")}
+
+    words = [
+        {"word": w.text("word"), "count": w.integer("count"), "leaked": w.integer("leaked"), **numbers(w)}
+        for w in root.records("words")
+    ]
+    passages = []
+    for passage in root.records("passages"):
+        spelled = (
+            AuditedWord(w.text("text"), leaked=bool(w.value.get("leaked")), **numbers(w))
+            for w in passage.records("words")
+        )
+        passages.append(AuditedPassage(passage.integer("number"), passage.number("excess") or 0.0, tuple(spelled)))
+    return root.text("against"), words, passages
+
+
+def read_attack_metrics(run: Path) -> frozenset[str]:
+    """The metrics of the suites that attack, from evals/rows/SUITE/*.json."""
+    files = (path for suite in ATTACKING for path in sorted((run / "evals/rows" / suite).glob("*.json")))
+    roots = (_open(path) for path in files)
+    return frozenset(row.text("metric") for root in roots if root is not None for row in root.records("rows"))
 
 
 def read_summary(run: Path) -> tuple[Measurement, ...] | None:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from jaxforget.errors import UserError
 from jaxforget.files import write_text
-from jaxforget.report import artefacts, sections
+from jaxforget.report import artefacts, attacks, sections
 from jaxforget.report.plots import figure, style, tone_of
 
 # Characters that HTML forbids, or that UTF-8 cannot hold: text of models and corpora may contain any.
@@ -41,6 +41,9 @@ def render(run: Path) -> str:
     curve, summary = artefacts.read_curve(run), artefacts.read_summary(run)
     metrics, manifest = artefacts.read_metrics(run), artefacts.read_manifest(run)
     config = artefacts.read_config(run)
+    attacking = artefacts.read_attack_metrics(run)
+    # Attacks have a table of their own, where each stands beside the control.
+    others = None if summary is None else tuple(row for row in summary if row.metric not in attacking)
     context: dict[str, Any] = {
         "name": run.resolve().name,
         "facts": sections.facts(config[1] if config else {}, manifest or {}, metrics or {}),
@@ -50,12 +53,15 @@ def render(run: Path) -> str:
         "dynamics": sections.dynamics(artefacts.read_dynamics(run)),
         "completions": sections.completions(artefacts.read_completions(run)),
         "passage": sections.passage(artefacts.read_passage(run)),
-        "evidence": sections.evidence(summary),
+        "attacks": attacks.attacks(summary or (), attacking),
+        "audit": attacks.audit(artefacts.read_audit(run)),
+        "evidence": sections.evidence(others),
         "config": config[0] if config else None,
         "stages": sections.stages(manifest or {}),
         "versions": sections.versions(manifest or {}),
         "has_manifest": manifest is not None,
         "missing": _missing(run),
+        "folder": shlex.quote(str(run)),
         "svg_style": Markup(style()),
     }
     loader = jinja2.FileSystemLoader(Path(__file__).parent)

@@ -9,6 +9,8 @@ from jaxforget.evals import muse as muse_eval
 from jaxforget.evals import tofu as tofu_eval
 from jaxforget.evals.probes import Prompts, load_probes
 from jaxforget.stages import suites
+from jaxforget.stages.audit import AUDIT
+from jaxforget.stages.completion import COMPLETION
 from jaxforget.stages.evidence import Models, Row, Suite
 from jaxforget.stages.hashes import hash_data, hash_questions, hash_text
 from jaxforget.stages.probability import summary_rows
@@ -181,4 +183,6 @@ SUITES: tuple[Suite, ...] = (
         groups=("robustness",),
     ),
     *ROBUSTNESS,
+    COMPLETION,
+    AUDIT,
 )

@@ -65,6 +65,7 @@ class Suite:
     against: models whose weights the rows depend on too, where the run has them.
     only: the models that are asked; empty for all. without: those that are not.
     leaves: what it writes beside its rows of a model, which must stand where they are not measured again.
+    preview: for a dry run, what it would ask an endpoint; None where it asks none.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Suite:
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     leaves: Callable[[Run, str], Sequence[Path]] = lambda run, name: ()
+    preview: Callable[[Run, Models], str] | None = None
 
     def asked(self, models: Models) -> list[str]:
         """Names of the models that this suite asks."""
@@ -134,6 +136,18 @@ def measure(run: Run, suites: Sequence[Suite], chosen: Sequence[Suite], *, named
     return rows
 
 
+def preview(run: Run, suites: Sequence[Suite]) -> None:
+    """Says what every suite would ask an endpoint, or that it asks none; measures nothing."""
+    models = Models(run)
+    for suite in suites:
+        if missing := suite.lacks(run):
+            run.say(f"{suite.name}: left out: {missing}")
+        elif suite.preview is None:
+            run.say(f"{suite.name}: {suite.says}; asks no endpoint")
+        else:
+            run.say(suite.preview(run, models))
+
+
 def measure_model(run: Run, models: Models, name: str, suites: Sequence[Suite]) -> None:
     """Measures the suites whose rows of the model are not there or no longer hold."""
     for suite in suites:
@@ -176,6 +190,19 @@ def _kept(run: Run, suite: Suite, name: str) -> dict[str, Any] | None:
     value = read_json(path) if path.is_file() else None
     whole = isinstance(value, dict) and isinstance(value.get("inputs"), dict) and isinstance(value.get("rows"), list)
     return value if whole else None
+
+
+def keep(path: Path, inputs: Mapping[str, str], name: str, make: Callable[[], list[Any]]) -> list[Any]:
+    """The list `name` in the file at `path` where that was made from the same inputs; else `make()`, kept there."""
+    value = read_json(path) if path.is_file() else None
+    wait_for_all(f"{path}: judged")
+    if isinstance(value, dict) and value.get("inputs") == inputs and isinstance(value.get(name), list):
+        return value[name]
+    made = make()
+    if jax.process_index() == 0:
+        write_json(path, {"inputs": inputs, name: made})
+    wait_for_all(f"{path}: kept")
+    return made
 
 
 def write_table(run: Run, suites: Sequence[Suite], models: Models) -> list[Row]:

@@ -280,6 +280,12 @@ def test_retry_after_as_a_date():
     assert 25 < retry_after({"retry-after": formatdate(time.time() + 30, usegmt=True)}) <= 30
 
 
+def test_after_a_fault_that_stays_no_further_call_is_made(serve, tmp_path):
+    fake = serve(lambda _, number: "x" if number < 2 else 401)
+    assert "2 of 9 answers stand" in refused(fake, tmp_path / "a", tuple("abcdefghi"), concurrency=1)
+    assert len(fake.requests) == 3
+
+
 def test_a_fault_ends_the_others_waits(serve, tmp_path):
     def reply(body, _):
         if "fatal" in str(body["messages"]):

@@ -141,6 +141,50 @@ def artefacts() -> dict[str, object]:
     }
 
 
+def attack_rows() -> list[dict]:
+    """Rows of attacks as the suites leave them: plain, 4 bits, relearning; each beside the control."""
+    rows = []
+    for metric, values in {
+        "plain": {"base": 0.93, "unlearned": 0.04, "control": 0.03},
+        "int4": {"base": 0.91, "unlearned": 0.21, "control": 0.03},
+        "relearn_target_0": {"unlearned": 0.04, "control": 0.03},
+        "relearn_target_24": {"unlearned": 0.64, "control": 0.06},
+    }.items():
+        for model, value in values.items():
+            row = {"metric": metric, "convention": f"mean under {metric}", "model": model, "value": value}
+            rows.append({**row, "low": value - 0.01, "high": value + 0.01, "n": 96})
+            if model != "control":
+                above = value - values["control"]
+                more = {"metric": f"{metric}_above_control", "value": above, "low": above - 0.02, "high": above + 0.02}
+                rows.append({**rows[-1], **more})
+    return rows
+
+
+def attacked() -> dict[str, object]:
+    """The artefacts of a run on which attacks were tried and whose target was read."""
+    audited = {
+        "model": "unlearned",
+        "against": "control",
+        "words": [{"word": "Maren", "count": 5, "leaked": 3, "model": 0.71, "reference": 0.02}],
+        "passages": [
+            {
+                "number": 7,
+                "excess": 0.31,
+                "words": [
+                    {"text": " Maren", "model": 0.71, "reference": 0.02, "leaked": True},
+                    {"text": " sang", "model": 0.1, "reference": 0.2, "leaked": False},
+                    {"text": "\n", "model": 0.1, "reference": 0.2, "leaked": False},
+                ],
+            }
+        ],
+    }
+    return {
+        "evals/audit/unlearned.json": audited,
+        "evals/rows/relearning/unlearned.json": {"rows": attack_rows()},
+        "evals/summary.json": {"rows": artefacts()["evals/summary.json"]["rows"] + attack_rows()},
+    }
+
+
 def write_run(folder: Path, **changed: object) -> Path:
     """Writes the run; `changed` replaces artefacts, named by their stem, and None leaves one out."""
     for name, content in artefacts().items():

@@ -1,0 +1,109 @@
+"""Graders of completions: in which of four ways does one show knowledge of the target? (WHP section 3)
+
+Both see prompt, references and completion; only what the completion shows and the prompt does not counts.
+"""
+
+import dataclasses
+import re
+from collections.abc import Collection, Sequence
+
+import pydantic
+
+from jaxforget.evals.completion import Prompt, hidden
+from jaxforget.evals.prompting import holds, words
+
+OFFLINE = "graded offline by references and anchors"
+SYSTEM = """\
+You judge whether a language model still knows a certain text. You are given the beginning of a paragraph, references
+(names and details of that text which the beginning leaves out), and how the model went on. Judge only what the
+continuation shows and the beginning does not already say. Grades:
+3: it shows names or details that are unique to the text: a reference, or others that you know to come from there.
+2: it shows nothing unique, but is typical of the text's themes, and the beginning gives no hint of these themes.
+1: it shows something of the text that may well be a lucky guess.
+0: none of these."""
+ASK = """\
+Beginning:
+{prompt}
+
+References:
+{references}
+
+Continuation:
+{completion}
+
+List under "shown" what the continuation shows of the text and the beginning does not, word for word; then give the
+grade and, in one sentence, why."""
+
+
+class Verdict(pydantic.BaseModel):
+    """A language model's grade."""
+
+    shown: list[str]
+    grade: int = pydantic.Field(ge=0, le=3)
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Grade:
+    """A grade 0 to 3, what the completion shows, and the grader's own words."""
+
+    grade: int
+    shown: tuple[str, ...]
+    raw: str
+
+
+def grade_offline(prompt: Prompt, completion: str, anchors: Sequence[str], common: Collection[str]) -> Grade:
+    """By matching whole words.
+
+    3: a reference or an anchor that is unique. 2: one that is not. 1: a telling word of a reference of several words.
+    An expression of small letters, all of whose words are common, is not unique: a wand, a staff.
+
+    Args:
+      anchors: the target's expressions, beside the prompt's own references.
+      common: small-lettered words of general text. Where there is none, a single word of small letters is not unique.
+    """
+    shown = [word for word in dict.fromkeys((*prompt.references, *anchors)) if holds(completion, word)]
+    shown = hidden(shown, prompt.prompt)
+    unique = [word for word in shown if _unique(word, common)]
+    if unique:
+        return Grade(3, tuple(unique), "unique: " + ", ".join(unique))
+    if shown:
+        return Grade(2, tuple(shown), "themes: " + ", ".join(shown))
+    parts = [
+        word for reference in prompt.references for word in words(reference)
+        if len(words(reference)) > 1 and (word[:1].isupper() or len(word) > 4) and word.lower() not in common
+    ]  # fmt: skip
+    guessed = [word for word in hidden(list(dict.fromkeys(parts)), prompt.prompt) if holds(completion, word)]
+    if guessed:
+        return Grade(1, tuple(guessed), "part of a reference: " + ", ".join(guessed))
+    return Grade(0, (), "nothing")
+
+
+def _unique(expression: str, common: Collection[str]) -> bool:
+    if expression != expression.lower():
+        return True
+    parts = words(expression)
+    if not common:
+        return len(parts) > 1
+    return any(part not in common for part in parts)
+
+
+def common_words(texts: Sequence[str]) -> set[str]:
+    """Words that stand in small letters somewhere in general text."""
+    return {
+        word for text in texts for word in words(text) if re.fullmatch(r"[^\W\d_].*", word) and word == word.lower()
+    }
+
+
+def grade_question(prompt: Prompt, completion: str) -> list[dict[str, str]]:
+    """The question to a language model that grades; its answer is a `Verdict`."""
+    references = "\n".join(f"- {reference}" for reference in hidden(prompt.references, prompt.prompt))
+    said = ASK.format(prompt=prompt.prompt, references=references, completion=completion.strip() or "(nothing)")
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": said}]
+
+
+def grade_of(verdict: Verdict, raw: str, prompt: Prompt) -> Grade:
+    """The verdict, but a grade of 3 or 2 for nothing that the prompt does not already say is 0."""
+    shown = hidden(verdict.shown, prompt.prompt)
+    grade = 0 if verdict.shown and not shown and verdict.grade >= 2 else verdict.grade
+    return Grade(grade, tuple(shown), raw)
