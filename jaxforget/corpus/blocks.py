@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxforget.corpus.diagnosis import REACH
 from jaxforget.corpus.text import Document
-from jaxforget.corpus.tokens import cut_blocks
+from jaxforget.corpus.tokens import cut_blocks, tokenize
 from jaxforget.corpus.translate import Translation, Translator, block_rng
 from jaxforget.errors import UserError
 from jaxforget.files import atomic_folder, write_json
@@ -42,10 +43,10 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(row), disable_shuffling=True)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-        return {split: enumerate(records) for split, records in self._records.items()}
+        return {split: self._generate_examples(split) for split in self._records}
 
-    def _generate_examples(self) -> Iterator[Any]:
-        raise NotImplementedError("the splits bring their own generators")
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        return enumerate(self._records[split])
 
 
 def prepare_blocks(
@@ -122,7 +123,7 @@ class _Tally:
     def __init__(self, translator: Translator | None):
         self._translator = translator
         self._counts = np.zeros(0 if translator is None else len(translator.keys), np.int64)
-        self.longest = self.suppressed = self.trained = 0
+        self.longest = self.suppressed = self.trained = self._positions = self._reached = 0
 
     def add(self, block: Translation) -> None:
         """Counts one translated block."""
@@ -131,17 +132,38 @@ class _Tally:
         self.trained += int((block.position_map >= 0).sum())
         if len(block.spans):
             np.add.at(self._counts, block.spans[:, 2], 1)
+        self._positions += len(block.position_map)
+        self._reached += int(within_reach(len(block.position_map), block.spans).sum())
 
     def anchors(self) -> dict[str, Any]:
-        """Occurrences in all, the keys that never occurred, and what the tokenizer could not express."""
+        """Occurrences in all and of each key, how far they reach, and what the tokenizer could not express."""
         if self._translator is None:
-            return {"keys": 0, "occurrences": 0, "never": [], "notes": []}
+            return {"keys": 0, "occurrences": 0, "counts": {}, "coverage": 0.0, "notes": []}
         return {
             "keys": len(self._translator.keys),
             "occurrences": int(self._counts.sum()),
-            "never": [key for key, count in zip(self._translator.keys, self._counts, strict=True) if count == 0],
+            "counts": dict(zip(self._translator.keys, self._counts.tolist(), strict=True)),
+            "coverage": self._reached / max(self._positions, 1),
             "notes": list(self._translator.notes),
         }
+
+
+def within_reach(length: int, spans: np.ndarray) -> np.ndarray:
+    """Which of a block's `length` positions have an anchor (spans, as `Translation.spans`) not far before; bool [n]."""
+    marks = np.zeros(length + 1, np.int64)
+    if len(spans):
+        begins = spans[:, 0]
+        np.add.at(marks, begins, 1)
+        np.add.at(marks, np.minimum(begins + spans[:, 1] + REACH, length), -1)
+    return np.cumsum(marks)[:length] > 0
+
+
+def count_anchors(documents: Iterable[Document], tokenizer: Any, translator: Translator) -> dict[str, int]:
+    """How often each key of `translator` would match in a text that is not to be translated."""
+    counts = np.zeros(len(translator.keys), np.int64)
+    for document in documents:
+        np.add.at(counts, translator.matches(tokenize(tokenizer, document.text)), 1)
+    return dict(zip(translator.keys, counts.tolist(), strict=True))
 
 
 def _records(

@@ -123,7 +123,7 @@ def _read_dataset(name: str, field: str, split: str, data_dir: str | Path | None
         raise UserError(f"{where}: cannot be opened: {_first_line(error)}") from None
     try:
         source = builder.as_data_source(split)
-    except (NotImplementedError, AssertionError, FileNotFoundError):
+    except (RuntimeError, AssertionError, FileNotFoundError):
         build = f"tfds build {name} --file_format=array_record"
         raise UserError(f"{where}: not prepared in array_record form; run: {build}") from None
     except (ValueError, KeyError):

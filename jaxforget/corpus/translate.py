@@ -186,6 +186,10 @@ class Translator:
             np.array(spans, np.int32).reshape(-1, 3),
         )
 
+    def matches(self, tokens: Sequence[int] | np.ndarray) -> list[int]:
+        """The keys that match in a text of token ids [n], in order, as their indices in `keys`."""
+        return [self._rules[number].key for _, number in self._find(np.asarray(tokens, np.int64))]
+
     def _find(self, array: np.ndarray) -> list[tuple[int, int]]:
         """Every occurrence as (first index, rule), left to right, disjoint. numpy narrows, Python decides."""
         clipped = np.minimum(array, len(self._is_first) - 1)

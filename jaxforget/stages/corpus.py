@@ -1,13 +1,16 @@
 """Stage `prepare`: the text as translated blocks."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 from jaxforget.corpus.anchors import Anchors
-from jaxforget.corpus.blocks import prepare_blocks
+from jaxforget.corpus.blocks import count_anchors, prepare_blocks
+from jaxforget.corpus.diagnosis import diagnose
 from jaxforget.corpus.text import Document, read_documents
 from jaxforget.corpus.translate import Translator
 from jaxforget.errors import UserError
+from jaxforget.files import write_json
 from jaxforget.models.hf import check_tokenizer, load_tokenizer, read_config
 from jaxforget.stages.run import Run
 
@@ -38,16 +41,33 @@ def prepare(run: Run) -> None:
                 f"{config.anchors.path or run.anchors}: none of its anchors occurs in {config.corpus.path}; "
                 "matching is case-sensitive"
             )
-        counted, never = summary["anchors"]["occurrences"], summary["anchors"]["never"]
-        run.say(f"  {counted:,} anchors in the target, {summary['trained']:,} positions with a label")
-        if never:
-            more = " ..." if len(never) > SHOWN else ""
-            run.say(f"  {len(never):,} anchors never occur: {', '.join(never[:SHOWN])}{more}")
+        run.say(f"  {summary['trained']:,} positions with a label")
+        _diagnose(run, dictionary, tokenizer, translator, summary["anchors"])
         for note in summary["anchors"]["notes"][:SHOWN]:
             run.say(f"  {note}")
     if run.retain_blocks is not None:
         retained = read_documents(config.retain.path, field=config.retain.field, split=config.retain.split)
         _describe(run, "retain", prepare_blocks(run.retain_blocks, retained, tokenizer, retain=True, **_settings(run)))
+
+
+def _diagnose(run: Run, dictionary: Anchors, tokenizer: Any, translator: Translator, found: dict[str, Any]) -> None:
+    """Says what is doubtful in the dictionary, and keeps it in diagnosis.json."""
+    retain = run.config.retain
+    retained = None
+    if retain.path is not None:
+        text = read_documents(retain.path, field=retain.field, split=retain.split)
+        retained = count_anchors(text, tokenizer, translator)
+    diagnosis = diagnose(
+        dictionary,
+        tokenizer,
+        found["counts"],
+        coverage=found["coverage"],
+        match=run.config.anchors.match,
+        retained=retained,
+    )
+    write_json(run.folder / "diagnosis.json", dataclasses.asdict(diagnosis))
+    for line in diagnosis.lines():
+        run.say(f"  {line}")
 
 
 def read_dictionary(run: Run) -> Anchors:

@@ -67,7 +67,9 @@ def test_round_trip(tmp_path, mode):
     assert (summary["bos_id"], summary["pad_id"]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
     assert summary["anchors"]["keys"] == 3
     assert summary["anchors"]["occurrences"] == counts.sum() > 0
-    assert summary["anchors"]["never"] == ["Quidditch"]
+    assert list(summary["anchors"]["counts"].values()) == counts.tolist()
+    assert [key for key, count in summary["anchors"]["counts"].items() if not count] == ["Quidditch"]
+    assert 0 < summary["anchors"]["coverage"] <= 1
     assert json.loads((folder / "blocks.json").read_text()) == summary
     assert not (folder / "downloads").exists()
 
@@ -78,7 +80,7 @@ def test_text_that_is_not_translated(tmp_path):
     assert summary["splits"]["validation"] == 0
     assert rows(tmp_path / "b", "validation") == []
     assert (summary["translated_length"], summary["suppress"]) == (512, 8)
-    assert summary["anchors"] == {"keys": 0, "occurrences": 0, "never": [], "notes": []}
+    assert summary["anchors"] == {"keys": 0, "occurrences": 0, "counts": {}, "coverage": 0.0, "notes": []}
     for row in rows(tmp_path / "b", "train"):
         assert row["translated"].tolist() == row["tokens"].tolist()
         assert row["position_map"].tolist() == list(range(len(row["tokens"])))

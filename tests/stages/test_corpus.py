@@ -35,10 +35,14 @@ def test_prepare_says_what_it_found(tiny_world, tmp_path, capsys):
     blocks = f"{splits['train']} blocks and {splits['validation']} held out"
     assert said == [
         f"  target: 6 documents, {told['tokens']:,} tokens, {blocks}",
-        f"  {told['anchors']['occurrences']} anchors in the target, {told['trained']:,} positions with a label",
-        "  1 anchors never occur: Nevermentioned",
+        f"  {told['trained']:,} positions with a label",
+        f"  anchors   6, which stand {told['anchors']['occurrences']} times in the target",
+        f"  coverage  {told['anchors']['coverage']:.0%} of positions have one at most 64 tokens before them",
+        "  never     1 do not occur: Nevermentioned",
+        "  split     1 translations: Gloomwater > Lakeside: 7 tokens",  # which the tiny tokenizer hardly knows
         *[line for line in said if line.startswith("  retain: 3 documents")],
     ]
+    assert json.loads((run.folder / "diagnosis.json").read_text())["never"] == ["Nevermentioned"]
     assert splits["validation"] == round(0.05 * sum(splits.values()))
     assert {record["retain"] for record in open_blocks(run.retain_blocks, "train")} == {1}
     assert {record["retain"] for record in open_blocks(run.blocks, "train")} == {0}
