@@ -1,5 +1,6 @@
 """Prepared blocks as batches: every batch a pure function of (seed, step), read ahead by grain's threads."""
 
+import contextlib
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +36,41 @@ def open_blocks(folder: str | Path, split: str) -> Sequence[dict[str, Any]]:
     data = next(Path(folder).glob("*/*/features.json"), None)
     if data is None:
         raise UserError(f"{folder}: its records are missing; run jaxforget prepare again")
-    return tfds.builder_from_directory(data.parent).as_data_source(split)
+    folder = Path(folder)
+    with _told(folder):
+        return _Records(tfds.builder_from_directory(data.parent).as_data_source(split), folder)
+
+
+class _Records(Sequence):
+    """The records of a split; what is damaged is told in a line."""
+
+    def __init__(self, source: Any, folder: Path):
+        self._source, self._folder = source, folder
+
+    def __len__(self) -> int:
+        with _told(self._folder):
+            return len(self._source)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        with _told(self._folder):
+            return self._source[number]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[number] for number in range(len(self)))
+
+    def __getitems__(self, numbers: Sequence[int]) -> Sequence[dict[str, Any]]:
+        with _told(self._folder):
+            return self._source.__getitems__(numbers)
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Damage that the record reader meets, as a line that names the folder and the mend."""
+    try:
+        yield
+    except RuntimeError as error:
+        fault = str(error).partition("\n")[0].partition(";")[0]
+        raise UserError(f"{folder}: its records are damaged ({fault}); delete it and run jaxforget prepare") from None
 
 
 def steps_per_epoch(folder: str | Path, split: str, batch_size: int) -> int:

@@ -1,4 +1,5 @@
 import itertools
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -198,3 +199,19 @@ def test_an_open_iterator_does_not_keep_a_process_from_ending(folders):
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout.strip()) == (0, "done"), done.stderr
     assert "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize("damage", ["empty", "no records", "other bytes"])
+def test_damaged_records_are_told_in_a_line(damage, folders, tmp_path):
+    folder = shutil.copytree(folders[0], tmp_path / "blocks")
+    path = next(folder.glob("*/*/*train.array_record*"))
+    whole = path.read_bytes()
+    other = whole[:200] + bytes(byte ^ 255 for byte in whole[200:900]) + whole[900:]
+    path.write_bytes({"empty": b"", "no records": b"x" * len(whole), "other bytes": other}[damage])
+    with pytest.raises(
+        UserError, match="blocks: its records are damaged .*; delete it and run jaxforget prepare"
+    ) as told:
+        list(open_blocks(folder, "train"))
+    assert "\n" not in str(told.value)
+    with pytest.raises(UserError, match="its records are damaged"):
+        list(read_all(folder, "train", 4))
