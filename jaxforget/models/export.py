@@ -97,21 +97,12 @@ def save_params(
     if LlamaConfig.from_hf(raw) != config:
         raise ValueError("raw_config describes another model than config")
     flat = traverse_util.flatten_dict(params, sep="/")
-    order = list(_export_order(config))
     for leaf in leaves(config):
         if leaf.name not in flat or flat[leaf.name].shape != leaf.shape:
             raise ValueError(f"parameter {leaf.name} must be {leaf.shape}")
-    tensors = (_to_host(flat[leaf.name], leaf, layer, dtype) for _, leaf, layer in order)
+    tensors = (_to_host(flat[leaf.name], leaf, layer, dtype) for _, leaf, layer in export_order(config))
     if jax.process_index() == 0:
-        try:
-            with atomic_folder(folder) as partial:
-                shapes = {name: leaf.stored_shape for name, leaf, _ in order}
-                _write_weights(partial, shapes, tensors, dtype, max_shard_bytes)
-                _write_papers(partial, raw, config, tokenizer_source, dtype)
-                write_text(partial / "README.md", model_card)
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"{folder}: cannot be written: {reason}; free space or name another folder") from None
+        write_model(folder, tensors, config, raw, tokenizer_source, dtype, max_shard_bytes, model_card)
     else:
         for _ in tensors:
             pass
@@ -119,7 +110,33 @@ def save_params(
         multihost_utils.sync_global_devices(f"jaxforget.save_params {folder}")
 
 
-def _export_order(config: LlamaConfig) -> Iterator[tuple[str, Leaf, int | None]]:
+def write_model(
+    folder: str | Path,
+    tensors: Iterator[np.ndarray],
+    config: LlamaConfig,
+    raw_config: dict[str, Any],
+    tokenizer_source: Any,
+    dtype: np.dtype,
+    max_shard_bytes: int,
+    model_card: str,
+) -> None:
+    """`save_params` of a model that need not exist whole: `tensors` yields what `export_order` names, as it is stored.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    try:
+        with atomic_folder(folder) as partial:
+            shapes = {name: leaf.stored_shape for name, leaf, _ in export_order(config)}
+            _write_weights(partial, shapes, tensors, dtype, max_shard_bytes)
+            _write_papers(partial, raw_config, config, tokenizer_source, dtype)
+            write_text(partial / "README.md", model_card)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{folder}: cannot be written: {reason}; free space or name another folder") from None
+
+
+def export_order(config: LlamaConfig) -> Iterator[tuple[str, Leaf, int | None]]:
     """(Hugging Face name, parameter, layer) of every tensor, layer by layer: a file holds whole layers."""
     table = leaves(config)
     single = [(leaf.template, leaf, None) for leaf in table if not leaf.stacked]

@@ -1,0 +1,264 @@
+#!/usr/bin/env python3
+"""Times the forget step beside a plain PyTorch one: same weights, same batch, same threads, in one run; .venv/bin/python.
+
+Three sides, each a process of its own: `ours` is the step that `jaxforget forget` runs; `torch` is what one would write
+today with `transformers`: three models, labels by equation 1 from whole logits, AdamW; `cached` is ours with labels made
+beforehand and no teacher, so that the price of in-step labels is known. Steps are taken in turns, a warm-up first; medians.
+
+Tokens are the blocks' positions, trained or not. Memory is the peak while steps run, libraries included, without the
+three models' weights and the optimiser's moments; gradients stay in. On a GPU the models are Llama-2-7B in bfloat16 with
+random weights made there, one side after the other, and the share of the card's rate in large products is told too,
+at 10N FLOP a token (`jaxforget plan` says what that convention leaves out).
+
+key=value words are options of a run (`jaxforget run --help`), for ours alone: targets.tile=512, model.remat=full ...
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from make_random_llama import shape_of, write_random_llama
+
+from jaxforget.config import config_from
+from jaxforget.errors import UserError
+from jaxforget.models.config import LlamaConfig
+from jaxforget.models.export import config_to_hf
+from jaxforget.models.layout import parameter_count
+
+SIDES = ("ours", "torch", "cached")
+CPU_SHAPE = {"layers": 4, "width": 512, "inner": 1376, "heads": 8, "words": 32_000}
+SUPPRESSED = 16
+AGREE = 1e-3  # relative, of the sides' first losses: what rounding may do, with a label or two turned by it
+
+
+def make_batch(blocks: int, length: int, untrained: float, words: int, seed: int) -> dict[str, np.ndarray]:
+    """A batch of `train.step` on random words: names of two tokens replaced by two others, `untrained` of all positions.
+
+    Every replaced name takes its first position out of the loss, and the second occurrence the one before it too.
+    """
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(3, words, (blocks, length), np.int32)
+    translated = tokens.copy()
+    position_map = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape).copy()
+    ids, start = (np.full((blocks, SUPPRESSED), -1, np.int32) for _ in range(2))
+    for row in range(blocks):
+        out = rng.permutation(np.arange(1, length - 1))[: round(untrained * length)]
+        position_map[row, out] = -1
+        translated[row, out] = rng.integers(3, words, len(out))
+        first = np.sort(out)[:SUPPRESSED]
+        ids[row, : len(first)], start[row, : len(first)] = translated[row, first], first
+    return {
+        "tokens": tokens,
+        "translated": translated,
+        "position_map": position_map,
+        "suppress_ids": ids,
+        "suppress_from": start,
+        "weights": np.ones(tokens.shape, np.float32),
+        "retain": np.zeros(blocks, np.float32),
+    }
+
+
+class Side:
+    """A process that takes steps when told to."""
+
+    def __init__(self, name: str, settings: Path):
+        script = Path(__file__).parent / "bench" / "side.py"
+        self.name = name
+        self._process = subprocess.Popen(
+            [sys.executable, str(script), name, str(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"},
+        )
+        self.steps: list[dict[str, float]] = []
+
+    def answer(self) -> dict[str, Any]:
+        """The next answer."""
+        line = self._process.stdout.readline()
+        if not line:
+            raise UserError(f"side {self.name} ended with status {self._process.wait()}; what it said stands above")
+        return json.loads(line)
+
+    def step(self) -> None:
+        """Takes a step."""
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        self.steps.append(self.answer())
+
+    def end(self) -> dict[str, Any]:
+        """Its memory; the process ends."""
+        self._process.stdin.close()
+        found = self.answer()
+        self._process.wait()
+        return found
+
+    def kill(self) -> None:
+        """Whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+
+
+def run_sides(names: list[str], settings: Path, rounds: int, *, together: bool) -> dict[str, dict[str, Any]]:
+    """Each side's {"seconds" by step, "losses", "peak", "held", "libraries"}; a warm-up step is not among the seconds.
+
+    together: all sides stand at once and take turns, so that whatever else the machine does hits them alike; else one
+    after the other, for a device that holds one at a time.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for group in [names] if together else [[name] for name in names]:
+        sides: list[Side] = []
+        try:
+            for name in group:
+                sides.append(Side(name, settings))
+                sides[-1].answer()  # ready: one compiles or loads at a time
+            for turn in range(rounds + 1):
+                for side in sides:
+                    side.step()
+                    kind = "s" if turn else "s, warm-up"
+                    print(f"{side.name:7} {side.steps[-1]['seconds']:8.2f} {kind}", file=sys.stderr, flush=True)
+            for side in sides:
+                memory = side.end()
+                seconds = [step["seconds"] for step in side.steps[1:]]
+                found[side.name] = {"seconds": seconds, "losses": [step["loss"] for step in side.steps], **memory}
+        finally:
+            for side in sides:
+                side.kill()
+    return found
+
+
+def report(found: dict[str, dict[str, Any]], tokens: int, config: LlamaConfig, rate: float | None) -> dict[str, Any]:
+    """What is printed: tokens/s and bytes of every side, ratios of ours to the others; `rate` of large products."""
+    flops = 10 * parameter_count(config)
+    result: dict[str, Any] = {"sides": {}}
+    for name, side in found.items():
+        middle = statistics.median(side["seconds"])
+        side |= {"tokens_per_second": tokens / middle, "beyond_bytes": side["peak"] - side["held"]}
+        if rate is not None and name != "cached":
+            side["matmul_share"] = flops * side["tokens_per_second"] / rate
+        result["sides"][name] = side
+    ours, theirs, cached = (result["sides"].get(name) for name in SIDES)
+    if ours and theirs:
+        result["tokens_per_second_ratio"] = ours["tokens_per_second"] / theirs["tokens_per_second"]
+        result["memory_ratio"] = ours["beyond_bytes"] / theirs["beyond_bytes"]
+    if ours and cached:
+        result["cached_ratio"] = cached["tokens_per_second"] / ours["tokens_per_second"]
+    return result | {"matmul_flops_per_second": rate}
+
+
+def check_losses(found: dict[str, dict[str, Any]]) -> None:
+    """Raises `UserError` unless the sides start from one loss: else they did not do the same work."""
+    losses = {name: side["losses"][0] for name, side in found.items()}
+    low, high = min(losses.values()), max(losses.values())
+    if not high - low <= AGREE * abs(low):
+        raise UserError(f"the first losses disagree: {losses}; the sides did not compute the same step")
+
+
+def as_text(result: dict[str, Any]) -> str:
+    """A table."""
+    lines = [f"{'':8}{'tokens/s':>10}{'s a step':>10}{'memory beyond weights':>24}{'(libraries)':>14}  losses"]
+    for name, side in result["sides"].items():
+        losses = " ".join(f"{loss:.5f}" for loss in (side["losses"][0], side["losses"][-1]))
+        lines.append(
+            f"{name:8}{side['tokens_per_second']:10.0f}{statistics.median(side['seconds']):10.2f}"
+            f"{side['beyond_bytes'] / 2**30:20.2f} GiB{side['libraries'] / 2**30:10.2f} GiB  {losses}"
+        )
+    for name, side in result["sides"].items():
+        if "matmul_share" in side:
+            lines.append(f"{name}: {side['matmul_share']:.1%} of the rate of large products, at 10N FLOP a token")
+    if "memory_ratio" in result:
+        ratios = f"{result['tokens_per_second_ratio']:.2f} x its tokens/s at {result['memory_ratio']:.2f} x its memory"
+        lines.append(f"ours over torch: {ratios}")
+    if "cached_ratio" in result:
+        lines.append(f"with cached labels and no teacher: {result['cached_ratio']:.2f} x ours")
+    return "\n".join(lines)
+
+
+def parse() -> argparse.Namespace:
+    """The command line, the device's own defaults filled in."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words_for_ours", metavar="key=value", nargs="*", help="options of a run")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"), help="[a GPU where there is one]")
+    parser.add_argument("--side", action="append", choices=SIDES, help="only this one; may be repeated [all]")
+    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each side [5]")
+    parser.add_argument("--blocks", type=int, default=8, help="in a step [8]")
+    parser.add_argument("--length", type=int, default=512, help="tokens of a block [512]")
+    parser.add_argument("--untrained", type=float, default=0.25, help="share of the positions [0.25]")
+    parser.add_argument("--threads", type=int, help="on a CPU [all that this process may use]")
+    parser.add_argument("--layers", type=int, help="[4; of Llama-2-7B on a GPU, as all of the model's]")
+    parser.add_argument("--width", type=int, help="of the hidden states [512]")
+    parser.add_argument("--inner", type=int, help="of the feed-forward part [1376]")
+    parser.add_argument("--heads", type=int, help="[8]")
+    parser.add_argument("--words", type=int, help="of the vocabulary [32000]")
+    parser.add_argument("--random-on-device", action="store_true", help="as on a GPU: no files; losses differ")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    given = parser.parse_args()
+    if given.rounds < 1 or given.blocks < 1 or given.length < 8 or not 0 <= given.untrained < 1:
+        raise UserError("--rounds and --blocks are 1 or more, --length 8 or more, --untrained from 0 to below 1")
+    if given.device == "auto":
+        given.device = "gpu" if shutil.which("nvidia-smi") else "cpu"
+    given.like = "meta-llama/Llama-2-7b-hf"
+    if given.device == "cpu":
+        for name, size in CPU_SHAPE.items():
+            if getattr(given, name) is None:
+                setattr(given, name, size)
+        given.threads = given.threads or len(os.sched_getaffinity(0))
+    return given
+
+
+def main() -> None:
+    """Measures and prints."""
+    given = parse()
+    config = dataclasses.replace(shape_of(given), max_position_embeddings=max(given.length, 16))
+    gpu = given.device == "gpu"
+    defaults = ["model.dtype=bfloat16", "model.remat=full"] if gpu else ["model.dtype=float32", "model.remat=none"]
+    words = [*defaults, f"forget.batch={given.blocks}", *given.words_for_ours]
+    run = config_from({}, words)  # a wrong word should not wait for the weights
+    names = [name for name in SIDES if given.side is None or name in given.side]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.savez(folder / "batch.npz", **make_batch(given.blocks, given.length, given.untrained, config.vocab_size, 0))
+        on_device = gpu or given.random_on_device
+        if not on_device:
+            for seed, model in enumerate(("base", "reinforced")):
+                write_random_llama(folder / model, config, dtype="float32", seed=seed)
+        settings = {
+            "device": given.device,
+            "threads": given.threads,
+            "config": config_to_hf(config),
+            "batch": str(folder / "batch.npz"),
+            "base": None if on_device else str(folder / "base"),
+            "reinforced": None if on_device else str(folder / "reinforced"),
+            "words": words,
+            "learning_rate": run.forget.learning_rate,
+            "checkpointing": gpu,
+        }
+        (folder / "settings.json").write_text(json.dumps(settings))
+        rate = None
+        if gpu:
+            matmul = Side("matmul", folder / "settings.json")
+            rate = matmul.answer()["rate"]
+            matmul.kill()
+        found = run_sides(names, folder / "settings.json", given.rounds, together=not gpu)
+    if not on_device:
+        check_losses(found)
+    result = report(found, given.blocks * given.length, config, rate)
+    result["shape"] = {key: getattr(given, key) for key in ("device", "threads", "blocks", "length", "untrained")}
+    result["shape"] |= {"options": words, "config": settings["config"], "load": os.getloadavg()[0]}
+    print(json.dumps(result, indent=1) if given.json else as_text(result))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"bench_step: {error}")
