@@ -70,8 +70,8 @@ def load(folder: str | Path, dtype: str = "float32", mesh: Mesh | None = None, r
 
 def make_module(config: LlamaConfig, mesh: Mesh, dtype: str, remat: str) -> Llama:
     """The Linen module of `config`, computing in `dtype`, its activations pinned to `mesh`'s batch axes."""
-    # A loop around very few layers costs more time (residuals copied in and out) than its shorter compilation saves. But
-    # only a loop keeps the compiler from recomputing every layer first, all at once, which is as good as no remat.
+    # A loop around very few layers costs more time (residuals copied in and out) than its shorter compilation saves.
+    # But only a loop keeps the compiler from recomputing all layers at once, which holds as much as no remat.
     unroll = config.num_hidden_layers if config.num_hidden_layers <= SHALLOW and remat == "none" else 1
     return Llama(config, dtype=jnp.dtype(dtype), remat=remat, unroll=unroll, constrain=ActivationSharding(mesh))
 

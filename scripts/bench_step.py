@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Times the forget step beside a plain PyTorch one: same weights, same batch, same threads, in one run; .venv/bin/python.
+"""Times the forget step beside a plain PyTorch one: same weights, batch and threads, in one run; .venv/bin/python.
 
 Three sides, each a process of its own: `ours` is the step that `jaxforget forget` runs; `torch` is what one would write
-today with `transformers`: three models, labels by equation 1 from whole logits, AdamW; `cached` is ours with labels made
-beforehand and no teacher, so that the price of in-step labels is known. Steps are taken in turns, a warm-up first; medians.
+today with `transformers`: three models, labels by equation 1 from whole logits, AdamW; `cached` is ours with labels
+made beforehand and no teacher, so that the price of in-step labels is known. They step in turns, a warm-up first;
+medians.
 
 Tokens are the blocks' positions, trained or not. Memory is the peak while steps run, libraries included, without the
-three models' weights and the optimiser's moments; gradients stay in. On a GPU the models are Llama-2-7B in bfloat16 with
-random weights made there, one side after the other, and the share of the card's rate in large products is told too,
-at 10N FLOP a token (`jaxforget plan` says what that convention leaves out).
+three models' weights and the optimiser's moments; gradients stay in. On a GPU the models are Llama-2-7B in bfloat16
+with random weights made there, one side after the other, and the share of the card's rate in large products is told
+too, at 10N FLOP a token (`jaxforget plan` says what that convention leaves out).
 
 key=value words are options of a run (`jaxforget run --help`), for ours alone: targets.tile=512, model.remat=full ...
 """
@@ -41,10 +42,8 @@ AGREE = 1e-3  # relative, of the sides' first losses: what rounding may do, with
 
 
 def make_batch(blocks: int, length: int, untrained: float, words: int, seed: int) -> dict[str, np.ndarray]:
-    """A batch of `train.step` on random words: names of two tokens replaced by two others, `untrained` of all positions.
-
-    Every replaced name takes its first position out of the loss, and the second occurrence the one before it too.
-    """
+    """A batch of `train.step` on random words, as long translated as not: `untrained` of the positions are replaced words
+    that leave the loss, and the first `SUPPRESSED` of a row are suppressed after they occurred."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(3, words, (blocks, length), np.int32)
     translated = tokens.copy()

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes a Hugging Face folder with the shape of a Llama and random weights, a tensor at a time; .venv/bin/python.
 
-Llama-2-7B in bfloat16 unless told otherwise: 13.5 GB in files of at most 10 GB, so two of them. What loading, saving and
-training cost does not depend on what the weights are. The tokenizer knows bytes only, unless one is given to copy.
+Llama-2-7B in bfloat16 unless told otherwise: 13.5 GB in files of at most 10 GB, so two of them. What loading, saving
+and training cost does not depend on what the weights are. The tokenizer knows bytes only, unless one is given to copy.
 """
 
 import argparse

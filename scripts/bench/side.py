@@ -1,6 +1,7 @@
-"""One side of bench_step.py in a process of its own: `side.py SIDE SETTINGS`; a line read is a step, an answer a line.
+"""One side of bench_step.py in a process of its own: `side.py SIDE SETTINGS`; a line it reads is a step to take.
 
-Answers are JSON: {"held"} once it stands, then {"seconds", "loss"} a step; at the end of its input {"peak", "libraries"}.
+Answers are JSON: {"ready"} once it stands, then {"seconds", "loss"} a step; at the end of its input {"peak", "held",
+"libraries"}, bytes.
 """
 
 import json
