@@ -42,8 +42,11 @@ AGREE = 1e-3  # relative, of the sides' first losses: what rounding may do, with
 
 
 def make_batch(blocks: int, length: int, untrained: float, words: int, seed: int) -> dict[str, np.ndarray]:
-    """A batch of `train.step` on random words, as long translated as not: `untrained` of the positions are replaced words
-    that leave the loss, and the first `SUPPRESSED` of a row are suppressed after they occurred."""
+    """A batch of `train.step` on random words, translated into as many.
+
+    `untrained` of the positions are replaced words that leave the loss; a row's first ones are suppressed once they
+    occurred.
+    """
     rng = np.random.default_rng(seed)
     tokens = rng.integers(3, words, (blocks, length), np.int32)
     translated = tokens.copy()
