@@ -25,8 +25,10 @@ from jaxforget.model import Model, load, make_forward
 from jaxforget.models.hf import save_params
 from jaxforget.models.llama import Llama
 from jaxforget.pipeline import run_chain, stage_seconds
-from jaxforget.stages import completing, suites
+from jaxforget.stages import attacking, completing, suites
+from jaxforget.stages.audit import audit_model
 from jaxforget.stages.card import plain_card
+from jaxforget.stages.completion import complete_and_grade
 from jaxforget.stages.probability import summary_rows
 from jaxforget.stages.run import fetch, put_rows
 from jaxforget.train.step import StepOptions, make_label_step
@@ -162,7 +164,12 @@ def evaluate(
       "memorization": `data=` text, `holdout=` text that was never trained on, `length=`, `limit=`, `field=`.
       "membership": `data=` text, `holdout=` text that was never trained on; else as "memorization".
       "multiple_choice": `data=FILE` of {"context", "choices", "answer"}, `delimiter=`.
-    What the files hold and the keywords mean is said in `jaxforget.stages.suites`.
+      "prompting": `probes`, `data=` the target's text, `anchors=`, `attacks=` your own words, `control=`.
+      "weights": `probes`, `base=`, `control=`.
+      "relearning": `probes`, `data=`, `neighbours=` other text, `control=`, `steps=`, `batch=`, `learning_rate=`.
+      "completion": `prompts=FILE`, or `data=` and `anchors=`; `heldout`, `count=`, `new_tokens=`, `temperature=`.
+      "audit": `data=`, `control=`; or `base=` and `anchors=`.
+    What the files hold and the keywords mean is said in `jaxforget.stages`: suites, attacking, completion, audit.
     """
     if suite in SUITES:
         settings |= {name: path for name, path in {"probes": probes, "heldout": heldout}.items() if path is not None}
@@ -189,6 +196,11 @@ SUITES = {
     "memorization": suites.memorization,
     "membership": suites.membership,
     "multiple_choice": suites.multiple_choice,
+    "prompting": attacking.prompting,
+    "weights": attacking.weights,
+    "relearning": attacking.relearning,
+    "completion": complete_and_grade,
+    "audit": audit_model,
 }
 
 
@@ -198,8 +210,12 @@ def _published(suite: str, model: Model, settings: dict[str, Any]) -> list[dict[
     for name in settings:
         if name not in known:
             raise UserError(f"suite={suite!r} knows no {name}=; it takes {', '.join(known)}")
-    if settings.get("data") is None:
-        raise UserError(f"suite={suite!r} needs data=, the file or folder with what to ask")
+    wanted = [
+        name for name, given in inspect.signature(SUITES[suite]).parameters.items() if given.default is given.empty
+    ]
+    for name in wanted[1:]:
+        if settings.get(name) is None:
+            raise UserError(f"suite={suite!r} needs {name}=, the file or folder with what to ask")
     return SUITES[suite](model, **settings)
 
 

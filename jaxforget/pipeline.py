@@ -11,9 +11,11 @@ import jax
 
 from jaxforget.config import Config, to_yaml
 from jaxforget.errors import UserError
+from jaxforget.evals.attacks import leak_table
 from jaxforget.files import write_text
 from jaxforget.manifest import changed, fingerprint
 from jaxforget.models.export import LICENCE_FILES, TOKENIZER_FILES
+from jaxforget.report.artefacts import read_attack_metrics
 from jaxforget.stages import anchors, corpus, evaluation, training
 from jaxforget.stages.catalogue import SUITES
 from jaxforget.stages.check import check
@@ -255,7 +257,10 @@ def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
     if any(suite.name == "probability" for suite in suites):
         run_stage(run, stages["eval"])
     _save_config(run)
-    measure(run, SUITES, suites, named=[name.strip() for name in names.split(",")])
+    rows = measure(run, SUITES, suites, named=[name.strip() for name in names.split(",")])
+    attacks = read_attack_metrics(run.folder)
+    for line in leak_table([row for row in rows if row["metric"] in attacks]):
+        run.say(f"  {line}")
     run.say(f"  {run.evals / 'summary.md'}")
     if (run.folder / "report.html").is_file():
         run_stage(run, stages["report"])

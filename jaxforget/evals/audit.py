@@ -130,13 +130,22 @@ def audit_rows(found: Sequence[Audited], *, control: bool, model: str) -> list[d
     counts = np.array([audited.watched.sum() for audited in found])
     if not counts.sum():
         return []
+    kinds = [("audit_leaked", leaks, said[0]), ("audit_excess", excess, said[1])]
+    if control:
+        # Two models that read the same differ too: what lies as far below says how much of the above is chance.
+        convention = f"share of words at least {LEAK} less probable than under the control"
+        kinds.append(("audit_below", lambda audited, control: leaks(_swapped(audited), control=control), convention))
     rows = []
-    for metric, of, convention in zip(("audit_leaked", "audit_excess"), (leaks, excess), said, strict=True):
+    for metric, of, convention in kinds:
         sums = np.array([of(audited, control=control).sum(dtype=np.float64) for audited in found])
         rows.append(
             evidence(metric, convention, model, sums.sum() / counts.sum(), counts.sum(), ratio_interval(sums, counts))
         )
     return rows
+
+
+def _swapped(audited: Audited) -> Audited:
+    return dataclasses.replace(audited, model=audited.reference, reference=audited.model)
 
 
 def ratio_interval(sums: np.ndarray, counts: np.ndarray, *, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
@@ -155,7 +164,9 @@ def ranked(
     passages: int = 20,
     words: int = 50,
 ) -> dict[str, Any]:
-    """What to read, worst first: words by their total excess, passages by their mean excess.
+    """What to read, worst first: words by what they add up to, passages by their mean excess.
+
+    A word's places add up with their sign: where a model is as often below the control as above, it knows no more.
 
     Args:
       spell: token ids -> text, blanks kept.
@@ -172,7 +183,8 @@ def ranked(
         for place in np.flatnonzero(audited.watched):
             first, end = audited.passage.words[place]
             word = spell(audited.passage.ids[first:end]).strip(" \n\t.,;:!?\"'“”‘’()")
-            entry = (float(weights[place]), bool(leaked[place]), audited.model[place], audited.reference[place])
+            weight = audited.model[place] - audited.reference[place] if control else weights[place]
+            entry = (float(weight), bool(leaked[place]), audited.model[place], audited.reference[place])
             totals.setdefault(word, []).append(entry)
     worst = sorted(totals, key=lambda word: -sum(entry[0] for entry in totals[word]))
     listed = []

@@ -34,10 +34,15 @@ def lowest_mean(values: np.ndarray, share: float, *, at_least_one: bool = False)
 
 def auc(higher: np.ndarray, lower: np.ndarray) -> float:
     """P(a > b) + P(a = b) / 2 for a drawn from `higher` and b from `lower`: the area under the ROC curve."""
-    higher, ordered = np.asarray(higher, np.float64), np.sort(np.asarray(lower, np.float64))
-    below = np.searchsorted(ordered, higher, side="left")
-    up_to = np.searchsorted(ordered, higher, side="right")
-    return float((below + up_to).mean() / (2 * len(ordered)))
+    return float(shares_below(higher, lower).mean())
+
+
+def shares_below(higher: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    """fp64 [higher]: of each, the share of `lower` below it, equals counted half; their mean is `auc`."""
+    ordered = np.sort(np.asarray(lower, np.float64))
+    below = np.searchsorted(ordered, np.asarray(higher, np.float64), side="left")
+    up_to = np.searchsorted(ordered, np.asarray(higher, np.float64), side="right")
+    return (below + up_to) / (2 * len(ordered))
 
 
 def membership_scores(

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from jaxforget.errors import UserError
-from jaxforget.evals.membership import ATTACKS, auc, membership_auc, membership_scores
+from jaxforget.evals.attacks import Outcome
+from jaxforget.evals.membership import ATTACKS, auc, membership_auc, membership_scores, shares_below
 from jaxforget.evals.rows import bootstrap, evidence, mean_evidence
 from jaxforget.evals.statistics import StatisticsScorer
 from jaxforget.evals.text_scores import Complete, decode, rouge_l
@@ -124,6 +125,20 @@ def membership_rows(
     """Rows auc_loss, auc_zlib, auc_min_k, auc_min_k_plus_plus: are `passages` told from `holdout`? As above."""
     scores = [_scores(texts, scorer, params, tokenizer, share) for texts in (passages, holdout)]
     return _auc_rows(*scores, model)
+
+
+def membership_outcomes(
+    passages: Sequence[Sequence[int]],
+    holdout: Sequence[Sequence[int]],
+    *,
+    scorer: StatisticsScorer,
+    params: Params,
+    tokenizer: Any,
+    share: float = 0.4,
+) -> list[Outcome]:
+    """Each attack's share of `holdout` below every one of `passages`, whose mean is the AUC: for paired differences."""
+    scores = [_scores(texts, scorer, params, tokenizer, share) for texts in (passages, holdout)]
+    return [Outcome(f"auc_{name}", AUC_CONVENTION, shares_below(*(some[name] for some in scores))) for name in ATTACKS]
 
 
 def _scores(

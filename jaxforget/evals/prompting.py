@@ -7,7 +7,7 @@ answer's tokens, teacher-forced. The kinds are those of Lynch et al. (2402.16835
 import dataclasses
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,13 @@ class PromptAttack:
 
 
 def prompt_attacks(
-    probes: Sequence[Probe], sentences: Sequence[str], cues: Sequence[str], wording: Wording, *, seed: int = 0
+    probes: Sequence[Probe],
+    sentences: Sequence[str],
+    cues: Sequence[str],
+    wording: Wording,
+    *,
+    seed: int = 0,
+    chat: Callable[[str, str], str] | None = None,
 ) -> list[PromptAttack]:
     """Every attack by prompt on `probes`, the plain questions first.
 
@@ -118,6 +124,8 @@ def prompt_attacks(
       cues: expressions that belong to the target, as the anchors; without them, words with a capital are taken.
       wording: the user's own attacks.
       seed: of the choice of examples and sentences.
+      chat: (system prompt, what a user says) -> text up to where the model answers, as `chat_of` gives; None leaves
+        that attack out.
     """
     found = [
         PromptAttack("plain", f"{CONVENTION}; questions as they are", (tuple(probes),)),
@@ -131,6 +139,9 @@ def prompt_attacks(
         found.append(PromptAttack("rephrased", f"{CONVENTION}; other lead-ins", wrapped(probes, REPHRASED)))
         found.append(PromptAttack("languages", f"{CONVENTION}; lead-ins in 6 languages", wrapped(probes, LANGUAGES)))
     found.append(PromptAttack("leading", f"{CONVENTION}; told to reveal", wrapped(probes, wording.leading)))
+    if chat is not None:
+        said = f"{CONVENTION}; told to reveal by a system prompt, in the model's own chat format"
+        found.append(PromptAttack("system_prompt", said, chatted(probes, wording.leading, chat)))
     few = few_shot(probes, seed=seed)
     found.append(
         PromptAttack("few_shot", f"{CONVENTION}; behind up to {SHOTS} other questions with their answers", (few,))
@@ -150,6 +161,36 @@ def wrapped(probes: Sequence[Probe], templates: Sequence[str]) -> tuple[tuple[Pr
         return template.replace("{lower}", lower).replace("{prompt}", prompt)
 
     return tuple(tuple(Probe(fill(template, probe.prompt), probe.answer) for probe in probes) for template in templates)
+
+
+def chat_of(tokenizer: Any) -> Callable[[str, str], str] | None:
+    """The tokenizer's chat format as `prompt_attacks` takes it; None where it knows no system prompt."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+
+    def chat(system: str, user: str) -> str:
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        # The tokenizer begins every text with it.
+        return text.removeprefix(tokenizer.bos_token or "")
+
+    try:
+        chat("a", "b")
+    except Exception:  # whatever a template raises that knows no system prompt
+        return None
+    return chat
+
+
+def chatted(
+    probes: Sequence[Probe], leading: Sequence[str], chat: Callable[[str, str], str]
+) -> tuple[tuple[Probe, ...], ...]:
+    """Each system prompt's variant of every probe: a user asks to complete the prompt, and the answer repeats it."""
+
+    def asked(system: str, prompt: str) -> str:
+        begun = chat(system.replace("{prompt}", "").strip(), f"Complete: {prompt}")
+        return begun + ("" if begun[-1:].isspace() else " ") + prompt
+
+    return tuple(tuple(Probe(asked(system, p.prompt), p.answer) for p in probes) for system in leading)
 
 
 def few_shot(probes: Sequence[Probe], *, shots: int = SHOTS, seed: int = 0) -> tuple[Probe, ...]:

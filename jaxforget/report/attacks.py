@@ -62,7 +62,8 @@ def _curves(values: Mapping[tuple[str, str], Measurement], models: Sequence[str]
 
 def _reading(values: Mapping[tuple[str, str], Measurement], above: Mapping[tuple[str, str], Measurement]) -> str:
     """The attack that brings most back, in a sentence."""
-    found = {attack: row for (attack, model), row in above.items() if model == "unlearned"}
+    # On the way to base anything comes back in the end; it says how thin the forgetting is, and is no attack.
+    found = {a: row for (a, model), row in above.items() if model == "unlearned" and not a.startswith("back_to_base")}
     if not found:
         return "There is no control here: what any model would give under such an attack is not known."
     worst = max(found, key=lambda attack: found[attack].value)

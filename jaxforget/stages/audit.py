@@ -1,5 +1,6 @@
 """Suite `audit`: the words of the target that a model still predicts, and the passages to read."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -7,14 +8,26 @@ import numpy as np
 
 from jaxforget.corpus.anchors import Anchors
 from jaxforget.corpus.translate import Translator, block_rng
-from jaxforget.evals.audit import audit, audit_rows, cut_words, first_anchors, ranked, word_probabilities
+from jaxforget.errors import UserError
+from jaxforget.evals.audit import (
+    Audited,
+    audit,
+    audit_rows,
+    cut_words,
+    first_anchors,
+    ranked,
+    word_probabilities,
+)
 from jaxforget.files import write_json
+from jaxforget.model import Model
+from jaxforget.stages.corpus import read_dictionary
 from jaxforget.stages.evidence import Models, Row, Suite
 from jaxforget.stages.hashes import hash_data, hash_text
 from jaxforget.stages.run import Run
 from jaxforget.stages.suites import passages_of, scorer
 
 PASSAGE = 128  # tokens at most
+BLANKS = ("Ġ", "▁")
 
 
 def audit_file(run: Run, name: str) -> Path:
@@ -40,6 +53,28 @@ def _lacks(run: Run) -> str | None:
     return None
 
 
+def read_target(
+    model: Model, reference: Model, ids: Sequence[Sequence[int]], translator: Translator | None
+) -> list[Audited]:
+    """Passages (token ids) under a model and what it is read against.
+
+    `translator` None: that is a control, and every word is watched; else base, and its anchors' first places are.
+
+    Raises:
+      UserError: the two models have different tokens.
+    """
+    if reference.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+        raise UserError(f"{model.folder}: its tokens are not those of {reference.folder}, so no word can be compared")
+    passages = [cut_words(passage, model.tokenizer.convert_ids_to_tokens(list(passage))) for passage in ids]
+    mine = word_probabilities(scorer(model), model.params, passages)
+    other = word_probabilities(scorer(reference), reference.params, passages)
+    if translator is None:
+        return audit(passages, mine, other)
+    spans = [translator.translate(np.array(passage.ids), block_rng(0, 0)).spans for passage in passages]
+    watched = [first_anchors(passage, found) for passage, found in zip(passages, spans, strict=True)]
+    return audit(passages, mine, other, watched)
+
+
 def _measure(run: Run, models: Models, name: str) -> list[Row]:
     config, model = run.config, models[name]
     control = "control" in models
@@ -47,27 +82,49 @@ def _measure(run: Run, models: Models, name: str) -> list[Row]:
         return []
     length = min(PASSAGE, config.blocks.length)
     ids = passages_of(run.corpus, model, length=length, limit=config.evals.passages, field=config.corpus.field)
-    passages = [cut_words(passage, model.tokenizer.convert_ids_to_tokens(list(passage))) for passage in ids]
-    mine = word_probabilities(scorer(model), model.params, passages)
-    other = models["control" if control else "base"]
-    if other.tokenizer.get_vocab() != model.tokenizer.get_vocab():
-        run.say(f"  {name}: audit: left out: its tokens are not those of {other.folder}")
-        return []
-    reference = word_probabilities(scorer(other), other.params, passages)
-    watched = None
+    translator = None
     if not control:
-        anchors = Anchors.load(run.anchors, keep_all=True)
-        translator = Translator(anchors, model.tokenizer, match=config.anchors.match)
-        spans = [translator.translate(np.array(passage.ids), block_rng(0, 0)).spans for passage in passages]
-        watched = [first_anchors(passage, found) for passage, found in zip(passages, spans, strict=True)]
-    found = audit(passages, mine, reference, watched)
+        translator = Translator(read_dictionary(run), model.tokenizer, match=config.anchors.match)
+    try:
+        found = read_target(model, models["control" if control else "base"], ids, translator)
+    except UserError as fault:
+        # Of a model to compare with; it must not end the others' evaluation.
+        run.say(f"  {name}: audit: left out: {fault}")
+        return []
     if jax.process_index() == 0:
 
-        def spell(ids: list[int]) -> str:
-            return model.tokenizer.convert_tokens_to_string(model.tokenizer.convert_ids_to_tokens(list(ids)))
+        def spell(ids: Sequence[int]) -> str:
+            pieces = model.tokenizer.convert_ids_to_tokens(list(ids))
+            text = model.tokenizer.convert_tokens_to_string(pieces)
+            # Some tokenizers leave out the blank before the first word of what they spell.
+            return f" {text}" if pieces[0].startswith(BLANKS) and not text[:1].isspace() else text
 
         write_json(audit_file(run, name), {"model": name, **ranked(found, spell, control=control)})
     return audit_rows(found, control=control, model=name)
+
+
+def audit_model(
+    model: Model,
+    data: str | Path,
+    *,
+    control: Model | None = None,
+    base: Model | None = None,
+    anchors: str | Path | None = None,
+    length: int = PASSAGE,
+    limit: int = 200,
+    field: str = "text",
+) -> list[Row]:
+    """The audit of the text in `data`: against `control`, or without one against `base` at the places of `anchors`.
+
+    Args:
+      length: tokens of a passage. limit: passages at most. field: of .jsonl records.
+    """
+    if control is None and (base is None or anchors is None):
+        raise UserError("suite='audit' needs control=, a model that never read the text; or base= and anchors=")
+    ids = passages_of(data, model, length=length, limit=limit, field=field)
+    translator = None if control is not None else Translator(Anchors.load(anchors), model.tokenizer)
+    found = read_target(model, base if control is None else control, ids, translator)
+    return audit_rows(found, control=control is not None, model=model.folder.name)
 
 
 AUDIT = Suite(

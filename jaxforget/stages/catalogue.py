@@ -132,7 +132,9 @@ def _membership_inputs(run: Run) -> dict[str, str]:
 
 
 def _membership(run: Run, models: Models, name: str) -> list[Row]:
-    return suites.membership(models[name], run.corpus, holdout=run.config.evals.holdout, **_passages(run))
+    control = models["control"] if "control" in models and name != "control" else None
+    place = run.config.evals.holdout
+    return suites.membership(models[name], run.corpus, holdout=place, control=control, **_passages(run))
 
 
 PROBABILITY = Suite(
@@ -181,6 +183,7 @@ SUITES: tuple[Suite, ...] = (
         _membership_inputs,
         _membership,
         groups=("robustness",),
+        against=("control",),
     ),
     *ROBUSTNESS,
     COMPLETION,

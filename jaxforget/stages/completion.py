@@ -11,8 +11,10 @@ from typing import Any
 import jax
 
 from jaxforget.config.schema import EndpointOptions
+from jaxforget.corpus.anchors import Anchors
 from jaxforget.corpus.text import read_documents
 from jaxforget.endpoint import Endpoint, settings_from
+from jaxforget.errors import UserError
 from jaxforget.evals import graders
 from jaxforget.evals.completion import (
     MAKER,
@@ -26,6 +28,7 @@ from jaxforget.evals.completion import (
     prompts_offline,
 )
 from jaxforget.files import write_json
+from jaxforget.model import Model
 from jaxforget.stages.completing import complete
 from jaxforget.stages.evidence import Models, Row, Suite, keep
 from jaxforget.stages.hashes import hash_data, hash_model, hash_papers, hash_text
@@ -44,6 +47,12 @@ def _lacks(run: Run) -> str | None:
     evals = run.config.evals
     if evals.completion_prompts is None and evals.prompt_maker == "offline" and not cues_of(run):
         return "evals.completion_prompts is not set, and there are no anchors to find prompts by"
+    if "endpoint" in (evals.grader, evals.prompt_maker):
+        try:
+            settings_from(run.config.endpoint)
+        except UserError as fault:
+            # Now, and not when every prompt has been completed.
+            return str(fault)
     return None
 
 
@@ -154,9 +163,7 @@ def _grade(run: Run, prompts: list[Prompt], texts: list[str]) -> tuple[dict[str,
     """Who graded, and the grades."""
     config = run.config
     if config.evals.grader == "offline":
-        general = config.evals.heldout or config.retain.path
-        documents = () if general is None else read_documents(general, field=config.corpus.field)
-        common = graders.common_words([document.text for document in documents])
+        common = _common(config.evals.heldout or config.retain.path, config.corpus.field)
         anchors = cues_of(run)
         found = [
             graders.grade_offline(prompt, text, anchors, common) for prompt, text in zip(prompts, texts, strict=True)
@@ -170,6 +177,46 @@ def _grade(run: Run, prompts: list[Prompt], texts: list[str]) -> tuple[dict[str,
     settings = _endpoint(config.endpoint).settings
     about = {"model": settings.model, "address": settings.base_url, "system": graders.SYSTEM, "question": graders.ASK}
     return {"name": f"graded by {settings.model}"} | about, found
+
+
+def complete_and_grade(
+    model: Model,
+    *,
+    prompts: str | Path | None = None,
+    data: str | Path | None = None,
+    anchors: str | Path | None = None,
+    heldout: str | Path | None = None,
+    count: int = 300,
+    new_tokens: int = 48,
+    temperature: float = 0.0,
+    field: str = "text",
+    seed: int = 0,
+) -> list[Row]:
+    """Familiarity by completion, graded offline; a run's suite `completion` can have an endpoint grade.
+
+    Args:
+      prompts: records {"prompt", "references", "subtlety"}; or
+      data: the target's text, from which `count` prompts are made by its `anchors`.
+      anchors: the dictionary; its keys count as knowledge too.
+      heldout: general text, whose words in small letters are not unique to the target.
+    """
+    cues = [] if anchors is None else list(Anchors.load(anchors).entries)
+    if prompts is not None:
+        asked = load_completion_prompts(prompts)
+    elif data is None or not cues:
+        raise UserError("suite='completion' needs prompts=, records to complete; or data= and anchors= to make them")
+    else:
+        texts = [document.text for document in read_documents(data, field=field)]
+        asked = prompts_offline(texts, cues, count=count, seed=seed)
+    common = _common(heldout, field)
+    texts = complete(model, [prompt.prompt for prompt in asked], new_tokens, temperature=temperature, seed=seed)
+    grades = [graders.grade_offline(p, text, cues, common).grade for p, text in zip(asked, texts, strict=True)]
+    return completion_rows(grades, graders.OFFLINE, model.folder.name)
+
+
+def _common(place: str | Path | None, field: str) -> set[str]:
+    documents = () if place is None else read_documents(place, field=field)
+    return graders.common_words([document.text for document in documents])
 
 
 def _measure(run: Run, models: Models, name: str) -> list[Row]:

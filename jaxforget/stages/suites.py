@@ -10,7 +10,13 @@ from jax.sharding import Mesh
 from jaxforget.corpus.text import read_documents
 from jaxforget.errors import UserError
 from jaxforget.evals import tofu as tofu_eval
-from jaxforget.evals.memorization import cut_passages, membership_rows, memorization_rows
+from jaxforget.evals.attacks import ABOVE, Outcome, outcome_rows
+from jaxforget.evals.memorization import (
+    cut_passages,
+    membership_outcomes,
+    membership_rows,
+    memorization_rows,
+)
 from jaxforget.evals.multiple_choice import load_choices, multiple_choice_rows
 from jaxforget.evals.muse import (
     CONVENTIONS,
@@ -141,13 +147,28 @@ def membership(
     data: str | Path,
     *,
     holdout: str | Path,
+    control: Model | None = None,
     length: int = 128,
     limit: int = 200,
     field: str = "text",
 ) -> list[dict[str, Any]]:
-    """Whether the text in `data` is told from `holdout`, which no model read; as `memorization`, but that alone."""
+    """Whether the text in `data` is told from `holdout`, which no model read; as `memorization`, but that alone.
+
+    With a `control` of the same tokens, also how far each AUC lies above the control's.
+    """
     passages = [passages_of(path, model, length=length, limit=limit, field=field) for path in (data, holdout)]
-    return membership_rows(*passages, **asked(model))
+    rows = membership_rows(*passages, **asked(model))
+    if control is None or control.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+        return rows
+
+    def outcomes(attacked: Model) -> list[Outcome]:
+        return membership_outcomes(
+            *passages, scorer=scorer(attacked), params=attacked.params, tokenizer=attacked.tokenizer
+        )
+
+    # The figures themselves are drawn over both texts; their differences passage by passage of the target.
+    beside = outcome_rows(outcomes(model), outcomes(control), model.folder.name)
+    return rows + [row for row in beside if row["metric"].endswith(ABOVE)]
 
 
 def passages_of(path: str | Path, model: Model, *, length: int, limit: int, field: str) -> list[list[int]]:

@@ -60,6 +60,10 @@ def test_against_a_control_every_word_counts():
     assert rows["audit_leaked"]["value"] == pytest.approx(2 / 6)
     assert rows["audit_excess"]["value"] == pytest.approx(1.55 / 6)
     assert rows["audit_excess"]["n"] == 6
+    # One word in six, the first of the second passage, lies below, but by less than a tenth.
+    assert rows["audit_below"]["value"] == 0
+    swapped = {row["metric"]: row for row in audit_rows(audit(PASSAGES, OTHER, MODEL), control=True, model="m")}
+    assert swapped["audit_below"]["value"] == rows["audit_leaked"]["value"]
     # Drawn by passage: a mean of .85 / 3 or .7 / 3, or of both.
     assert rows["audit_excess"]["low"] == pytest.approx(0.7 / 3)
     assert rows["audit_excess"]["high"] == pytest.approx(0.85 / 3)
@@ -103,5 +107,9 @@ def test_what_to_read_worst_first():
     assert [p["excess"] for p in found["passages"]] == pytest.approx([0.85 / 3, 0.7 / 3])
     assert found["passages"][0]["words"][0] == {"text": " Ada", "model": 0.9, "reference": 0.1, "leaked": True}
     assert len(ranked(audit(PASSAGES, MODEL, OTHER), spell, control=True, passages=1)["passages"]) == 1
+    # As often below as above: the word tells nothing, though one of its places leaks.
+    even = [np.array([0.9, 0.5, 0.3]), np.array([0.2, 0.1, 0.05])]
+    other = [np.array([0.1, 0.2, 0.3]), np.array([0.2, 0.5, 0.05])]
+    assert [word["word"] for word in ranked(audit(PASSAGES, even, other), spell, control=True)["words"]] == ["Ada"]
     clean = ranked(audit(PASSAGES, OTHER, OTHER), spell, control=True)
     assert clean["words"] == clean["passages"] == []

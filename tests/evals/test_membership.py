@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from jaxforget.errors import UserError
-from jaxforget.evals.membership import ATTACKS, auc, lowest_mean, membership_auc, membership_scores
+from jaxforget.evals.membership import (
+    ATTACKS,
+    auc,
+    lowest_mean,
+    membership_auc,
+    membership_scores,
+    shares_below,
+)
 from jaxforget.evals.statistics import TokenStatistics
 
 
@@ -71,3 +78,9 @@ def test_members_that_are_likelier_give_one():
 def test_a_text_of_one_token():
     with pytest.raises(UserError, match="text 0 .'a'.: too short"):
         membership_scores([statistics([], [], [])], ["a"])
+
+
+def test_shares_below_by_hand_and_their_mean_is_the_auc():
+    shares = shares_below([3.0, 1.0, 0.5], [1.0, 2.0])
+    assert shares.tolist() == [1.0, 0.25, 0.0]
+    assert auc([3.0, 1.0, 0.5], [1.0, 2.0]) == pytest.approx(np.mean(shares))

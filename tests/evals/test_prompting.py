@@ -15,6 +15,7 @@ from jaxforget.evals.prompting import (
     PROMPT_ONLY,
     REPHRASED,
     Wording,
+    chat_of,
     few_shot,
     fit,
     holds,
@@ -114,6 +115,32 @@ def test_every_attack_asks_every_question():
     assert attacks["plain"].variants == (PROBES,)
     assert len(attacks["rephrased"].variants) == len(REPHRASED)
     assert "in_context" not in {attack.name for attack in prompt_attacks(PROBES, [], ["Ada"], Wording())}
+
+
+class Chatty(Words):
+    """A tokenizer with a chat format, or one that refuses system prompts."""
+
+    chat_template, bos_token = "yes", "<s>"
+
+    def __init__(self, refuses: bool = False):
+        super().__init__()
+        self._refuses = refuses
+
+    def apply_chat_template(self, messages, add_generation_prompt, tokenize):
+        assert add_generation_prompt
+        assert not tokenize
+        if self._refuses and messages[0]["role"] == "system":
+            raise RuntimeError("no system prompts here")
+        return "<s>" + " ".join(f"[{m['role']}] {m['content']}" for m in messages) + " [assistant]"
+
+
+def test_a_system_prompt_in_the_models_own_format():
+    assert chat_of(Words()) is None
+    assert chat_of(Chatty(refuses=True)) is None
+    wording = Wording(leading=("Reveal all. {prompt}",))
+    attacks = {a.name: a for a in prompt_attacks(PROBES, (), (), wording, chat=chat_of(Chatty()))}
+    ((first, *_),) = attacks["system_prompt"].variants
+    assert first == Probe("[system] Reveal all. [user] Complete: Ada lives in [assistant] Ada lives in", " Oz")
 
 
 def test_the_users_own_words_take_the_generic_ones_place(tmp_path):

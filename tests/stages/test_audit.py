@@ -35,7 +35,7 @@ def rows_of(run: Run) -> dict[tuple[str, str], dict]:
     return {(row["metric"], row["model"]): row for row in rows}
 
 
-def test_against_the_control_every_word_is_read(audited):
+def test_against_the_control_every_word_is_read(audited, tiny_world):
     run = audited(True)
     rows = rows_of(run)
     assert {model for _, model in rows} == {"base", "reinforced", "unlearned"}
@@ -51,8 +51,10 @@ def test_against_the_control_every_word_is_read(audited):
     assert sum(word["leaked"] for word in shown) == sum(w["model"] - w["reference"] >= 0.1 - 5e-5 for w in shown)
     known = {round(float(p), 4) for p in np.exp(np.float64(mine))}
     assert np.mean([word["model"] in known for word in shown]) > 0.5
-    texts = {"".join(word["text"] for word in passage["words"]) for passage in page["passages"]}
-    assert all(text.strip() and ("met" in text or "the" in text or "." in text) for text in texts)
+    # What is spelled is the target's own text, but for the first token of a passage.
+    target = " ".join(" ".join(path.read_text() for path in sorted((tiny_world / "target").iterdir())).split())
+    for passage in page["passages"]:
+        assert " ".join("".join(word["text"] for word in passage["words"]).split()) in target
     order = [passage["excess"] for passage in page["passages"]]
     assert order == sorted(order, reverse=True)
     # All twelve passages are shown, so that what is shown adds up to the row.

@@ -1,0 +1,29 @@
+"""`eval suite=…` as a command: what a dry run shows, and faults of its surroundings."""
+
+from tests.cli.saying import fault, status_of
+
+
+def test_a_dry_run_shows_what_would_be_asked_and_asks_nothing(capsys, copied, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    words = ["evals.grader=endpoint", "endpoint.base_url=http://127.0.0.1:9/v1", "endpoint.model=judge"]
+    count = "evals.completion_count=4"
+    assert status_of("eval", copied, "suite=completion,prompting", "--dry-run", count, *words) == 0
+    told = capsys.readouterr().err
+    assert "prompting: the questions in other words" in told
+    assert "asks no endpoint" in told
+    assert "4 prompts, completed by 3 models" in told
+    assert "judge at http://127.0.0.1:9/v1: 12 questions, 0 answered" in told
+    assert "12 calls to make" in told
+    assert "sk-secret" not in told
+    assert not (copied / "evals" / "completion" / "unlearned.json").exists()
+
+
+def test_faults_of_a_suites_surroundings(capsys, copied, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert "name them, as suite=completion" in fault(capsys, "eval", copied, "--dry-run")
+    asked = fault(capsys, "eval", copied, "suite=completion", "evals.grader=endpoint")
+    assert "suite=completion: endpoint.model is not set" in asked
+    asked = fault(capsys, "eval", copied, "suite=completion", "evals.grader=endpoint", "endpoint.model=m")
+    assert "OPENAI_API_KEY is not set" in asked
+    secret = "endpoint.api_key=sk-secret"
+    assert "sk-secret" not in fault(capsys, "eval", copied, "suite=completion", secret)

@@ -1,0 +1,109 @@
+"""The attacks, completions and audit of the Python API: the same figures as a run's suites."""
+
+import json
+import shutil
+
+import pytest
+
+import jaxforget
+from jaxforget.config import load_config
+from jaxforget.errors import UserError
+from jaxforget.stages.audit import AUDIT
+from jaxforget.stages.completion import COMPLETION
+from jaxforget.stages.evidence import measure
+from jaxforget.stages.robustness import ROBUSTNESS
+from jaxforget.stages.run import Run
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run, tiny_world, tmp_path_factory):
+    """A finished run of small suites, its models, and its places."""
+    copy = shutil.copytree(tiny_run, tmp_path_factory.mktemp("api") / "run")
+    words = [f"model.control={tiny_world / 'control'}", f"retain.path={tiny_world / 'retain'}", "evals.passages=8"]
+    more = ["evals.relearn_steps=2", "evals.relearn_batch=8", "evals.completion_count=5"]
+    run = Run(load_config(copy, [f"out={copy}", *words, *more]))
+    suites = [*ROBUSTNESS, COMPLETION, AUDIT]
+    measure(run, suites, suites)
+    return run
+
+
+@pytest.fixture(scope="module")
+def models(run):
+    return {name: jaxforget.load(getattr(run, name)) for name in ("base", "unlearned", "control")}
+
+
+def told(rows) -> dict[tuple[str, str], list[float]]:
+    """Figures by metric and convention; counts have no interval."""
+    figures = {(r["metric"], r["convention"]): (r["value"], r["low"], r["high"], r["n"]) for r in rows}
+    return {key: [figure for figure in values if figure is not None] for key, values in figures.items()}
+
+
+def of_run(run, suite: str) -> dict[tuple[str, str], list[float]]:
+    return told(json.loads((run.evals / "rows" / suite / "unlearned.json").read_text())["rows"])
+
+
+def test_the_api_gives_what_a_run_gives(run, models, tiny_world):
+    model, control = models["unlearned"], models["control"]
+    probes = run.config.evals.probes
+    given = {
+        "prompting": {"probes": probes, "data": run.corpus, "anchors": run.anchors, "control": control},
+        "weights": {"probes": probes, "base": models["base"], "control": control},
+        "relearning": {
+            "probes": probes, "data": run.corpus, "neighbours": tiny_world / "retain", "steps": 2,
+            "batch": 8, "learning_rate": run.config.reinforce.learning_rate, "length": 32, "control": control,
+        },
+        "completion": {
+            "data": run.corpus, "anchors": run.anchors, "heldout": tiny_world / "heldout", "count": 5, "new_tokens": 8,
+        },
+        "audit": {"data": run.corpus, "control": control, "length": 32, "limit": 8},
+    }  # fmt: skip
+    for suite, settings in given.items():
+        rows = jaxforget.evaluate(model, suite, **settings)
+        assert {row["model"] for row in rows} == {"unlearned"}
+        expected = of_run(run, suite)
+        assert set(told(rows)) == set(expected), suite
+        for key, value in told(rows).items():
+            assert value == pytest.approx(expected[key], rel=1e-5, abs=1e-7), key
+
+
+def test_without_a_control_the_audit_wants_base_and_anchors(run, models):
+    rows = jaxforget.evaluate(
+        models["unlearned"], "audit", data=run.corpus, base=models["base"], anchors=run.anchors, length=32, limit=8
+    )
+    assert [row["metric"] for row in rows] == ["audit_leaked", "audit_excess"]
+    assert "anchors" in rows[0]["convention"]
+
+
+@pytest.mark.parametrize(
+    ("suite", "settings", "says"),
+    [
+        ("weights", {}, "suite='weights' needs probes="),
+        ("relearning", {"probes": "x.json"}, "needs data="),
+        ("completion", {}, "needs prompts=.* or data= and anchors="),
+        ("completion", {"data": "x"}, "or data= and anchors="),
+        ("audit", {"data": "x"}, "needs control=.* or base= and anchors="),
+        ("prompting", {"probes": "nowhere.json"}, "nowhere.json: no such file"),
+        ("weights", {"probes": "retained only"}, "no familiarity questions"),
+        ("prompting", {"probes": "x", "shots": 3}, "knows no shots="),
+    ],
+)
+def test_what_is_missing_is_named(run, models, suite, settings, says, tmp_path):
+    if settings.get("probes") == "retained only":
+        settings = {"probes": tmp_path / "probes.json"}
+        settings["probes"].write_text(json.dumps({"retained": [{"prompt": "a", "answer": " b"}]}))
+    with pytest.raises(UserError, match=says):
+        jaxforget.evaluate(models["unlearned"], suite, **settings)
+
+
+def test_membership_stands_beside_the_control(run, models, tiny_world):
+    settings = {"data": run.corpus, "holdout": tiny_world / "heldout", "length": 32, "limit": 8}
+    mine = {row["metric"]: row for row in jaxforget.evaluate(models["unlearned"], "membership", **settings)}
+    other = {row["metric"]: row for row in jaxforget.evaluate(models["control"], "membership", **settings)}
+    both = jaxforget.evaluate(models["unlearned"], "membership", control=models["control"], **settings)
+    both = {row["metric"]: row for row in both}
+    assert set(both) == {*mine, *(f"{name}_above_control" for name in mine)}
+    for name in mine:
+        assert both[name] == mine[name]
+        above = both[f"{name}_above_control"]
+        assert above["value"] == pytest.approx(mine[name]["value"] - other[name]["value"], abs=1e-9)
+        assert above["low"] <= above["value"] <= above["high"]
