@@ -1,18 +1,31 @@
 """A loaded model: parameters on a mesh, tokenizer, and the functions that the training step is given."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from jaxforget.errors import UserError
 from jaxforget.models.config import LlamaConfig
-from jaxforget.models.hf import check_tokenizer, load_params, load_tokenizer, read_config, resolve_folder
+from jaxforget.models.hf import (
+    AdapterFile,
+    check_tokenizer,
+    is_adapter,
+    load_adapter,
+    load_params,
+    load_tokenizer,
+    read_adapter,
+    read_config,
+    resolve_folder,
+)
 from jaxforget.models.layout import leaves
 from jaxforget.models.llama import Llama
+from jaxforget.models.weights import adapter_shapes, difference, over, quantise
 from jaxforget.sharding import ActivationSharding, make_mesh, shard_params
 from jaxforget.train.types import Forward, Params
 
@@ -27,7 +40,7 @@ class Model:
 
     Attributes:
       config: its shape.
-      params: its parameters, laid out on `mesh`.
+      params: its parameters, laid out on `mesh`; dense layers may be in any form of `models.weights`.
       tokenizer: a transformers tokenizer.
       module: the Linen module; `module.apply({"params": params}, tokens)` are its logits.
       mesh: where it lives.
@@ -44,14 +57,24 @@ class Model:
     raw_config: dict[str, Any]
 
 
-def load(folder: str | Path, dtype: str = "float32", mesh: Mesh | None = None, remat: str = "none") -> Model:
-    """Loads a Hugging Face folder, hub id or gs:// path.
+def load(
+    folder: str | Path,
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
+    remat: str = "none",
+    *,
+    form: str = "full",
+    base: Model | None = None,
+) -> Model:
+    """Loads a Hugging Face folder, hub id or gs:// path; an adapter's folder with the base that it names.
 
     Args:
       folder: config.json, safetensors and a tokenizer.
       dtype: of the parameters and of the computation: "float32" or "bfloat16".
       mesh: from `jaxforget.sharding.make_mesh`; None splits the weights over all devices.
       remat: what a backward pass recomputes, as the option model.remat.
+      form: how dense kernels are held: "full", or "int8" with a scale an output channel.
+      base: what an adapter is laid over, in place of the base that it names; their arrays are shared.
 
     Raises:
       UserError: anything missing, malformed or not a Llama; names the file or tensor.
@@ -61,11 +84,64 @@ def load(folder: str | Path, dtype: str = "float32", mesh: Mesh | None = None, r
             raise UserError(f"{name}={value!r}: give one of {', '.join(known)}")
     mesh = make_mesh() if mesh is None else mesh
     local = resolve_folder(folder)
+    if is_adapter(local):
+        if base is None:
+            base = load(read_adapter(local).base, dtype, mesh, remat, form=form)
+        return dataclasses.replace(base, params=over(base.params, load_own(local, base, dtype)), folder=local)
     config, raw = read_config(local)
     tokenizer = load_tokenizer(local)
     check_tokenizer(tokenizer, config)
-    params = load_params(local, config, dtype=dtype, shardings=param_shardings(config, mesh))
-    return Model(config, params, tokenizer, make_module(config, mesh, dtype, remat), mesh, local, raw)
+    module = make_module(config, mesh, dtype, remat)
+    return Model(config, _load_whole(local, config, mesh, dtype, form), tokenizer, module, mesh, local, raw)
+
+
+def load_own(folder: Path, base: Model, dtype: str, form: str = "full") -> Params:
+    """What the model in `folder`, a relative of `base`, has of its own: see `models.weights`.
+
+    Args:
+      folder: whole weights, or an adapter.
+      base: on whose mesh it is loaded.
+      dtype: of what is not int8.
+      form: how whole weights are held: "full", or as "int8-delta", int8 differences over base's kernels.
+    """
+    if is_adapter(folder):
+        file = AdapterFile(read_adapter(folder), base.config)
+        shapes = adapter_shapes(base.config, file.adapter.rank, 1.0)
+        return load_adapter(file, base.config, dtype=dtype, shardings=shard_params(shapes, base.mesh))
+    if form == "full":
+        return _load_whole(folder, base.config, base.mesh, dtype, "full")
+    under = base.params["layers"]
+
+    def convert(name: str, array: jax.Array) -> Any:
+        layer = name.split("/")[1]
+        if not name.endswith("/kernel"):
+            return array.astype(dtype)
+        return _converted(difference, name, base.mesh, under[layer]["kernel"], array)
+
+    # In fp32 until the difference is taken: rounded first, it would lose what training changed.
+    params = load_params(
+        folder, base.config, dtype="float32", shardings=param_shardings(base.config, base.mesh), convert=convert
+    )
+    layers = {
+        name: {"delta" if key == "kernel" else key: value for key, value in layer.items()}
+        for name, layer in params["layers"].items()
+    }
+    return {**params, "layers": layers}
+
+
+def _load_whole(folder: Path, config: LlamaConfig, mesh: Mesh, dtype: str, form: str) -> Params:
+    def convert(name: str, array: jax.Array) -> Any:
+        if form == "full" or not name.endswith("/kernel"):
+            return array
+        return _converted(quantise, name, mesh, array)
+
+    return load_params(folder, config, dtype=dtype, shardings=param_shardings(config, mesh), convert=convert)
+
+
+def _converted(function: Callable, name: str, mesh: Mesh, *arrays: Any) -> Any:
+    """`function(*arrays)` placed as a kernel called `name`."""
+    where = shard_params(unflatten_dict({name: jax.eval_shape(function, *arrays)}, sep="/"), mesh)
+    return jax.jit(function, out_shardings=flatten_dict(where, sep="/")[name])(*arrays)
 
 
 def make_module(config: LlamaConfig, mesh: Mesh, dtype: str, remat: str) -> Llama:
@@ -81,15 +157,14 @@ def make_forward(module: Llama) -> Forward:
     return Forward(
         hidden=lambda params, tokens: module.apply({"params": params}, tokens, method="hidden"),
         head=lambda params: module.apply({"params": params}, method="head"),
+        over=over,
     )
 
 
 def param_shapes(config: LlamaConfig, dtype: Any) -> Params:
     """The parameter tree of `config` as `ShapeDtypeStruct`s."""
-    from flax import traverse_util
-
     flat = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, dtype) for leaf in leaves(config)}
-    return traverse_util.unflatten_dict(flat, sep="/")
+    return unflatten_dict(flat, sep="/")
 
 
 def param_shardings(config: LlamaConfig, mesh: Mesh) -> Params:

@@ -50,6 +50,7 @@ def _values(config: Config, section: str, leave: tuple[str, ...] = ()) -> dict[s
 # How the work is laid out on devices, and where inputs are found, changes no result; contents are hashed instead.
 _LAYOUT = ("accumulate",)
 _PLACES = ("path", "folder", "control", "reinforced", "remat")
+_FORMS = ("weights", "base")  # how weights are held: told by `_forms`, where it matters
 _DRAWING = ("match", "draw")  # matter when text is translated, not to the dictionary itself
 _FINDING = ("extractor", "language", "min_count", "most", "counterparts", "sample")  # matter where one is found
 
@@ -126,9 +127,23 @@ def _reinforce_inputs(run: Run) -> Mapping[str, str]:
     return {
         **_text_inputs(run),
         "model.folder": hash_model(run, run.base),
-        **_values(config, "model", _PLACES),
-        **_values(config, "reinforce", _LAYOUT),
+        **_values(config, "model", (*_PLACES, *_FORMS)),
+        **_values(config, "reinforce", (*_LAYOUT, *_FORMS)),
+        **_forms(config, "reinforce"),
     }
+
+
+def _forms(config: Config, stage: str) -> dict[str, str]:
+    """How the weights that a training stage's result depends on are held, where that is not in full."""
+    found = {}
+    adapter = getattr(config, stage).weights == "lora"
+    if adapter:
+        found |= {f"{stage}.weights": "lora", **_values(config, "lora")}
+    if config.model.base != "full" and (adapter or stage == "forget"):
+        found["model.base"] = config.model.base
+    if stage == "forget" and config.reinforce.weights == "int8-delta":
+        found["reinforce.weights"] = "int8-delta"
+    return found
 
 
 def _forget_inputs(run: Run) -> Mapping[str, str]:
@@ -140,10 +155,11 @@ def _forget_inputs(run: Run) -> Mapping[str, str]:
         **_finished(run, "reinforce"),
         "seed": str(config.seed),
         "model.folder": hash_model(run, run.base),
-        **_values(config, "model", _PLACES),
+        **_values(config, "model", (*_PLACES, *_FORMS)),
         **_values(config, "retain", (*_PLACES, "field", "split")),
         **_values(config, "targets", ("tile", "cache")),
-        **_values(config, "forget", _LAYOUT),
+        **_values(config, "forget", (*_LAYOUT, *_FORMS)),
+        **_forms(config, "forget"),
         **({**hash_questions(run), "evals.every": str(config.evals.every)} if selecting else {}),
     }
 

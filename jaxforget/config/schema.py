@@ -22,7 +22,11 @@ class ModelOptions:
     )
     reinforced: str | None = _option(None, "an existing reinforced model; null trains one", path=True)
     dtype: str = _option("bfloat16", "of activations, and of the frozen models' weights", ("bfloat16", "float32"))
-    param_dtype: str = _option("float32", "of the weights that train", ("float32",))
+    base: str = _option(
+        "full",
+        "base's dense layers, as held while frozen: in model.dtype, or int8 with a scale a channel",
+        ("full", "int8"),
+    )
     remat: str = _option("full", "what a layer's backward pass recomputes", ("full", "dots", "none"))
 
 
@@ -123,6 +127,12 @@ class TrainOptions:
 class ReinforceOptions(TrainOptions):
     """Training base further on the target."""
 
+    weights: str = _option(
+        "full",
+        "what trains: every parameter, or a LoRA adapter; int8-delta trains all and is then held as int8 over base",
+        ("full", "lora", "int8-delta"),
+    )
+
     epochs: float = _option(3.0, "passes over the blocks, where max_steps is null", above=0)
     learning_rate: float = _option(3e-6, "at its peak; decays linearly to 0", above=0)
 
@@ -131,10 +141,20 @@ class ReinforceOptions(TrainOptions):
 class ForgetOptions(TrainOptions):
     """Unlearning: base towards the generic labels."""
 
+    weights: str = _option("full", "what trains: every parameter, or a LoRA adapter over base", ("full", "lora"))
+
     epochs: float = _option(2.0, "passes over the blocks, where max_steps is null", above=0)
     select: str = _option(
         "last", "the checkpoint that becomes the result", ("last", "familiarity", "retained", "perplexity")
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraOptions:
+    """The adapters of the stages whose weights are lora: a product of two thin matrices beside every dense layer."""
+
+    rank: int = _option(16, "columns of the first matrix, rows of the second", above=0)
+    alpha: float = _option(32.0, "the product counts alpha / rank times", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +265,7 @@ class Config:
     targets: TargetOptions = dataclasses.field(default_factory=TargetOptions)
     reinforce: ReinforceOptions = dataclasses.field(default_factory=ReinforceOptions)
     forget: ForgetOptions = dataclasses.field(default_factory=ForgetOptions)
+    lora: LoraOptions = dataclasses.field(default_factory=LoraOptions)
     evals: EvalOptions = dataclasses.field(default_factory=EvalOptions)
     checkpoints: CheckpointOptions = dataclasses.field(default_factory=CheckpointOptions)
     mesh: MeshOptions = dataclasses.field(default_factory=MeshOptions)

@@ -21,7 +21,7 @@ BLOCK = 128
 BATCH = 16
 
 COMMON: dict[str, Any] = {
-    "model": {"dtype": "float32", "param_dtype": "float32", "remat": "none"},
+    "model": {"dtype": "float32", "remat": "none"},
     "blocks": {"length": BLOCK},
     "targets": {"tile": 1024},
 }

@@ -50,6 +50,15 @@ def measure(scorer: Scorer, params: Params, questions: Questions) -> dict[str, f
     return measures
 
 
+def likeliest(scorer: Scorer, params: Params, questions: Questions, tokenizer: Any) -> list[list[dict[str, Any]]]:
+    """A model's next tokens after every prompt that is followed: the `TOP` likeliest, as dynamics.json holds them."""
+    if not questions.dynamics_ids:
+        return []
+    tops = top_tokens(scorer, params, questions.dynamics_ids, TOP)
+    pieces = tokenizer.convert_ids_to_tokens
+    return [[{"token": pieces(i), "p": round(p, 6)} for i, p in row] for row in tops]
+
+
 class Watch:
     """Called with `(step, params)` by the loop; keeps evals/curve.json and evals/dynamics.json of a run up to date.
 
@@ -70,9 +79,9 @@ class Watch:
             for prompt in questions.dynamics
         ]
 
-    def reference(self, name: str, params: Params) -> None:
-        """Notes another model's next tokens beside the student's: base, control."""
-        for item, top in zip(self._prompts, self._tops(params), strict=True):
+    def reference(self, name: str, tops: list[list[dict[str, Any]]]) -> None:
+        """Notes another model's `likeliest` tokens beside the student's: base's, the control's."""
+        for item, top in zip(self._prompts, tops, strict=True):
             item["models"][name] = top
 
     def __call__(self, step: int, params: Params) -> dict[str, float]:
@@ -81,20 +90,14 @@ class Watch:
         self._rows.append(
             {"step": step, **{name: measures.get(name) for name in ("familiarity", "retained", "perplexity")}}
         )
-        for item, top in zip(self._prompts, self._tops(params), strict=True):
+        tops = likeliest(self._scorer, params, self._questions, self._tokenizer)
+        for item, top in zip(self._prompts, tops, strict=True):
             item["steps"].append({"step": step, "top": top})
         if jax.process_index() == 0:
             write_json(self._curve, {"rows": self._rows})
             if self._prompts:
                 write_json(self._dynamics, {"prompts": self._prompts})
         return measures
-
-    def _tops(self, params: Params) -> list[list[dict[str, Any]]]:
-        if not self._questions.dynamics_ids:
-            return []
-        tops = top_tokens(self._scorer, params, self._questions.dynamics_ids, TOP)
-        pieces = self._tokenizer.convert_ids_to_tokens
-        return [[{"token": pieces(i), "p": round(p, 6)} for i, p in row] for row in tops]
 
 
 def _old(path: Path, key: str) -> list[dict[str, Any]]:

@@ -129,7 +129,7 @@ def write_model(
         with atomic_folder(folder) as partial:
             shapes = {name: leaf.stored_shape for name, leaf, _ in export_order(config)}
             _write_weights(partial, shapes, tensors, dtype, max_shard_bytes)
-            _write_papers(partial, raw_config, config, tokenizer_source, dtype)
+            write_papers(partial, raw_config, config, tokenizer_source, dtype)
             write_text(partial / "README.md", model_card)
     except OSError as error:
         reason = error.strerror or error
@@ -204,7 +204,7 @@ def _write_weights(
     write_json(folder / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map})
 
 
-def _write_papers(
+def write_papers(
     folder: Path, raw: dict[str, Any], config: LlamaConfig, tokenizer_source: Any, dtype: np.dtype
 ) -> None:
     """`config.json`, `generation_config.json`, tokenizer and licence."""

@@ -8,11 +8,13 @@ from typing import Any
 
 from jaxforget.errors import UserError
 from jaxforget.files import atomic_folder, read_json
+from jaxforget.models.adapters import is_adapter, read_adapter
 from jaxforget.models.config import LlamaConfig
 
 # What a model needs and nothing else: no pickled weights (they run code), no second copy in another form.
 WANTED = (
     "model*.safetensors",
+    "adapter_model.safetensors",
     "*.safetensors.index.json",
     "*.json",
     "*.model",
@@ -27,10 +29,14 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 def read_config(folder: str | Path) -> tuple[LlamaConfig, dict[str, Any]]:
     """The shape in `folder/config.json`, and that file's whole content for a later export.
 
+    An adapter's folder may leave it to the base that it names.
+
     Raises:
       UserError: no such file, not JSON, or not a Llama that this package computes.
     """
     path = Path(folder) / "config.json"
+    if not path.is_file() and is_adapter(Path(folder)):
+        return read_config(resolve_folder(read_adapter(Path(folder)).base))
     if not path.is_file():
         raise UserError(f"{path}: no such file; a model folder holds config.json beside its *.safetensors")
     raw = read_json(path)

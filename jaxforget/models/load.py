@@ -6,6 +6,7 @@ host holds one slice (on CPU, the parameters themselves), never a second model.
 
 import os
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,14 @@ class Checkpoint:
         file.release(tensor, region[0])
 
 
-def load_params(folder: str | Path, config: LlamaConfig, *, dtype: Any, shardings: Any = None) -> dict[str, Any]:
+def load_params(
+    folder: str | Path,
+    config: LlamaConfig,
+    *,
+    dtype: Any,
+    shardings: Any = None,
+    convert: Callable[[str, jax.Array], Any] = lambda name, array: array,
+) -> dict[str, Any]:
     """The parameters in `folder` as the tree of `models.llama.Llama`.
 
     Args:
@@ -89,6 +97,7 @@ def load_params(folder: str | Path, config: LlamaConfig, *, dtype: Any, sharding
       dtype: of the result, whatever is stored: float32, bfloat16 or float16.
       shardings: a tree of `jax.sharding.Sharding` like the parameters; None puts all on the default device.
         Each process reads only what its own devices hold.
+      convert: (name, parameter) -> what it is held as, called as soon as each is on its devices.
 
     Raises:
       UserError: naming the file or tensor at fault, and the mend.
@@ -102,7 +111,9 @@ def load_params(folder: str | Path, config: LlamaConfig, *, dtype: Any, sharding
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for leaf in leaves(config):
             sharding = placed[leaf.name] if shardings is not None else default
-            params[leaf.name] = _load_leaf(checkpoint, leaf, dtype, sharding, pool)
+            # Nothing here holds on to what was converted: the next one needs its place.
+            array = convert(leaf.name, _load_leaf(checkpoint, leaf, dtype, sharding, pool))
+            params[leaf.name] = jax.block_until_ready(array)
     return traverse_util.unflatten_dict(params, sep="/")
 
 

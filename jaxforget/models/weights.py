@@ -62,6 +62,27 @@ def difference(base: Array | Int8, kernel: Array) -> Int8:
     return quantise(kernel.astype(jnp.float32) - dequantise(base))
 
 
+def int8_kernels(params: Params) -> Params:
+    """A whole tree with every dense kernel in int8."""
+
+    def change(layer: Params) -> Params:
+        return {**layer, "kernel": quantise(layer["kernel"])} if "kernel" in layer else layer
+
+    return {**params, "layers": {name: change(layer) for name, layer in params["layers"].items()}}
+
+
+def differences(base: Params, params: Params) -> Params:
+    """A whole tree as its own over `base`: int8 differences for the dense kernels, everything else as it is."""
+
+    def change(name: str, layer: Params) -> Params:
+        if "kernel" not in layer:
+            return layer
+        rest = {key: value for key, value in layer.items() if key != "kernel"}
+        return {**rest, "delta": difference(base["layers"][name]["kernel"], layer["kernel"])}
+
+    return {**params, "layers": {name: change(name, layer) for name, layer in params["layers"].items()}}
+
+
 def over(base: Params, own: Params) -> Params:
     """The parameters of a model that has `own` and shares the rest with `base` (None: shares nothing).
 

@@ -7,6 +7,14 @@ languages, cues in the prompt, quantisation and soft prompts have all been seen 
 unlearning removed. Read the run's evidence against a control before relying on this model's ignorance."""
 
 
+def what_trains(config: Config, stage: str) -> str:
+    """What a training stage ("reinforce" or "forget") trains, in words."""
+    if getattr(config, stage).weights != "lora":
+        return "every parameter"
+    base = f"{config.model.base} base" if config.model.base != "full" else "base"
+    return f"LoRA of rank {config.lora.rank} and alpha {config.lora.alpha:g} over {base}"
+
+
 def plain_card(what: str, base: str | None) -> str:
     """Markdown for a model that nothing was unlearned from: what it is, and what it was made from."""
     return f"""---
@@ -38,6 +46,7 @@ Made by jaxforget, after "Who's Harry Potter? Approximate Unlearning in LLMs" (a
 | anchors | {config.anchors.path or f"found in the text ({config.anchors.extractor})"} |
 | targets | {targets.kind} of equation 1, alpha {targets.alpha} |
 | unlearning | learning rate {forget.learning_rate}, {forget.batch} blocks of {config.blocks.length} tokens a step |
+| what trained | {what_trains(config, "forget")} |
 | retained | {kept} |
 
 ## Limits

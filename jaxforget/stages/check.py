@@ -13,8 +13,9 @@ from jaxforget.corpus.text import read_documents
 from jaxforget.errors import UserError
 from jaxforget.evals.probes import load_probes, load_prompts
 from jaxforget.models.config import LlamaConfig
-from jaxforget.models.hf import read_config, resolve_folder
+from jaxforget.models.hf import AdapterFile, is_adapter, read_adapter, read_config, resolve_folder
 from jaxforget.models.load import Checkpoint
+from jaxforget.models.weights import dense_layers
 from jaxforget.stages.run import Run
 
 # What a run writes into its folder: no input may lie there.
@@ -45,7 +46,9 @@ def check(run: Run, stages: Collection[str]) -> None:
         Anchors.load(run.dictionary)
     if base is not None and wanted & {"reinforce", "forget", "eval"}:
         if config.model.reinforced is not None:
-            _check_same(run.reinforced, base, run.base)
+            _check_reinforced(run, base)
+        if "lora" in (config.reinforce.weights, config.forget.weights):
+            check_rank(config, base)
         for stage in sorted(wanted & {"reinforce", "forget"}):
             if stage == "forget" or config.model.reinforced is None:
                 check_rows(config, run.mesh, stage)
@@ -112,6 +115,10 @@ def _check_out(run: Run) -> None:
 def _check_model(folder: Path) -> LlamaConfig:
     """The shape of a model whose stored tensors are all there and fit it; no weight is read."""
     config = read_config(folder)[0]
+    if is_adapter(folder):
+        adapter = read_adapter(folder)
+        AdapterFile(adapter, config)
+        return _check_model(resolve_folder(adapter.base))
     Checkpoint(folder).check(config)
     return config
 
@@ -123,6 +130,32 @@ def _check_same(folder: Path, base: LlamaConfig, base_folder: Path) -> None:
     if dataclasses.replace(other, **free) != base:
         raise UserError(
             f"{folder}: its config.json describes another model than {base_folder}; give that one, trained otherwise"
+        )
+
+
+def _check_reinforced(run: Run, base: LlamaConfig) -> None:
+    """A reinforced model that is given is a relative of base, in the form that reinforce.weights names."""
+    folder, weights = run.reinforced, run.config.reinforce.weights
+    if is_adapter(folder):
+        if weights != "lora":
+            raise UserError(f"model.reinforced={folder}: is a LoRA adapter; set reinforce.weights=lora")
+        AdapterFile(read_adapter(folder), base)
+        return
+    if weights == "lora":
+        raise UserError(
+            f"reinforce.weights=lora: model.reinforced={folder} holds whole weights; set reinforce.weights=full, or "
+            "int8-delta to hold them as int8 over base"
+        )
+    _check_same(folder, base, run.base)
+
+
+def check_rank(config: Config, base: LlamaConfig) -> None:
+    """Raises `UserError` where the adapters' products would not be of lower rank than the layers beside them."""
+    least = min(min(shape[1:]) for shape in dense_layers(base).values())
+    if config.lora.rank >= least:
+        raise UserError(
+            f"lora.rank is {config.lora.rank}, and the model's narrowest dense layer {least} wide; lower it, or train "
+            "every parameter with weights=full"
         )
 
 

@@ -10,8 +10,8 @@ from jaxforget.corpus.loader import collate, open_blocks, read_summary
 from jaxforget.corpus.translate import Translator, block_rng
 from jaxforget.evals.probes import load_prompts
 from jaxforget.files import write_json
-from jaxforget.model import load, make_forward
-from jaxforget.models.hf import save_params
+from jaxforget.model import load, load_own, make_forward
+from jaxforget.models.hf import is_adapter, read_adapter, read_config, save_merged, save_params
 from jaxforget.report.page import write_report
 from jaxforget.stages.card import model_card
 from jaxforget.stages.catalogue import PROBABILITY, SUITES
@@ -53,13 +53,14 @@ def passage(run: Run) -> dict[str, Any]:
     # The block with the most suppressed words is one with many anchors.
     number = max(range(min(len(records), 64)), key=lambda i: len(records[i]["suppress_ids"]))
     record = records[number]
-    base = load(run.base, config.model.dtype, run.mesh)
-    reinforced = load(run.reinforced, config.model.dtype, run.mesh)
+    base = load(run.base, config.model.dtype, run.mesh, form=config.model.base)
+    form = "int8-delta" if config.reinforce.weights == "int8-delta" else "full"
+    reinforced = load_own(run.reinforced, base, config.model.dtype, form)
     rows = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
     batch = collate([record], [read_summary(run.blocks)], rows)
     options = StepOptions(tile=config.targets.tile, alpha=config.targets.alpha)
     step = make_label_step(make_forward(base.module), options, run.mesh)
-    labels = fetch(step(Frozen(base.params, reinforced.params), put_rows(batch, run.mesh)))[0]
+    labels = fetch(step(Frozen(base.params, reinforced), put_rows(batch, run.mesh)))[0]
     tokens = np.asarray(record["tokens"])
     translator = Translator(read_dictionary(run), base.tokenizer, match=config.anchors.match)
     anchored = np.zeros(len(tokens), bool)
@@ -80,24 +81,49 @@ def passage(run: Run) -> dict[str, Any]:
 
 
 def export(run: Run) -> None:
-    """The unlearned model in export.dtype, with its card; says how much of the update that dtype keeps."""
+    """The unlearned model in export.dtype, with its card; says how much of the update that dtype keeps.
+
+    An adapter is merged into base's stored weights, whatever form base was held in while it trained.
+    """
     config = run.config
-    model = load(run.unlearned, "float32", run.mesh)
-    if config.export.dtype != "float32":
-        base = load(run.base, "float32", run.mesh)
-        kept = surviving_update(base.params, model.params, config.export.dtype)
-        run.say(f"  {config.export.dtype} keeps {kept:.1%} of the update (by squared size); float32 keeps all of it")
-    save_params(
-        run.export,
-        model.params,
-        model.config,
-        model.raw_config,
-        run.base,
-        dtype=config.export.dtype,
-        max_shard_bytes=int(config.export.shard_gigabytes * 1e9),
-        model_card=model_card(config, "unlearned"),
-    )
+    dtype, card = config.export.dtype, model_card(config, "unlearned")
+    shard_bytes = int(config.export.shard_gigabytes * 1e9)
+    if is_adapter(run.unlearned):
+        llama, raw = read_config(run.base)
+        kept = save_merged(
+            run.export,
+            read_adapter(run.unlearned),
+            run.base,
+            llama,
+            raw,
+            dtype=dtype,
+            max_shard_bytes=shard_bytes,
+            model_card=card,
+        )
+        _say_kept(run, kept)
+    else:
+        model = load(run.unlearned, "float32", run.mesh)
+        if dtype != "float32":
+            base = load(run.base, "float32", run.mesh)
+            _say_kept(run, surviving_update(base.params, model.params, dtype))
+            del base
+        save_params(
+            run.export,
+            model.params,
+            model.config,
+            model.raw_config,
+            run.base,
+            dtype=dtype,
+            max_shard_bytes=shard_bytes,
+            model_card=card,
+        )
     run.say(f"  {run.export}")
+
+
+def _say_kept(run: Run, kept: float) -> None:
+    dtype = run.config.export.dtype
+    if dtype != "float32":
+        run.say(f"  {dtype} keeps {kept:.1%} of the update (by squared size); float32 keeps all of it")
 
 
 def surviving_update(base: Any, params: Any, dtype: str) -> float:

@@ -17,7 +17,7 @@ from jaxforget.evals.rows import evidence_csv, evidence_markdown
 from jaxforget.files import read_json, write_json, write_text
 from jaxforget.manifest import changed, fingerprint
 from jaxforget.model import Model, load
-from jaxforget.models.hf import resolve_folder
+from jaxforget.models.hf import is_adapter, resolve_folder
 from jaxforget.stages.hashes import hash_model, hash_papers
 from jaxforget.stages.run import Run, wait_for_all
 
@@ -39,9 +39,17 @@ class Models(Mapping[str, Model]):
         if model is None:
             while len(self._loaded) >= self._keep:
                 del self._loaded[next(iter(self._loaded))]
-            model = load(self.folders[name], self._run.config.model.dtype, self._run.mesh)
+            model = self._load(name)
         self._loaded[name] = model
         return model
+
+    def _load(self, name: str) -> Model:
+        run, folder = self._run, self.folders[name]
+        model = run.config.model
+        if _over_base(name, folder):
+            # An adapter that this run trained stands over base as it then stood; their arrays are shared.
+            return load(folder, model.dtype, run.mesh, base=self["base"])
+        return load(folder, model.dtype, run.mesh, form=model.base if name == "base" else "full")
 
     def __contains__(self, name: object) -> bool:
         return name in self.folders
@@ -51,6 +59,10 @@ class Models(Mapping[str, Model]):
 
     def __len__(self) -> int:
         return len(self.folders)
+
+
+def _over_base(name: str, folder: Path) -> bool:
+    return name in ("reinforced", "unlearned") and is_adapter(folder)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +189,11 @@ def _inputs(run: Run, models: Models, suite: Suite, name: str) -> dict[str, str]
             part = "model" if other == name else other
             inputs[part] = hash_model(run, models.folders[other])
             inputs[f"{part} tokenizer"] = hash_papers(run, models.folders[other])
+            over_base = _over_base(other, models.folders[other])
+            if over_base:
+                inputs[f"{part} base"] = hash_model(run, run.base)
+            if run.config.model.base != "full" and (over_base or other == "base"):
+                inputs["model.base"] = run.config.model.base
     return inputs
 
 

@@ -1,5 +1,6 @@
 """Fitting: a student, a compiled step and batches, from the latest checkpoint to the last step."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,11 @@ from typing import Any
 import jax
 import optax
 
-from jaxforget.evals.watch import Watch
-from jaxforget.model import Model, load, make_forward, make_module, param_shapes
-from jaxforget.models.hf import save_params
-from jaxforget.sharding import put_batch
-from jaxforget.stages.build import student_shardings
+from jaxforget.model import Model, load, make_forward, make_module
+from jaxforget.models.hf import load_tokenizer, read_config, save_adapter, save_params
+from jaxforget.models.weights import init_adapter
+from jaxforget.sharding import put_batch, shard_params
+from jaxforget.stages.build import student_shardings, trained_shapes
 from jaxforget.stages.run import Run
 from jaxforget.train.checkpoint import Checkpoints
 from jaxforget.train.loop import LoopOptions, run_loop
@@ -21,19 +22,22 @@ from jaxforget.train.step import abstract_state, init_state
 from jaxforget.train.types import Forward, TrainState
 
 
-def load_student(run: Run) -> Model:
-    """Base again, in the dtype that trains: its buffers become the state's."""
-    config = run.config.model
-    base = load(run.base, config.param_dtype, run.mesh)
-    return Model(
-        base.config,
-        base.params,
-        base.tokenizer,
-        make_module(base.config, run.mesh, config.dtype, config.remat),
-        run.mesh,
-        base.folder,
-        base.raw_config,
-    )
+def load_student(run: Run, weights: str = "full") -> Model:
+    """What is to train, in fp32, as the `params` of a model whose buffers become the state's.
+
+    weights: "full", base again; "lora", a fresh adapter over it, and nothing of base.
+    """
+    config = run.config
+    if weights == "full":
+        base = load(run.base, "float32", run.mesh)
+        return dataclasses.replace(
+            base, module=make_module(base.config, run.mesh, config.model.dtype, config.model.remat)
+        )
+    llama, raw = read_config(run.base)
+    shapes = trained_shapes(config, weights, llama)
+    adapter = init_adapter(shapes, shard_params(shapes, run.mesh), config.seed)
+    module = make_module(llama, run.mesh, config.model.dtype, config.model.remat)
+    return Model(llama, adapter, load_tokenizer(run.base), module, run.mesh, run.base, raw)
 
 
 def fit(
@@ -46,7 +50,7 @@ def fit(
     steps: int,
     make_step: Callable[[Forward, optax.GradientTransformation, TrainState], Callable],
     batches: Callable[[int], Any],
-    watch: Callable[[int], Watch] | None = None,
+    watch: Callable[[int], Callable[[int, Any], dict[str, float]]] | None = None,
     select: str = "last",
 ) -> tuple[Any, int]:
     """Trains a stage from its latest checkpoint; returns the selected parameters and their step.
@@ -57,12 +61,11 @@ def fit(
       schedule: step -> learning rate, as `optimizer` has it, for the log.
       make_step: (forward, optimizer, state shardings) -> compiled (state, batch) -> (state, metrics).
       batches: first step -> a closeable iterator of this process's rows.
-      watch: first step -> what measures the student on the way.
+      watch: first step -> what measures the student on the way, given (step, what trains).
       select: the metric whose best checkpoint is the result, or "last".
     """
     config = run.config
-    param_dtype = config.model.param_dtype
-    shapes = param_shapes(student.config, param_dtype)
+    shapes = jax.eval_shape(lambda: student.params)
     where = jax.tree.map(lambda p: p.sharding, student.params)
     shardings = student_shardings(config, shapes, where, optimizer, run.mesh)
     checkpoints = Checkpoints(run.checkpoints(stage), mark, keep=config.checkpoints.keep, select=select)
@@ -106,15 +109,21 @@ def fit(
         checkpoints.close()
 
 
-def save(run: Run, folder: Path, student: Model, params: Any, card: str) -> None:
-    """Writes trained parameters as a Hugging Face folder in the dtype that trained, so that nothing is rounded away."""
+def save(run: Run, folder: Path, student: Model, params: Any, card: str, weights: str = "full") -> None:
+    """Writes what trained in fp32, so that nothing is rounded away: a Hugging Face folder, or an adapter's."""
+    if weights == "lora":
+        given = run.config.model.folder
+        # A path from where this run was started would lead elsewhere from another place.
+        named = str(Path(given).resolve()) if Path(given).is_dir() else given
+        save_adapter(folder, params, student.config, student.raw_config, run.base, named, card)
+        return
     save_params(
         folder,
         params,
         student.config,
         student.raw_config,
         student.folder,
-        dtype=run.config.model.param_dtype,
+        dtype="float32",
         max_shard_bytes=int(run.config.export.shard_gigabytes * 1e9),
         model_card=card,
     )

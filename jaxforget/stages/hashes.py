@@ -5,6 +5,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from jaxforget.corpus.text import SUFFIXES
+from jaxforget.models.adapters import CONFIG as ADAPTER
 from jaxforget.models.export import TOKENIZER_FILES
 from jaxforget.models.load import INDEX
 from jaxforget.stages.run import Run
@@ -26,7 +27,8 @@ def hash_model(run: Run, folder: Path) -> str:
     """Of a model's shape and weights: a README beside them, or the same weights in another form, changes nothing."""
 
     def loaded(name: Path) -> bool:
-        return len(name.parts) == 1 and (name.name in ("config.json", INDEX) or name.suffix == ".safetensors")
+        papers = ("config.json", INDEX, ADAPTER)
+        return len(name.parts) == 1 and (name.name in papers or name.suffix == ".safetensors")
 
     return run.manifest.hash_path(folder, loaded)
 

@@ -5,11 +5,13 @@ from typing import Any
 
 from jaxforget.config import Config
 
-# A multiplication and an addition for every weight and token, of a forward pass; twice that backward.
+# A multiplication and an addition for every weight and token, of a forward pass; backward as much for what comes in,
+# and as much again for the weights, where they train.
 FORWARD, BACKWARD = 2, 4
 CONVENTION = (
     "model FLOP: 2N a token for a forward pass, 4N backward, N = all parameters, attention's own products left out; "
-    "so 10N for the forget step (two frozen forwards, one trained), 6N to reinforce, 2N to score or decode. "
+    "so 10N for the forget step (two frozen forwards, one trained), 6N to reinforce, 2N to score or decode; 2N "
+    "backward where an adapter trains, so 8N and 4N. "
     "hardware FLOP: every matrix product of the program, what remat recomputes, attention, padding of the translated "
     "tokens and every tile included (about 12N for the forget step with model.remat=full)"
 )
@@ -17,12 +19,13 @@ CONVENTION = (
 
 def model_flops_per_token(config: Config, step: str, parameters: int) -> int:
     """Model FLOP a token of the block, by `CONVENTION`; teachers that do not run are not counted."""
-    if step == "reinforce":
-        return (FORWARD + BACKWARD) * parameters
+    if step not in ("reinforce", "forget"):
+        return FORWARD * parameters
+    trained = FORWARD + (BACKWARD // 2 if getattr(config, step).weights == "lora" else BACKWARD)
+    teachers = 0
     if step == "forget":
         teachers = (config.retain.weight > 0) if config.targets.cache else 2
-        return (FORWARD * teachers + FORWARD + BACKWARD) * parameters
-    return FORWARD * parameters
+    return (FORWARD * teachers + trained) * parameters
 
 
 def product_flops(jaxpr: Any, unknown_trips: int) -> int:

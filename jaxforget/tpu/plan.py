@@ -14,6 +14,8 @@ from jaxforget.models.config import LlamaConfig
 from jaxforget.models.layout import parameter_count
 from jaxforget.models.published import read_shape
 from jaxforget.sharding import make_mesh
+from jaxforget.stages.build import teachers_used
+from jaxforget.stages.card import what_trains
 from jaxforget.tpu.compiler import Compiled, compile_step, memory_limit
 from jaxforget.tpu.flops import model_flops_per_token
 from jaxforget.tpu.programs import STEPS, Widths, batch_widths, check_plan, make_step
@@ -124,7 +126,7 @@ def _row(
         "argument_bytes": found.arguments,
         "temporary_bytes": found.temporaries,
         "parameters": parameters,
-        "trainable": "every parameter" if name in TRAINING else "none",
+        "trainable": what_trains(config, name) if name in TRAINING else "none",
         "weights": _weights(config, name),
         "flops_per_token": model_flops,
         "hardware_flops_per_token": found.hardware_flops / step.tokens,
@@ -148,13 +150,25 @@ def _row(
 def _weights(config: Config, name: str) -> str:
     """How the models are held in a step."""
     model = config.model
-    student = f"student {model.param_dtype}"
-    if model.dtype != model.param_dtype:
+    stage = "forget" if name == "score" else name
+    if name == "decode":
+        return f"one model {_held(model.base, model.dtype)}"
+    adapter = getattr(config, stage).weights == "lora"
+    student = "student " + ("LoRA over base, float32" if adapter else "float32")
+    if model.dtype != "float32":
         student += f" (its {model.dtype} half computes)"
-    moments = f"moments {getattr(config, name).moment_dtype}" if name in TRAINING else ""
-    frozen = f"frozen {model.dtype}"
-    held = {"reinforce": (student, moments), "forget": (student, moments, frozen), "score": (student, frozen)}
-    return ", ".join(held.get(name, (f"one model {model.dtype}",)))
+    parts = [student] + ([f"moments {getattr(config, stage).moment_dtype}"] if name in TRAINING else [])
+    base, reinforced = teachers_used(config) if stage == "forget" else (adapter, False)
+    if base:
+        parts.append(f"base {_held(model.base, model.dtype)}")
+    if reinforced:
+        forms = {"full": model.dtype, "lora": f"LoRA over base, {model.dtype}", "int8-delta": "int8 over base"}
+        parts.append(f"reinforced {forms[config.reinforce.weights]}")
+    return ", ".join(parts)
+
+
+def _held(form: str, dtype: str) -> str:
+    return f"int8 (else {dtype})" if form == "int8" else dtype
 
 
 def _projection(site: Site, found: Compiled, tokens: int, model_flops: int, passes: int) -> dict[str, Any] | None:

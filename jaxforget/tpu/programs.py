@@ -14,12 +14,13 @@ from jaxforget.config import Config
 from jaxforget.corpus.loader import read_summary
 from jaxforget.errors import UserError
 from jaxforget.evals.scoring import BUCKET, make_score_step
-from jaxforget.model import make_forward, make_module, param_shapes, param_shardings
+from jaxforget.model import make_forward, make_module, param_shapes
 from jaxforget.models.config import LlamaConfig
 from jaxforget.models.generate import trace_generate
-from jaxforget.sharding import batch_sharding
-from jaxforget.stages.build import make_adamw, make_training_step, student_shardings, teachers_used
-from jaxforget.stages.check import check_rows
+from jaxforget.models.weights import differences, int8_kernels
+from jaxforget.sharding import batch_sharding, shard_params
+from jaxforget.stages.build import make_adamw, make_training_step, student_shardings, teachers_used, trained_shapes
+from jaxforget.stages.check import check_rank, check_rows
 from jaxforget.train.precision import computed
 from jaxforget.train.step import abstract_state
 from jaxforget.train.types import Frozen, TrainState
@@ -80,6 +81,8 @@ def check_plan(config: Config, llama: LlamaConfig, mesh: Mesh, steps: tuple[str,
     for stage in ("reinforce", "forget"):
         if stage in steps:
             check_rows(config, mesh, stage)
+            if getattr(config, stage).weights == "lora":
+                check_rank(config, llama)
 
 
 def make_step(config: Config, llama: LlamaConfig, mesh: Mesh, widths: Widths, name: str) -> Step:
@@ -89,7 +92,7 @@ def make_step(config: Config, llama: LlamaConfig, mesh: Mesh, widths: Widths, na
     if name == "decode":
         new = config.evals.completion_tokens
         module = make_module(llama, mesh, config.model.dtype, "none")
-        params = _params(llama, mesh, config.model.dtype)
+        params = _base(config, llama, mesh)
         trace = lambda: trace_generate(module, params, rows=PROMPTS, prompt=PROMPT, new=new, mesh=mesh)  # noqa: E731
         rows = -(-PROMPTS // shards) * shards
         return Step(name, rows, rows * (PROMPT + new), new, trace)
@@ -109,27 +112,47 @@ def _tiles(tokens: int, tile: int) -> int:
     return -(-tokens // min(tile, tokens))
 
 
-def _params(llama: LlamaConfig, mesh: Mesh, dtype: str) -> Any:
-    """A model's parameters as `jaxforget.model.load` would place them."""
+def _placed(shapes: Any, mesh: Mesh) -> Any:
+    """Parameter shapes where `jaxforget.model.load` would place them."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        param_shapes(llama, jnp.dtype(dtype)),
-        param_shardings(llama, mesh),
+        shapes,
+        shard_params(shapes, mesh),
     )
 
 
+def _base(config: Config, llama: LlamaConfig, mesh: Mesh) -> Any:
+    """Base as it is held while frozen."""
+    shapes = param_shapes(llama, jnp.dtype(config.model.dtype))
+    return _placed(jax.eval_shape(int8_kernels, shapes) if config.model.base == "int8" else shapes, mesh)
+
+
+def _reinforced(config: Config, llama: LlamaConfig, mesh: Mesh) -> Any:
+    """What the reinforced model has of its own."""
+    dtype, weights = jnp.dtype(config.model.dtype), config.reinforce.weights
+    shapes = param_shapes(llama, dtype)
+    if weights == "lora":
+        adapter = trained_shapes(config, "lora", llama)
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), adapter)
+    elif weights == "int8-delta":
+        shapes = jax.eval_shape(differences, _base(config, llama, mesh), shapes)
+    return _placed(shapes, mesh)
+
+
 def _frozen(config: Config, llama: LlamaConfig, mesh: Mesh) -> Frozen:
-    params = _params(llama, mesh, config.model.dtype)
     base, reinforced = teachers_used(config)
-    return Frozen(base=params if base else None, reinforced=params if reinforced else None)
+    return Frozen(
+        base=_base(config, llama, mesh) if base else None,
+        reinforced=_reinforced(config, llama, mesh) if reinforced else None,
+    )
 
 
 def _student(config: Config, llama: LlamaConfig, mesh: Mesh, stage: str) -> tuple[Any, Any, TrainState]:
     """Optimiser, state shardings and abstract state of a training stage."""
     options = getattr(config, stage)
     _, optimizer = make_adamw(options, options.max_steps or 100)
-    shapes = param_shapes(llama, jnp.dtype(config.model.param_dtype))
-    shardings = student_shardings(config, shapes, param_shardings(llama, mesh), optimizer, mesh)
+    shapes = trained_shapes(config, options.weights, llama)
+    shardings = student_shardings(config, shapes, shard_params(shapes, mesh), optimizer, mesh)
     return optimizer, shardings, abstract_state(shapes, optimizer, shardings)
 
 
@@ -158,7 +181,8 @@ def _trace_training(config: Config, llama: LlamaConfig, mesh: Mesh, widths: Widt
     step = make_training_step(config, stage, forward, optimizer, mesh, shardings)
     batch = _batch(config, mesh, widths, rows)
     if stage == "reinforce":
-        return step.trace(state, {name: batch[name] for name in batch if name != "labels"})
+        base = _base(config, llama, mesh) if config.reinforce.weights == "lora" else None
+        return step.trace(state, {name: batch[name] for name in batch if name != "labels"}, base)
     return step.trace(state, _frozen(config, llama, mesh), batch)
 
 
@@ -167,8 +191,12 @@ def _trace_score(config: Config, llama: LlamaConfig, mesh: Mesh, rows: int, leng
     _, _, state = _student(config, llama, mesh, "forget")
     forward = make_forward(make_module(llama, mesh, config.model.dtype, "none"))
     score = make_score_step(forward, mesh, config.targets.tile)
-    params = computed(state.params)
-    beside = (state.replace(params=None if params is state.params else state.params.low), _frozen(config, llama, mesh))
+    own = computed(state.params)
+    frozen = _frozen(config, llama, mesh)
+    params = forward.over(frozen.base, own)
+    # Base's arrays count once, here or there.
+    rest = frozen.replace(base=None) if config.forget.weights == "lora" else frozen
+    beside = (state.replace(params=None if own is state.params else state.params.low), rest)
     tokens = jax.ShapeDtypeStruct((rows, length), np.int32, sharding=batch_sharding(mesh))
     # keep_unused: else the compiler would drop what lies beside, and its memory with it.
     whole = jax.jit(lambda beside, params, tokens, labels: score(params, tokens, labels), keep_unused=True)

@@ -144,16 +144,18 @@ def _without_padding(batch: Batch, trained: Array) -> Batch:
 def make_reinforce_step(
     forward: Forward, optimizer: optax.GradientTransformation, options: StepOptions, mesh: Mesh, shardings: TrainState
 ):
-    """Plain next-token training (METHOD.md section 6): `(state, batch) -> (state, metrics)`; needs `tokens`, `weights`.
+    """Plain next-token training (METHOD.md section 6): `(state, batch, base=None) -> (state, metrics)`.
 
+    base: frozen weights, where what trains stands over them. The batch needs `tokens`, `weights`.
     metrics: loss (mean over predicted tokens, fp32), tokens (int32, exact), grad_norm.
     """
     tiles = TileOptions(mesh=mesh, tile=options.tile)
 
-    def gradient_of(params: Params, batch: Batch):
+    def gradient_of(base: Params, params: Params, batch: Batch):
         def loss_of(params: Params):
             with jax.named_scope("student"):
-                hidden, head = forward.hidden(params, batch["tokens"]), forward.head(params)
+                student = forward.over(base, params)
+                hidden, head = forward.hidden(student, batch["tokens"]), forward.head(student)
             with jax.named_scope("tiles"):
                 losses = tiled_loss(hidden, head, batch["coefficients"], Teachers(labels=batch["labels"]), tiles)
             return jnp.sum(losses), losses
@@ -161,14 +163,16 @@ def make_reinforce_step(
         (_, losses), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
         return losses, gradients
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    def step(state: TrainState, batch: Batch, base: Params = None) -> tuple[TrainState, dict[str, Array]]:
         # Position i predicts token i + 1; the last has nothing to predict.
         labels = jnp.pad(batch["tokens"][:, 1:], ((0, 0), (0, 1)))
         weights = batch["weights"] * jnp.pad(batch["weights"][:, 1:], ((0, 0), (0, 1)))
         total = jnp.maximum(jnp.sum(weights), 1e-9)
         tokens = jnp.where(_until_last(weights > 0), batch["tokens"], 0)
         prepared = {"tokens": tokens, "labels": labels, "coefficients": weights / total}
-        losses, gradients = _accumulated(gradient_of, computed(state.params), prepared, options.accumulate)
+        losses, gradients = _accumulated(
+            lambda params, batch: gradient_of(base, params, batch), computed(state.params), prepared, options.accumulate
+        )
         state, norm = _updated(state, gradients, optimizer)
         return state, {"loss": losses[0], "tokens": jnp.sum(weights > 0, dtype=jnp.int32), "grad_norm": norm}
 
@@ -186,7 +190,8 @@ def _teachers(forward: Forward, frozen: Frozen, batch: Batch, cached: bool, reta
     if cached:
         return teachers
     with jax.named_scope("reinforced"):
-        hidden, head = forward.hidden(frozen.reinforced, batch["tokens"]), forward.head(frozen.reinforced)
+        reinforced = forward.over(frozen.base, frozen.reinforced)
+        hidden, head = forward.hidden(reinforced, batch["tokens"]), forward.head(reinforced)
     # A retain row is base's own text: nothing was translated there, so nothing is suppressed.
     ids = jnp.where(batch["retain"][:, None] > 0, -1, batch["suppress_ids"])
     table = suppression_table(ids, batch["suppress_from"], head.shape[1])
@@ -209,7 +214,8 @@ def make_forget_step(
 
         def loss_of(params: Params):
             with jax.named_scope("student"):
-                hidden, head = forward.hidden(params, batch["tokens"]), forward.head(params)
+                student = forward.over(frozen.base, params)
+                hidden, head = forward.hidden(student, batch["tokens"]), forward.head(student)
             with jax.named_scope("tiles"):
                 losses = tiled_loss(hidden, head, batch["coefficients"], teachers, tiles)
             return jnp.sum(losses), losses

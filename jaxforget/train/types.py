@@ -13,23 +13,30 @@ Params = Any
 Batch = dict[str, Array]
 
 
+def _own(base: Params, own: Params) -> Params:
+    return own
+
+
 @dataclasses.dataclass(frozen=True)
 class Forward:
     """A causal language model as two pure functions, so that no step ever needs its logits whole.
 
     hidden: (params, tokens int [B, S]) -> final states [B, S, D], right padding allowed.
     head:   (params) -> output projection [D, V].
+    over:   (base's params or None, a model's own) -> its params; a model whose own are all of them is its own.
     """
 
     hidden: Callable[[Params, Array], Array]
     head: Callable[[Params], Array]
+    over: Callable[[Params, Params], Params] = _own
 
 
 @struct.dataclass
 class TrainState:
     """What trains; donated to every step.
 
-    step: int32 []. params: the student's tree, or its two halves (`precision.Split`). opt_state: optax's.
+    step: int32 []. params: what trains of the student, all of it or what it has over base, or the two halves of that
+    (`precision.Split`). opt_state: optax's.
     """
 
     step: Array
@@ -39,7 +46,10 @@ class TrainState:
 
 @struct.dataclass
 class Frozen:
-    """The teachers: arguments of the step, outside the tree that is differentiated and optimised. None: not needed."""
+    """The teachers: arguments of the step, outside the tree that is differentiated and optimised. None: not needed.
+
+    base: whole; what student and reinforced may stand over. reinforced: whole, or its own over base.
+    """
 
     base: Params
     reinforced: Params

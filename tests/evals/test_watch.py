@@ -7,7 +7,7 @@ import pytest
 
 from jaxforget.evals.familiarity import answer_probabilities, encode_probe, perplexity
 from jaxforget.evals.probes import Probe, Probes, Prompts
-from jaxforget.evals.watch import TOP, Watch, make_questions, measure
+from jaxforget.evals.watch import TOP, Watch, likeliest, make_questions, measure
 from tests.evals.asking import PARAMS, Pieces, placed, scorer, whole_logp
 from tests.train.tiny import mesh_of, near, put
 
@@ -62,7 +62,7 @@ def test_only_what_is_asked_is_measured(one, tmp_path, probes, heldout, names):
 def test_files(one, questions, tmp_path):
     watch = Watch(tmp_path, one, questions, Pieces(), first_step=0)
     other = put(near(PARAMS, 5), mesh_of())
-    watch.reference("base", placed(1))
+    watch.reference("base", likeliest(one, placed(1), questions, Pieces()))
     measures = [watch(step, other) for step in (0, 10)]
     assert read(tmp_path, "curve")["rows"] == [
         {"step": step, **found} for step, found in zip((0, 10), measures, strict=True)
@@ -81,7 +81,7 @@ def test_files(one, questions, tmp_path):
 
 def test_going_on_drops_what_came_after_the_restored_step(one, questions, tmp_path):
     first = Watch(tmp_path, one, questions, Pieces(), first_step=0)
-    first.reference("base", placed(1))
+    first.reference("base", likeliest(one, placed(1), questions, Pieces()))
     for step in (0, 10, 20, 30):
         first(step, placed(1))
     watch = Watch(tmp_path, one, questions, Pieces(), first_step=10)

@@ -63,6 +63,8 @@ def test_scoring_costs_one_pass(model):
         ((), "forget", 10),
         (("targets.cache=true",), "forget", 6),
         (("targets.cache=true", "retain.path=x", "retain.weight=1", "retain.rows=16"), "forget", 8),
+        (("reinforce.weights=lora",), "reinforce", 4),
+        (("forget.weights=lora",), "forget", 8),
         ((), "score", 2),
         ((), "decode", 2),
     ],
