@@ -113,10 +113,9 @@ def load_own(folder: Path, base: Model, dtype: str, form: str = "full") -> Param
     under = base.params["layers"]
 
     def convert(name: str, array: jax.Array) -> Any:
-        layer = name.split("/")[1]
         if not name.endswith("/kernel"):
             return array.astype(dtype)
-        return _converted(difference, name, base.mesh, under[layer]["kernel"], array)
+        return _converted(difference, name, base.mesh, under[name.split("/")[1]]["kernel"], array)
 
     # In fp32 until the difference is taken: rounded first, it would lose what training changed.
     params = load_params(

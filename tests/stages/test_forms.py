@@ -1,5 +1,6 @@
 """Runs whose weights are held or trained in other forms than whole: the same chain, its artefacts and its promises."""
 
+import dataclasses
 import gc
 import json
 import shutil
@@ -30,8 +31,8 @@ from tests.tiny_run import settings
 RANK, ALPHA = 4, 8.0
 LORA = {
     "lora": {"rank": RANK, "alpha": ALPHA},
-    "reinforce": {"weights": "lora", "learning_rate": 2e-2},
-    "forget": {"weights": "lora", "learning_rate": 2e-2},
+    "reinforce": {"weights": "lora", "learning_rate": 5e-2, "max_steps": 6},
+    "forget": {"weights": "lora", "learning_rate": 2e-2, "max_steps": 16},
 }
 
 
@@ -124,7 +125,7 @@ def test_an_adapter_is_evaluated_and_generates_as_its_export_does(adapted, capsy
 
 
 def test_a_run_cut_short_goes_on_bit_for_bit(adapted, tiny_world, tmp_path, monkeypatch):
-    real, left = fitting.put_batch, [3]
+    real, left = fitting.put_batch, [11]
 
     def until_killed(batch, mesh):
         left[0] -= 1
@@ -140,7 +141,7 @@ def test_a_run_cut_short_goes_on_bit_for_bit(adapted, tiny_world, tmp_path, monk
     said = []
     monkeypatch.setattr(Run, "say", lambda self, text: said.append(text))
     run = chain(tiny_world, tmp_path / "run", ("forget",), **LORA, **given)
-    assert "  going on from the checkpoint of step 2" in said
+    assert "  going on from the checkpoint of step 10" in said
     assert (run.unlearned / WEIGHTS).read_bytes() == (adapted / "unlearned" / WEIGHTS).read_bytes()
 
 
@@ -182,13 +183,13 @@ def test_int8_differences_give_almost_every_label(tiny_world, tmp_path):
         labels[weights] = np.load(run.folder / "labels" / "train.npy")
     used = labels["full"] >= 0
     base, reinforced = load(tiny_world / "base"), load(trained.reinforced)
-    tokens = np.random.default_rng(0).integers(0, 300, (4, 24))
+    tokens = np.random.default_rng(0).integers(0, 300, (8, 24))
     apart = np.abs(jaxforget.logits(base, tokens) - jaxforget.logits(reinforced, tokens)).max()
     own = load_own(trained.reinforced, base, "float32", "int8-delta")
     assert own["layers"]["q"]["delta"].values.dtype == np.int8
     assert "kernel" not in own["layers"]["q"]
-    held = jax.jit(base.module.apply)({"params": over(base.params, own)}, tokens)
-    assert np.abs(held - jaxforget.logits(reinforced, tokens)).max() < 0.02 * apart
+    held = dataclasses.replace(base, params=over(base.params, own))
+    assert np.abs(jaxforget.logits(held, tokens) - jaxforget.logits(reinforced, tokens)).max() < 0.02 * apart
     assert used.sum() > 500
     assert (labels["full"] == labels["int8-delta"])[used].mean() > 0.99
     assert (labels["int8-delta"][~used] == -1).all()
@@ -222,6 +223,7 @@ def test_base_is_gone_where_cached_labels_leave_it_no_use(
     form = LORA if weights == "lora" else {}
     copy = shutil.copytree(source, tmp_path / "run")
     model = {"control": str(tiny_world / "control")}
+    form = {**form, "forget": {**form.get("forget", {}), "max_steps": 1}}
     run = chain(tiny_world, copy, ("forget",), **form, targets={"cache": True}, model=model)
     assert (run.folder / "labels").is_dir()
     # An adapter's student is base and more; the control is asked before there is a student, and never kept.
@@ -284,7 +286,7 @@ def test_forms_that_do_not_go_together(adapted, tiny_run, tiny_world, tmp_path):
         ({"use_dora": True}, "use_dora is set"),
         ({"bias": "all"}, "bias is 'all'"),
         ({"r": "four"}, "wants r and lora_alpha, numbers"),
-        ({"r": 5}, r"shape \[4, 32\]"),
+        ({"r": 5}, r"shape \[5, 48\]"),
     ],
 )
 def test_an_adapter_that_is_not_understood_is_refused(adapted, tmp_path, change, message):
