@@ -25,7 +25,7 @@ from jaxforget.models.hf import (
 )
 from jaxforget.models.layout import leaves
 from jaxforget.models.llama import Llama
-from jaxforget.models.weights import adapter_shapes, difference, over, quantise
+from jaxforget.models.weights import adapter_shapes, difference, merged, over, quantise
 from jaxforget.sharding import ActivationSharding, make_mesh, shard_params
 from jaxforget.train.types import Forward, Params
 
@@ -93,6 +93,15 @@ def load(
     check_tokenizer(tokenizer, config)
     module = make_module(config, mesh, dtype, remat)
     return Model(config, _load_whole(local, config, mesh, dtype, form), tokenizer, module, mesh, local, raw)
+
+
+def whole(model: Model) -> Model:
+    """`model` with every weight as one float array, for whatever changes weights rather than reads them."""
+    where = param_shardings(model.config, model.mesh)
+    if jax.tree.structure(where) == jax.tree.structure(model.params):
+        return model
+    sums = jax.jit(lambda params: merged(params, model.params["embed"].dtype), out_shardings=where)
+    return dataclasses.replace(model, params=sums(model.params))
 
 
 def load_own(folder: Path, base: Model, dtype: str, form: str = "full") -> Params:

@@ -93,6 +93,26 @@ def over(base: Params, own: Params) -> Params:
     return {**base, **{name: over(base.get(name), part) for name, part in own.items()}}
 
 
+def merged(params: Params, dtype: Any) -> Params:
+    """Any tree as whole float weights: every dense layer's summed up in fp32, then in `dtype`; others as they are."""
+
+    def change(layer: Params) -> Params:
+        kernel = layer.get("kernel")
+        if kernel is None or not (isinstance(kernel, Int8) or {"delta", "lora"} & layer.keys()):
+            return layer
+        whole = dequantise(kernel)
+        if "delta" in layer:
+            whole = whole + dequantise(layer["delta"])
+        if "lora" in layer:
+            lora = layer["lora"]
+            a, b = lora.a.astype(jnp.float32), lora.b.astype(jnp.float32)
+            whole = whole + lora.scale * jnp.matmul(a, b, precision="highest")
+        rest = {key: value for key, value in layer.items() if key not in ("kernel", "delta", "lora")}
+        return {**rest, "kernel": whole.astype(dtype)}
+
+    return {**params, "layers": {name: change(layer) for name, layer in params["layers"].items()}}
+
+
 def dense_layers(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     """Name ("q") -> kernel shape [L, in, out] of every dense layer of a Llama: those that adapters stand beside."""
     return {leaf.name.split("/")[1]: leaf.shape for leaf in leaves(config) if leaf.name.endswith("/kernel")}

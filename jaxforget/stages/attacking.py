@@ -26,7 +26,7 @@ from jaxforget.evals.prompting import (
 )
 from jaxforget.evals.relearning import RelearnOptions, asked_and_taught, make_relearner
 from jaxforget.evals.weight_attacks import QUANTISED_SAID, interpolated, quantised
-from jaxforget.model import Model, load, make_forward, make_module
+from jaxforget.model import Model, load, make_forward, make_module, whole
 from jaxforget.models.llama import Llama
 from jaxforget.stages.suites import scorer
 
@@ -49,6 +49,7 @@ def weight_outcomes(model: Model, asked: Probes, base: Model | None) -> list[Out
 
     What rounding costs shows in the retained questions; they are no leak.
     """
+    model, base = whole(model), None if base is None else whole(base)
     groups = {
         "": ([encode_probe(probe, model.tokenizer) for probe in asked.familiarity], CONVENTION),
         "_retained": ([encode_probe(probe, model.tokenizer) for probe in asked.retained], f"{CONVENTION}, other text"),
@@ -119,7 +120,7 @@ def relearn_outcomes(
     found = []
     for text, (blocks, said) in texts.items():
         # Read anew: training takes the weights over.
-        params = load(model.folder, "float32", model.mesh).params
+        params = whole(load(model.folder, "float32", model.mesh)).params
         values = _relearner(module, model.mesh, options)(
             params, blocks, lambda params: answer_probabilities(scorer(model), params, questions)
         )

@@ -16,6 +16,7 @@ from jaxforget.models.weights import (
     dequantise,
     difference,
     init_adapter,
+    merged,
     over,
     quantise,
 )
@@ -188,3 +189,15 @@ def test_the_forms_are_plain_trees():
     assert jax.tree.leaves(jax.tree.map(np.ones_like, lora))[0].sum() == 6
     assert jax.tree.map(np.ones_like, lora).scale == 2.0  # no number to train
     assert len(jax.tree.leaves(Int8(np.zeros((2, 3), np.int8), np.ones((1, 3))))) == 2
+
+
+@pytest.mark.parametrize("config", [PLAIN, BIASED], ids=["plain", "tied, biased"])
+def test_every_form_summed_up_is_the_model_that_it_stands_for(config):
+    base = llama_params(config, 0)
+    held = over(with_kernels(base, lambda name, kernel: quantise(kernel)), trained_adapter(config))
+    held = over(held, {"layers": {"up": {"delta": quantise(0.1 * llama_params(config, 2)["layers"]["up"]["kernel"])}}})
+    found = merged(held, jnp.float32)
+    assert jax.tree.structure(found) == jax.tree.structure(base)
+    expected = logits(config, held)
+    np.testing.assert_allclose(logits(config, found), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    jax.tree.map(np.testing.assert_array_equal, merged(base, jnp.bfloat16), base)  # whole already: no bit changes
