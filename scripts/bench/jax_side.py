@@ -62,9 +62,9 @@ class JaxSide:
             jax.tree.map(lambda leaf: leaf.delete(), self.frozen)
             self.frozen = Frozen(None, None)
             assert teachers_used(run) == (False, False)
-        shapes = param_shapes(llama, jnp.dtype(run.model.param_dtype))
+        shapes = param_shapes(llama, jnp.float32)
         shardings = student_shardings(run, shapes, where, optimizer, mesh)
-        self.state = init_state(model(base, run.model.param_dtype, 0), optimizer, shardings)
+        self.state = init_state(model(base, "float32", 0), optimizer, shardings)
         step = make_training_step(run, "forget", forward, optimizer, mesh, shardings)
         self._step = step.lower(self.state, self.frozen, self.batch).compile()
 
