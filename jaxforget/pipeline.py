@@ -52,7 +52,15 @@ _LAYOUT = ("accumulate",)
 _PLACES = ("path", "folder", "control", "reinforced", "remat")
 _FORMS = ("weights", "base")  # how weights are held: told by `_forms`, where it matters
 _DRAWING = ("match", "draw")  # matter when text is translated, not to the dictionary itself
-_FINDING = ("extractor", "language", "min_count", "most", "counterparts", "sample")  # matter where one is found
+# What each finder of a dictionary is told.
+_COUNTING = ("language", "min_count", "most", "counterparts")
+_FINDING = {
+    "models": (*_COUNTING, "sample"),
+    "statistics": _COUNTING,
+    "endpoint": ("calls",),
+    "local": ("calls", "model", "answer_tokens"),
+}
+_FOUND = ("path", "extractor", *_COUNTING, "sample", "calls", "model", "answer_tokens")
 
 
 def _text(run: Run, section: str) -> dict[str, str]:
@@ -90,18 +98,23 @@ def _anchors_inputs(run: Run) -> Mapping[str, str]:
     config = run.config
     if run.finder is None:
         path = {"anchors.path": run.manifest.hash_path(Path(run.dictionary))}
-        return {**path, **_values(config, "anchors", ("path", *_DRAWING, *_FINDING))}
-    found = {
+        return {**path, **_values(config, "anchors", (*_FOUND, *_DRAWING))}
+    told = _values(config, "anchors")
+    inputs = {
         "seed": str(config.seed),
+        "anchors.extractor": run.finder,
+        **{f"anchors.{key}": told[f"anchors.{key}"] for key in _FINDING[run.finder]},
         **_text(run, "corpus"),
         **_values(config, "corpus", _PLACES),
-        **_text(run, "retain"),
-        **_values(config, "retain", (*_PLACES, "weight", "rows")),
-        **_values(config, "anchors", ("path", "filter", *_DRAWING, *(() if run.reinforces_first else ("sample",)))),
     }
-    if not run.reinforces_first:
-        return found
-    return {**found, **_finished(run, "reinforce"), "model.folder": hash_model(run, run.base)}
+    if run.finder == "endpoint":
+        return {**inputs, **{f"endpoint.{name}": str(getattr(config.endpoint, name)) for name in ("base_url", "model")}}
+    if run.finder == "local":
+        return inputs
+    inputs |= {**_text(run, "retain"), **_values(config, "retain", (*_PLACES, "weight", "rows"))}
+    if run.reinforces_first:
+        inputs |= {**_finished(run, "reinforce"), "model.folder": hash_model(run, run.base)}
+    return inputs
 
 
 def _prepare_inputs(run: Run) -> Mapping[str, str]:
@@ -113,7 +126,7 @@ def _prepare_inputs(run: Run) -> Mapping[str, str]:
         # The dictionary's content, which a review changes after the stage that wrote it; not where it came from.
         **({"anchors.json": run.manifest.hash_path(run.anchors)} if run.anchored else {}),
         **_text_inputs(run),
-        **_values(config, "anchors", ("path", *_FINDING)),
+        **_values(config, "anchors", _FOUND),
         **(retained if config.retain.rows else {}),
     }
 
@@ -247,6 +260,19 @@ def links(run: Run, names: Collection[str]) -> tuple[Stage, ...]:
     cut = [TEXT] if "reinforce" in first and run.config.model.reinforced is None else []
     rest = [stage for stage in STAGES if stage.name in names and stage.name not in ("reinforce", "anchors")]
     return (*cut, *(stages[name] for name in first), *rest)
+
+
+def preview_anchors(config: Config) -> str:
+    """What an endpoint would be asked for anchors, with one prompt in full; asks nothing.
+
+    Raises:
+      UserError: another extractor is set; a fault in the text.
+    """
+    run = Run(config)
+    if run.finder != "endpoint":
+        raise UserError("--dry-run shows what an endpoint would be asked for anchors; set anchors.extractor=endpoint")
+    check(run, ("anchors",))
+    return anchors.preview(run)
 
 
 def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:

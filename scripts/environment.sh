@@ -81,3 +81,18 @@ environment() {
   if [ "$1" = test ]; then install test; fi
   exec 9>&-
 }
+
+# A headless browser for the tests of the review page: found, or installed where that can be done unasked.
+browser() {
+  local name
+  for name in chromium chromium-browser google-chrome google-chrome-stable chrome; do
+    if command -v "$name" >/dev/null; then return; fi
+  done
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "jaxforget: installing chromium, which the tests of the review page drive" >&2
+    if { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; } \
+      >"$ROOT/.cache/chromium.log" 2>&1 && command -v chromium >/dev/null; then return; fi
+    fail "chromium could not be installed (.cache/chromium.log says why); install it and run this again"
+  fi
+  fail "no chromium or chrome found, which the tests of the review page drive; install one and run this again"
+}

@@ -21,7 +21,7 @@ RANKS = [
     {"files", "config"},
     {"endpoint"},
     {"models", "corpus", "sharding"},
-    {"train", "manifest", "start"},
+    {"train", "manifest", "start", "review"},
     {"evals"},
     {"model"},
     {"report"},
@@ -127,6 +127,21 @@ def test_a_machine_without_a_fit_python_gets_one_line(tmp_path):
     assert result.stderr.count("\n") == 1
     assert "no Python 3.11 or newer" in result.stderr
     assert not (copy / ".venv").exists()
+
+
+def test_a_machine_without_a_browser_gets_one_line(tmp_path):
+    """The tests' script looks for one; where it can install none, it says so and ends."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for tool in ["bash", "dirname", "mkdir", "id"]:
+        found = subprocess.run(["bash", "-c", f"command -v {tool}"], capture_output=True, text=True, check=True)
+        (tools / tool).symlink_to(found.stdout.strip())
+    script = f"source {ROOT}/scripts/environment.sh; browser"
+    missing = subprocess.run(["bash", "-c", script], env={"PATH": str(tools)}, capture_output=True, text=True)
+    assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
+    assert "no chromium or chrome found" in missing.stderr
+    (tools / "chromium").symlink_to("/bin/true")
+    subprocess.run(["bash", "-c", script], env={"PATH": str(tools)}, check=True)
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))

@@ -31,7 +31,7 @@ goes on where it stopped.
 WHICH = {True: "options that matter here; `jaxforget run --help` lists all", False: "options"}
 # What a stage's own help lists; it takes every option, so that one configuration serves the whole chain.
 SECTIONS = {
-    "anchors": ("", "model", "corpus", "retain", "anchors"),
+    "anchors": ("", "model", "corpus", "retain", "anchors", "endpoint"),
     "prepare": ("", "model", "corpus", "retain", "anchors", "blocks"),
     "reinforce": ("", "model", "reinforce", "checkpoints", "mesh"),
     "forget": ("", "model", "retain", "targets", "forget", "evals", "checkpoints", "mesh"),
@@ -72,6 +72,12 @@ def add(add_command) -> None:
                 action="store_true",
                 help="with suite=: measure nothing, show what an endpoint would be asked",
             )
+        if name == "anchors":
+            parser.add_argument(
+                "--dry-run",
+                action="store_true",
+                help="with anchors.extractor=endpoint: show what it would be asked, ask nothing",
+            )
         add_config(parser)
 
 
@@ -82,14 +88,16 @@ def run(given: argparse.Namespace) -> int:
         raise UserError("--dry-run shows what suites would ask an endpoint; name them, as suite=completion")
     config = read_config(given.config, [word for word in given.overrides if word not in suites])
     start_jax()
-    from jaxforget.pipeline import STAGES, run_chain, run_suites
+    from jaxforget.pipeline import STAGES, preview_anchors, run_chain, run_suites
     from jaxforget.train.loop import Preempted
 
     names = tuple(stage.name for stage in STAGES) if given.name == "run" else (given.name,)
     given.out = config.out or ""
     quiet_threads(given.debug)
     try:
-        if suites:
+        if given.name == "anchors" and given.dry_run:
+            print(preview_anchors(config))
+        elif suites:
             run_suites(config, suites[-1].removeprefix("suite="), dry_run=given.dry_run)
         else:
             run_chain(config, names)

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from jaxforget.cli import chain, demo, generate, plan
+from jaxforget.cli import chain, demo, generate, plan, review
 from jaxforget.cli.faults import Terminated, abandoned, terminable, users_fault
 from jaxforget.cli.parser import Parser
 
@@ -20,7 +20,7 @@ first steps:
 jaxforget COMMAND --help says more; for run, its stages and plan it lists every option.
 """
 # In the order of the help.
-COMMANDS = (demo, chain, plan, generate)
+COMMANDS = (demo, chain, review, plan, generate)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +60,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser, subparsers = make_parser()
     if any("\udc80" <= letter <= "\udcff" for word in words for letter in word):
         parser.error("the command line is not UTF-8; set a UTF-8 locale (LANG=C.UTF-8) or rename the file")
-    given, rest = parser.parse_known_args(words)
+    given, rest = parser.parse_known_args(_joined(words))
     # argparse takes the words behind a flag for none of its own: `run CONFIG --debug key=value`.
     stray = [word for word in rest if word.startswith("-") or not hasattr(given, "overrides")]
     if stray:
@@ -68,6 +68,14 @@ def parse(words: list[str]) -> argparse.Namespace:
     if rest:
         given.overrides = [*given.overrides, *rest]
     return given
+
+
+def _joined(words: list[str]) -> list[str]:
+    """`anchors review`, the one command of two words, as one word; a CONFIG of that name is written ./review."""
+    first = next((place for place, word in enumerate(words) if not word.startswith("-")), len(words))
+    if words[first : first + 2] == ["anchors", "review"]:
+        return [*words[:first], "anchors review", *words[first + 2 :]]
+    return words
 
 
 def make_parser() -> tuple[Parser, dict[str, Parser]]:

@@ -63,14 +63,18 @@ class AnchorOptions:
     )
     extractor: str = _option(
         "models",
-        "where none is given: counts and what reinforcing raised, counts alone, or none at all (to train base only)",
-        ("models", "statistics", "none"),
+        "where none is given: counts and what reinforcing raised, counts alone, a language model behind endpoint.* or "
+        "loaded from anchors.model, or none at all (to train base only)",
+        ("models", "statistics", "endpoint", "local", "none"),
     )
     language: str = _option("en", "of the text, for the frequencies that it is set against; counterparts are English")
     min_count: int = _option(3, "occurrences asked of an anchor that is found", above=0)
     most: int = _option(2000, "anchors found at most", above=0)
     counterparts: int = _option(3, "generic counterparts of an anchor that is found", above=0)
     sample: int = _option(262144, "tokens of the text that both models read to find anchors", above=0)
+    calls: int = _option(100, "passages that a language model is asked about (the paper: 380)", above=0)
+    model: str | None = _option(None, "of extractor local: a chat model, as model.folder", path=True)
+    answer_tokens: int = _option(1024, "of extractor local: new tokens of an answer", above=0)
     match: str = _option(
         "first", "among keys that match: first in the dictionary (paper) or the longest", ("first", "longest")
     )

@@ -5,6 +5,9 @@ import jax
 from jaxforget.corpus.anchors import Anchors
 from jaxforget.corpus.extract.offline import Found, extract
 from jaxforget.corpus.text import Document, read_documents
+from jaxforget.review.edits import apply_verdicts, read_verdicts
+from jaxforget.stages.asking import find_by_asking
+from jaxforget.stages.asking import preview as preview_asking
 from jaxforget.stages.judge import ModelsJudge
 from jaxforget.stages.run import Run
 
@@ -20,6 +23,10 @@ def anchors(run: Run) -> None:
         run.say(f"  anchors.path is not set: finding anchors in the text ({run.finder})")
         extracted = find(run)
         found, notes = extracted.anchors, extracted.warnings
+    verdicts = read_verdicts(run.review)
+    if verdicts:
+        found = apply_verdicts(found, verdicts)
+        run.say(f"  {len(verdicts):,} decisions of {run.review.name} hold")
     if jax.process_index() == 0:
         found.save(run.anchors)
     for note in notes[:SHOWN]:
@@ -30,24 +37,31 @@ def anchors(run: Run) -> None:
         run.say(f"  review them: jaxforget anchors review {run.folder}")
 
 
+def preview(run: Run) -> str:
+    """What an endpoint would be asked."""
+    return preview_asking(run, _read(run))
+
+
+def _read(run: Run) -> list[Document]:
+    corpus = run.config.corpus
+    return list(read_documents(run.corpus, field=corpus.field, split=corpus.split))
+
+
 def find(run: Run) -> Found:
     """What is found by `anchors.extractor`; every process finds the same."""
     config = run.config
     options = config.anchors
-
-    def read() -> list[Document]:
-        corpus = config.corpus
-        return list(read_documents(run.corpus, field=corpus.field, split=corpus.split))
-
+    if run.finder in ("endpoint", "local"):
+        return find_by_asking(run, _read(run))
     retain = config.retain
     retained = None if retain.path is None else read_documents(retain.path, field=retain.field, split=retain.split)
     return extract(
-        read,
+        lambda: _read(run),
         retained=retained,
         language=options.language,
         least=options.min_count,
         most=options.most,
         each=options.counterparts,
         seed=config.seed,
-        models=ModelsJudge(run, read()) if run.reinforces_first else None,
+        models=ModelsJudge(run, _read(run)) if run.reinforces_first else None,
     )

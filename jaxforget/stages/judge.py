@@ -103,6 +103,11 @@ def word_gains(passages: Sequence[Passage], before: Sequence[np.ndarray], after:
         starts, ends = np.array(ranges).T
         for match in WORD.finditer(passage.text, int(starts[0]), int(ends[-1])):
             word = match.group()
+            if (
+                passage.text[match.start() - 1 : match.start()].isalpha()
+                or passage.text[match.end() : match.end() + 1].isalpha()
+            ):
+                continue  # the passage begins or ends within it
             word = word[:-2] if word.endswith(("'s", "’s")) else word
             # Tokens that reach into the word: a leading space is part of a word's first token.
             first = int(np.searchsorted(ends, match.start(), side="right"))

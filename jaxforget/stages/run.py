@@ -87,6 +87,11 @@ class Run:
         return self.folder / "anchors.json"
 
     @property
+    def answers(self) -> Path:
+        """What a language model answered when it was asked for anchors."""
+        return self.folder / "anchors.answers.jsonl"
+
+    @property
     def review(self) -> Path:
         """What a person decided about single anchors; it outlives a dictionary that is found anew."""
         return self.folder / "anchors.review.json"

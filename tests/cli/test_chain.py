@@ -218,3 +218,16 @@ def test_a_moved_run_goes_on_where_it_is(capsys, copied, tiny_run):
 def test_a_manifest_that_is_none(content, capsys, copied):
     (copied / "manifest.json").write_text(content)
     assert fault(capsys, "run", copied).startswith(f"{copied}/manifest.json: ")
+
+
+def test_a_dry_run_of_anchors_shows_a_prompt(capsys, config, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-to-be-shown")
+    words = ["anchors.path=null", "anchors.extractor=endpoint", "endpoint.model=m", "endpoint.price_in=1"]
+    assert status_of("anchors", config, *words, "endpoint.price_out=1", "--dry-run") == 0
+    said = capsys.readouterr()
+    assert "calls to make" in said.out
+    assert "$0.0" in said.out
+    assert "Below is a passage" in said.out
+    assert "sk-not" not in said.out + said.err
+    told = fault(capsys, "anchors", config, "--dry-run")
+    assert "set anchors.extractor=endpoint" in told

@@ -1,0 +1,85 @@
+"""`jaxforget anchors review`: a local page to judge a run's dictionary on, or a text file."""
+
+import argparse
+import sys
+import webbrowser
+from pathlib import Path
+
+from jaxforget.cli.parser import add_config, read_config
+from jaxforget.config import Config
+from jaxforget.errors import UserError
+
+HELP = "judge a run's dictionary: accept, edit, drop, add; on a local page or in a text file"
+EPILOG = """\
+Serves a page on this machine, to this machine only, and prints its address; Ctrl-C or the page's Done ends it. What is
+decided goes into the run's anchors.json at once, and beside it into anchors.review.json, which holds when anchors are
+found anew; `jaxforget run` then translates by it.
+
+--text writes anchors.review.txt into the run's folder; edit it and run the same command again, which reads it back.
+"""
+
+
+def add(add_command) -> None:
+    """Adds the command; its words stand behind `anchors`."""
+    parser = add_command("anchors review", HELP, run)
+    parser.epilog = EPILOG
+    parser.add_argument("--text", action="store_true", help="a text file instead of a page")
+    parser.add_argument("--port", type=int, default=0, help="of the page [a free one]")
+    parser.add_argument("--no-browser", action="store_true", help="open none, print the address only")
+    add_config(parser)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Serves the page, or writes or reads the form."""
+    config = read_config(given.config, given.overrides)
+    if config.out is None:
+        raise UserError("out is not set; it names the run's folder, as out=runs/NAME")
+    from jaxforget.review.edits import Review
+
+    folder = Path(config.out)
+    review = Review(folder / "anchors.json", folder / "anchors.review.json")
+    if not review.anchors.is_file():
+        raise UserError(f"{review.anchors}: no such file; run jaxforget anchors first, with the same configuration")
+    review.entries()  # a fault in the files is told before anything is opened
+    return _text(folder, review) if given.text else _page(given, config, review)
+
+
+def _text(folder: Path, review) -> int:
+    from jaxforget.review.form import read_form, write_form
+
+    path = folder / "anchors.review.txt"
+    if not path.is_file():
+        count = write_form(path, review)
+        print(f"{path}: {count} anchors; edit it, and run the same command again to have it read", file=sys.stderr)
+        return 0
+    changes = read_form(path, review)
+    review.save(review.version(), changes)
+    path.unlink()
+    print(f"{review.anchors}: {len(changes)} changes from {path.name}, which is done and removed", file=sys.stderr)
+    return 0
+
+
+def _page(given: argparse.Namespace, config: Config, review) -> int:
+    from jaxforget.corpus.text import read_documents
+    from jaxforget.review.server import ReviewServer
+
+    if not 0 <= given.port < 65536:
+        raise UserError(f"--port {given.port}: give 1 to 65535, or none for a free one")
+    corpus = config.corpus
+
+    def documents() -> list:
+        if corpus.path is None:
+            raise UserError("corpus.path is not set, so there are no sentences to show")
+        return list(read_documents(corpus.path, field=corpus.field, split=corpus.split))
+
+    server = ReviewServer(review, documents, port=given.port)
+    print(
+        f"review at {server.address}\nCtrl-C ends it; what is saved on the page is saved", file=sys.stderr, flush=True
+    )
+    if not given.no_browser:
+        webbrowser.open(server.address)
+    try:
+        server.serve()
+    except KeyboardInterrupt:
+        print("", file=sys.stderr)
+    return 0

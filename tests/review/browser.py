@@ -1,0 +1,117 @@
+"""A real headless browser, driven by its DevTools protocol."""
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import websocket
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-dev-shm-usage",
+    "--no-proxy-server",
+    "--remote-debugging-port=0",
+    "--remote-allow-origins=*",
+)
+PATIENCE = 60.0  # seconds; for a machine that does much else
+
+
+class Tab:
+    """One page."""
+
+    def __init__(self, address: str):
+        self._socket = websocket.create_connection(address, timeout=PATIENCE, suppress_origin=True)
+        self._number = 0
+        self.console: list[str] = []
+        for domain in ("Page", "Runtime", "Log"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **params: Any) -> dict[str, Any]:
+        """One command and its result; what the page reports meanwhile is kept in `console`."""
+        self._number += 1
+        self._socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
+        while True:
+            message = json.loads(self._socket.recv())
+            if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+                self.console.append(json.dumps(message["params"]))
+            if message.get("method") == "Page.javascriptDialogOpening":
+                self.console.append("dialog: " + message["params"]["message"])
+            if message.get("id") == self._number:
+                assert "error" not in message, message
+                return message["result"]
+
+    def open(self, address: str) -> None:
+        """Goes there."""
+        self.send("Page.navigate", url=address)
+        self.wait("document.readyState === 'complete'")
+
+    def run(self, code: str) -> Any:
+        """The value of an expression in the page; a promise is waited for."""
+        told = self.send("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in told, told["exceptionDetails"]
+        return told["result"].get("value")
+
+    def wait(self, code: str) -> None:
+        """Until the expression is true."""
+        deadline = time.monotonic() + PATIENCE
+        while not self.run(code):
+            assert time.monotonic() < deadline, f"not true within {PATIENCE:g} s: {code}; {self.console}"
+            time.sleep(0.05)
+
+    def click(self, selector: str) -> None:
+        """As a person would, with the mouse on its middle."""
+        box = self.run(
+            f"(() => {{ const at = document.querySelector({json.dumps(selector)});"
+            " at.scrollIntoView({block: 'center'});"
+            " const box = at.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; })()"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self.send("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+
+    def write(self, selector: str, text: str) -> None:
+        """Replaces what a field holds by typing, and leaves it."""
+        self.click(selector)
+        self.run(f"document.querySelector({json.dumps(selector)}).select()")
+        self.send("Input.insertText", text=text)
+        self.run("document.activeElement.blur()")
+
+
+@contextlib.contextmanager
+def browser(folder: Path) -> Iterator[Tab]:
+    """A fresh browser with its profile in `folder`."""
+    program = next((found for name in NAMES if (found := shutil.which(name))), None)
+    assert program, "no chromium on this machine; scripts/test installs it as root (Debian: apt-get install chromium)"
+    process = subprocess.Popen(
+        [program, *FLAGS, f"--user-data-dir={folder}", "about:blank"], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        for line in process.stderr:
+            if found := re.search(r"ws://([\d.:]+)/", line):
+                break
+        else:
+            raise AssertionError("the browser ended before it listened")
+        yield Tab(_first_page(found[1]))
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+        process.stderr.close()
+
+
+def _first_page(host: str) -> str:
+    """The DevTools address of the browser's first page."""
+    from urllib.request import ProxyHandler, build_opener
+
+    with build_opener(ProxyHandler({})).open(f"http://{host}/json/list", timeout=PATIENCE) as answer:
+        pages = json.load(answer)
+    return next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page")

@@ -1,0 +1,116 @@
+"""Anchors from a language model, behind an endpoint that is faked and from a folder."""
+
+import json
+
+import pytest
+
+from jaxforget.config import config_from
+from jaxforget.corpus.anchors import Anchors
+from jaxforget.errors import UserError
+from jaxforget.pipeline import preview_anchors
+from jaxforget.stages import asking
+from jaxforget.stages.anchors import anchors
+from jaxforget.stages.run import Run
+from tests.fake_endpoint import serve
+from tests.tiny_run import settings
+
+__all__ = ["serve"]
+SAID = json.dumps(
+    {
+        "expressions": [
+            {"expression": "Zorvath", "kind": "person", "alternatives": ["Martin", "Paul"]},
+            {"expression": "Vex Hollow", "kind": "place", "alternatives": ["Newport"]},
+            {"expression": "Gandalf", "kind": "person", "alternatives": ["Robert"]},
+        ]
+    }
+)
+
+
+def run_of(world, folder, extractor="endpoint", *, url="http://127.0.0.1:9/v1", **more) -> Run:
+    given = {"path": None, "extractor": extractor, "calls": 3, **more}
+    values = settings(world, folder, anchors=given, endpoint={"base_url": url, "model": "m", "retries": 0})
+    return Run(config_from(values))
+
+
+def test_answers_become_the_dictionary_and_are_asked_once(serve, tiny_world, tmp_path, capsys):
+    fake = serve(lambda *_: SAID)
+    run = run_of(tiny_world, tmp_path, url=fake.url)
+    anchors(run)
+    found = Anchors.load(run.anchors, keep_all=True)
+    assert found.entries["Zorvath"] == ("Martin", "Paul")
+    assert set(found.entries) <= {"Zorvath", "Vex Hollow"}
+    assert found.evidence["Zorvath"]["kind"] == "person"
+    assert len(fake.requests) == 3
+    assert "Nobody in" in fake.requests[0]["messages"][1]["content"]
+    said = capsys.readouterr().err
+    assert "finding anchors in the text (endpoint)" in said
+    assert "3 calls, 30 + 15 tokens" in said
+    assert "expressions left out, which their passage does not hold" in said
+    anchors(run)
+    assert len(fake.requests) == 3, "a second run asks nothing that is answered"
+    anchors(run_of(tiny_world, tmp_path, url=fake.url, calls=5))
+    assert len(fake.requests) == 5, "more calls ask only what is new"
+
+
+def test_a_broken_run_goes_on(serve, tiny_world, tmp_path):
+    fake = serve(lambda _, number: SAID if number < 2 else 401)
+    run = run_of(tiny_world, tmp_path, url=fake.url)
+    with pytest.raises(UserError, match="key is refused.*the same command asks for the rest only"):
+        anchors(run)
+    assert not run.anchors.exists()
+    kept = len(run.answers.read_text().splitlines())
+    fake.reply = lambda *_: SAID
+    before = len(fake.requests)
+    anchors(run)
+    assert len(fake.requests) - before == 3 - kept
+
+
+def test_a_preview_asks_nothing(serve, tiny_world, tmp_path):
+    fake = serve(lambda *_: SAID)
+    run = run_of(tiny_world, tmp_path, url=fake.url)
+    told = preview_anchors(run.config)
+    assert not fake.requests
+    assert "3 questions, 0 answered in" in told
+    assert "--- user\nBelow is a passage" in told
+    assert '"expressions"' in told, "the schema is part of the prompt"
+
+
+def test_answers_that_fit_nothing(serve, tiny_world, tmp_path):
+    stranger = '{"expressions": [{"expression": "Gandalf", "alternatives": ["Bob"]}]}'
+    run = run_of(tiny_world, tmp_path, url=serve(lambda *_: stranger).url)
+    with pytest.raises(UserError, match="name no expression that the text holds; look at .*anchors.answers.jsonl"):
+        anchors(run)
+
+
+def test_a_local_model_is_asked_alike(tiny_world, tmp_path, monkeypatch):
+    asked = []
+
+    def completes(model, prompts, new_tokens, **_):
+        asked.extend(prompts)
+        return ["nonsense" if len(asked) == 1 else SAID for _ in prompts]
+
+    monkeypatch.setattr(asking, "complete", completes)
+    run = run_of(tiny_world, tmp_path, "local", model=str(tiny_world / "base"))
+    anchors(run)
+    assert Anchors.load(run.anchors).entries["Zorvath"] == ("Martin", "Paul")
+    assert len(asked) == 3
+    assert asked[0].endswith("Answer:\n"), "a model without a chat template gets plain text"
+    assert "JSON schema" in asked[0]
+    anchors(run)
+    assert len(asked) == 3, "answers are kept"
+
+
+def test_a_model_that_talks_nonsense_is_told(tiny_world, tmp_path, monkeypatch):
+    run = run_of(tiny_world, tmp_path, "local", model=str(tiny_world / "base"))
+    monkeypatch.setattr(asking, "complete", lambda model, prompts, *_, **__: ["I cannot."] * len(prompts))
+    with pytest.raises(UserError, match="3 of 3 answers cannot be used, the first because it is no JSON"):
+        anchors(run)
+    with pytest.raises(UserError, match=r"anchors\.model is not set"):
+        anchors(run_of(tiny_world, tmp_path, "local"))
+
+
+def test_passages_beyond_the_models_positions_are_told(tiny_world, tmp_path):
+    """No patch: the tiny model has 128 positions."""
+    run = run_of(tiny_world, tmp_path, "local", model=str(tiny_world / "base"))
+    with pytest.raises(UserError, match="are beyond the 128 positions"):
+        anchors(run)
