@@ -32,6 +32,7 @@ WHICH = {True: "options that matter here; `jaxforget run --help` lists all", Fal
 # What a stage's own help lists; it takes every option, so that one configuration serves the whole chain.
 SECTIONS = {
     "anchors": ("", "model", "corpus", "retain", "anchors", "endpoint"),
+    "anchors review": ("", "corpus"),
     "prepare": ("", "model", "corpus", "retain", "anchors", "blocks"),
     "reinforce": ("", "model", "reinforce", "checkpoints", "mesh"),
     "forget": ("", "model", "retain", "targets", "forget", "evals", "checkpoints", "mesh"),

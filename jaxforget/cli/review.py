@@ -5,7 +5,8 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from jaxforget.cli.parser import add_config, read_config
+from jaxforget.cli.chain import SECTIONS
+from jaxforget.cli.parser import add_config, option_table, read_config
 from jaxforget.config import Config
 from jaxforget.errors import UserError
 
@@ -16,13 +17,16 @@ decided goes into the run's anchors.json at once, and beside it into anchors.rev
 found anew; `jaxforget run` then translates by it.
 
 --text writes anchors.review.txt into the run's folder; edit it and run the same command again, which reads it back.
+
+options that matter here (defaults in brackets):
+{options}
 """
 
 
 def add(add_command) -> None:
     """Adds the command; its words stand behind `anchors`."""
     parser = add_command("anchors review", HELP, run)
-    parser.epilog = EPILOG
+    parser.epilog = EPILOG.format(options=option_table(SECTIONS["anchors review"]))
     parser.add_argument("--text", action="store_true", help="a text file instead of a page")
     parser.add_argument("--port", type=int, default=0, help="of the page [a free one]")
     parser.add_argument("--no-browser", action="store_true", help="open none, print the address only")
