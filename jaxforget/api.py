@@ -167,6 +167,7 @@ def evaluate(
       "prompting": `probes`, `data=` the target's text, `anchors=`, `attacks=` your own words, `control=`.
       "weights": `probes`, `base=`, `control=`.
       "relearning": `probes`, `data=`, `neighbours=` other text, `control=`, `steps=`, `batch=`, `learning_rate=`.
+      "robustness": these three, with their keywords; relearning where there is `data=`.
       "completion": `prompts=FILE`, or `data=` and `anchors=`; `heldout`, `count=`, `new_tokens=`, `temperature=`.
       "audit": `data=`, `control=`; or `base=` and `anchors=`.
     What the files hold and the keywords mean is said in `jaxforget.stages`: suites, attacking, completion, audit.
@@ -199,6 +200,7 @@ SUITES = {
     "prompting": attacking.prompting,
     "weights": attacking.weights,
     "relearning": attacking.relearning,
+    "robustness": attacking.robustness,
     "completion": complete_and_grade,
     "audit": audit_model,
 }

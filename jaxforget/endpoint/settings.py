@@ -60,7 +60,7 @@ def settings_from(options: EndpointOptions, environment: Mapping[str, str] = os.
         raise UserError("endpoint.base_url holds a user or password; write neither there, set OPENAI_API_KEY instead")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"endpoint.base_url={url}: is no address; give one as http://localhost:8000/v1")
-    model = options.model or environment.get("OPENAI_MODEL")
+    model = model_name(options, environment)
     if not model:
         raise UserError("endpoint.model is not set; name the endpoint's model, as endpoint.model=NAME or OPENAI_MODEL")
     key = environment.get("OPENAI_API_KEY", "").strip()
@@ -86,6 +86,11 @@ def settings_from(options: EndpointOptions, environment: Mapping[str, str] = os.
         max_cost=options.max_cost,
         prices=None if None in prices else prices,
     )
+
+
+def model_name(options: EndpointOptions, environment: Mapping[str, str] = os.environ) -> str:
+    """The model that would be asked; "" where none is named."""
+    return options.model or environment.get("OPENAI_MODEL", "")
 
 
 def _parts(url: str):

@@ -83,6 +83,9 @@ def load_wording(path: str | Path | None) -> Wording:
         raise UserError(f'{path}: phrasings must be {{"NAME": [{{"prompt", "answer"}}]}}, no group empty')
     found = {name: tuple(read_probe(item, f"{path}: phrasings.{name}[{i}]") for i, item in enumerate(items))
              for name, items in groups.items()}  # fmt: skip
+    slugs = [slug(name) for name in found]
+    if twice := next((name for name in found if slugs.count(slug(name)) > 1), None):
+        raise UserError(f"{path}: phrasings: {twice!r} and another group are both called {slug(twice)!r}; rename one")
     texts = {}
     for key in ("leading", "prompt_only"):
         if key in value:
@@ -133,8 +136,7 @@ def prompt_attacks(
     ]
     if wording.phrasings:
         for name, group in wording.phrasings.items():
-            slug = re.sub(r"\W+", "_", name.lower()).strip("_") or "phrasing"
-            found.append(PromptAttack(f"phrasing_{slug}", f"{CONVENTION}; your phrasings, {name}", (group,)))
+            found.append(PromptAttack(f"phrasing_{slug(name)}", f"{CONVENTION}; your phrasings, {name}", (group,)))
     else:
         found.append(PromptAttack("rephrased", f"{CONVENTION}; other lead-ins", wrapped(probes, REPHRASED)))
         found.append(PromptAttack("languages", f"{CONVENTION}; lead-ins in 6 languages", wrapped(probes, LANGUAGES)))
@@ -150,6 +152,11 @@ def prompt_attacks(
         said = f"{CONVENTION}; behind up to {CUE_SENTENCES} sentences of the target that hold a cue and not the answer"
         found.append(PromptAttack("in_context", said, (in_context(probes, sentences, cues, seed=seed),)))
     return found
+
+
+def slug(name: str) -> str:
+    """A group's name as part of a metric's."""
+    return re.sub(r"\W+", "_", name.lower()).strip("_") or "phrasing"
 
 
 def wrapped(probes: Sequence[Probe], templates: Sequence[str]) -> tuple[tuple[Probe, ...], ...]:

@@ -224,3 +224,30 @@ def relearning(
         return relearn_outcomes(attacked, asked, sentences, blocks, options, length=size)
 
     return _beside(outcomes, model, control)
+
+
+def robustness(
+    model: Model,
+    probes: str | Path,
+    *,
+    data: str | Path | None = None,
+    anchors: str | Path | None = None,
+    attacks: str | Path | None = None,
+    base: Model | None = None,
+    neighbours: str | Path | None = None,
+    control: Model | None = None,
+    steps: int = 24,
+    batch: int = 16,
+    learning_rate: float = 1e-5,
+    length: int = 128,
+    field: str = "text",
+    seed: int = 0,
+) -> list[Row]:
+    """`prompting`, `weights` and, where there is `data`, `relearning`, with their keywords."""
+    asked = {"control": control, "field": field, "seed": seed}
+    rows = prompting(model, probes, data=data, anchors=anchors, attacks=attacks, **asked)
+    rows += weights(model, probes, base=base, control=control)
+    if data is not None:
+        training = {"steps": steps, "batch": batch, "learning_rate": learning_rate, "length": length}
+        rows += relearning(model, probes, data=data, neighbours=neighbours, **training, **asked)
+    return rows

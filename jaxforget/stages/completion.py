@@ -13,7 +13,7 @@ import jax
 from jaxforget.config.schema import EndpointOptions
 from jaxforget.corpus.anchors import Anchors
 from jaxforget.corpus.text import read_documents
-from jaxforget.endpoint import Endpoint, settings_from
+from jaxforget.endpoint import Endpoint, Settings, model_name, settings_from
 from jaxforget.errors import UserError
 from jaxforget.evals import graders
 from jaxforget.evals.completion import (
@@ -69,7 +69,7 @@ def _prompt_inputs(run: Run) -> dict[str, str]:
     }
     if config.evals.prompt_maker == "offline":
         return made | {"anchors": hash_data(run, str(run.anchors))}
-    return made | {"endpoint.model": str(config.endpoint.model), "asked": MAKER}
+    return made | {"endpoint.model": model_name(config.endpoint), "asked": MAKER}
 
 
 def _text_inputs(run: Run) -> dict[str, str]:
@@ -86,15 +86,19 @@ def _inputs(run: Run) -> dict[str, str]:
         graded["anchors"] = hash_data(run, str(run.anchors))
         graded["general text"] = "" if general is None else hash_text(run, general)
     else:
-        graded["endpoint.model"] = str(config.endpoint.model)
+        graded["endpoint.model"] = model_name(config.endpoint)
         graded["asked"] = graders.SYSTEM + graders.ASK
     return {**_text_inputs(run), **graded}
 
 
-@functools.lru_cache(maxsize=1)
 def _endpoint(options: EndpointOptions) -> Endpoint:
+    return _kept_endpoint(settings_from(options))
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_endpoint(settings: Settings) -> Endpoint:
     # Kept, so that limits and the cost line are of the whole command.
-    return Endpoint(settings_from(options))
+    return Endpoint(settings)
 
 
 def _ask(run: Run, questions: list[list[dict[str, str]]], schema: Any, *, tolerate: int = 0) -> list[Any]:

@@ -35,6 +35,7 @@ PROBES = (
     Probe("Bo eats", " rice"),
     Probe("The town of Bo is", " Oz"),
 )
+ONE = {"prompt": "Ada vit", "answer": " Oz"}
 SENTENCES = (
     "Ada sang all day.",
     "Ada came from OZ.",
@@ -165,6 +166,7 @@ def test_the_users_own_words_take_the_generic_ones_place(tmp_path):
         ({"phrase": {}}, "some of the keys"),
         ({"phrasings": {"x": []}}, "no group empty"),
         ({"phrasings": {"x": [{"prompt": "a"}]}}, r"phrasings.x\[0\]: needs"),
+        ({"phrasings": {"Old French": [ONE], "old-french": [ONE]}}, "both called 'old_french'; rename one"),
         ({"leading": "no list"}, "leading must be a list"),
         ({"prompt_only": ["without"]}, r"prompt_only\[0\]: must be a text with {prompt} in it"),
     ],

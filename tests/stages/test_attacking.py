@@ -66,6 +66,17 @@ def test_the_api_gives_what_a_run_gives(run, models, tiny_world):
             assert value == pytest.approx(expected[key], rel=1e-5, abs=1e-7), key
 
 
+def test_robustness_is_all_three(run, models, tiny_world):
+    given = {"probes": run.config.evals.probes, "data": run.corpus, "anchors": run.anchors, "base": models["base"]}
+    training = {"steps": 2, "batch": 8, "learning_rate": run.config.reinforce.learning_rate, "length": 32}
+    more = {"control": models["control"], "neighbours": tiny_world / "retain"}
+    rows = told(jaxforget.evaluate(models["unlearned"], "robustness", **given, **training, **more))
+    expected = of_run(run, "prompting") | of_run(run, "weights") | of_run(run, "relearning")
+    assert set(rows) == set(expected)
+    for key, figures in rows.items():
+        assert figures == pytest.approx(expected[key], rel=1e-5, abs=1e-7), key
+
+
 def test_without_a_control_the_audit_wants_base_and_anchors(run, models):
     rows = jaxforget.evaluate(
         models["unlearned"], "audit", data=run.corpus, base=models["base"], anchors=run.anchors, length=32, limit=8
