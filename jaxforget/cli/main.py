@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from jaxforget.cli import chain, demo, generate, plan, review
+from jaxforget.cli import chain, demo, generate, plan, profile, review
 from jaxforget.cli.faults import Terminated, abandoned, terminable, users_fault
 from jaxforget.cli.parser import Parser
 
@@ -20,7 +20,7 @@ first steps:
 jaxforget COMMAND --help says more; for run, its stages and plan it lists every option.
 """
 # In the order of the help.
-COMMANDS = (demo, chain, review, plan, generate)
+COMMANDS = (demo, chain, review, plan, profile, generate)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

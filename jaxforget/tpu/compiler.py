@@ -1,8 +1,10 @@
 """Asks the TPU compiler: does a program fit, what does it need, what does it move."""
 
+import contextlib
 import dataclasses
 import re
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -120,3 +122,14 @@ def first_line(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     # "RESOURCE_EXHAUSTED: E1001: CompileTimeScopedVmemOom:" alone says little.
     return " ".join(lines[:2])[:400] if lines and lines[0].endswith(":") else (lines[0][:400] if lines else "no reason")
+
+
+@contextlib.contextmanager
+def no_cache() -> Iterator[None]:
+    """While it lasts, compiled programs are neither kept nor found again."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)

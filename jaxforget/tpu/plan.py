@@ -1,11 +1,9 @@
 """`jaxforget plan`: the steps of a run compiled for TPU slices; what fits, what it costs, what would make it fit."""
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from jaxforget.config import Config
@@ -16,7 +14,7 @@ from jaxforget.models.published import read_shape
 from jaxforget.sharding import make_mesh
 from jaxforget.stages.build import teachers_used
 from jaxforget.stages.card import what_trains
-from jaxforget.tpu.compiler import Compiled, compile_step, memory_limit
+from jaxforget.tpu.compiler import Compiled, compile_step, memory_limit, no_cache
 from jaxforget.tpu.flops import model_flops_per_token
 from jaxforget.tpu.programs import STEPS, Widths, batch_widths, check_plan, make_step
 from jaxforget.tpu.topology import Slice, find_slice, slice_devices
@@ -91,7 +89,7 @@ def _sizes(config: Config) -> tuple[int, int, int]:
 def _compile(config: Config, llama: LlamaConfig, site: Site, widths: Widths, name: str) -> Compiled:
     step = make_step(config, llama, site.mesh, widths, name)
     # A program of an earlier compilation is not wanted: its time is part of the answer.
-    with _no_cache():
+    with no_cache():
         return compile_step(step.trace(), site.mesh.size, step.trips)
 
 
@@ -311,14 +309,3 @@ def _between(measure: Callable[[int], tuple[bool, int | None]], fits: int, misse
         guess = fits + int((misses - fits) * (limit - low) / (high - low))
     quarter = (misses - fits) // 4
     return min(max(guess, fits + max(1, quarter)), misses - max(1, quarter))
-
-
-@contextlib.contextmanager
-def _no_cache() -> Iterator[None]:
-    """While it lasts, compiled programs are neither kept nor found again."""
-    before = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_compilation_cache", before)

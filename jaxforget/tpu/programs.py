@@ -104,7 +104,11 @@ def make_step(config: Config, llama: LlamaConfig, mesh: Mesh, widths: Widths, na
     options = getattr(config, name)
     rows = options.batch + (config.retain.rows if name == "forget" else 0)
     trips = _tiles(rows // shards // options.accumulate * widths.length, tile)
-    trace = lambda: _trace_training(config, llama, mesh, widths, name, rows)  # noqa: E731
+
+    def trace() -> Any:
+        step, arguments = training_program(config, llama, mesh, widths, name)
+        return step.trace(*arguments)
+
     return Step(name, rows, rows * widths.length, trips, trace)
 
 
@@ -175,15 +179,20 @@ def _batch(config: Config, mesh: Mesh, widths: Widths, rows: int) -> dict[str, j
     return {**batch, "retain": jax.ShapeDtypeStruct((rows,), np.float32, sharding=where)}
 
 
-def _trace_training(config: Config, llama: LlamaConfig, mesh: Mesh, widths: Widths, stage: str, rows: int) -> Any:
+def training_program(
+    config: Config, llama: LlamaConfig, mesh: Mesh, widths: Widths, stage: str
+) -> tuple[Callable, tuple[Any, ...]]:
+    """The jitted step of "reinforce" or "forget", and its arguments as `ShapeDtypeStruct`s: the state comes first, the
+    batch is the dict that has "tokens"."""
+    rows = getattr(config, stage).batch + (config.retain.rows if stage == "forget" else 0)
     optimizer, shardings, state = _student(config, llama, mesh, stage)
     forward = make_forward(make_module(llama, mesh, config.model.dtype, config.model.remat))
     step = make_training_step(config, stage, forward, optimizer, mesh, shardings)
     batch = _batch(config, mesh, widths, rows)
     if stage == "reinforce":
         base = _base(config, llama, mesh) if config.reinforce.weights == "lora" else None
-        return step.trace(state, {name: batch[name] for name in batch if name != "labels"}, base)
-    return step.trace(state, _frozen(config, llama, mesh), batch)
+        return step, (state, {name: batch[name] for name in batch if name != "labels"}, base)
+    return step, (state, _frozen(config, llama, mesh), batch)
 
 
 def _trace_score(config: Config, llama: LlamaConfig, mesh: Mesh, rows: int, length: int) -> Any:

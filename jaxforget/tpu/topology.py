@@ -109,6 +109,27 @@ class Slice:
         return self.generation.ici_gbps * 1e9 / self.generation.devices_per_chip
 
 
+# What JAX calls the devices -> the generation. "TPU v5" is a v5p.
+_KINDS = {
+    "TPU v2": "v2",
+    "TPU v3": "v3",
+    "TPU v4": "v4",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+    "TPU7x": "tpu7x",
+}
+
+
+def peak_of(device_kind: str) -> tuple[int, float | None]:
+    """(devices a chip, published peak of a chip in bf16 FLOP/s) of JAX's `device_kind`; (1, None) where not a TPU."""
+    generation = GENERATIONS.get(_KINDS.get(device_kind, ""))
+    return (1, None) if generation is None else (generation.devices_per_chip, generation.tflops * 1e12)
+
+
 def find_slice(name: str) -> Slice:
     """The slice called `name` ("v5e-8").
 

@@ -19,7 +19,20 @@ from tests.cli.saying import fault, status_of
 
 ROOT = Path(__file__).parents[2]
 # Those that documentation and scripts rely on; there may be more.
-FIXED = {"demo", "run", "anchors", "prepare", "reinforce", "forget", "eval", "export", "report", "generate", "plan"}
+FIXED = {
+    "demo",
+    "run",
+    "anchors",
+    "prepare",
+    "reinforce",
+    "forget",
+    "eval",
+    "export",
+    "report",
+    "generate",
+    "plan",
+    "profile",
+}
 COMMANDS = tuple(make_parser()[1])
 
 

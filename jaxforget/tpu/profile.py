@@ -1,0 +1,233 @@
+"""`jaxforget profile`: a training step run and traced on the devices at hand; what it costs, and where the time goes.
+
+The step is the plan's, which is the run's. Its weights are random and lie as a run's would: what a step costs does not
+depend on them, so neither a checkpoint nor an earlier stage is needed. Its blocks are the run's, where they are
+prepared.
+"""
+
+import contextlib
+import functools
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxforget.config import Config
+from jaxforget.errors import UserError
+from jaxforget.models.layout import parameter_count
+from jaxforget.models.published import read_shape
+from jaxforget.sharding import make_mesh, put_batch
+from jaxforget.stages.run import Run
+from jaxforget.stages.training import batches_from
+from jaxforget.tpu.compiler import no_cache
+from jaxforget.tpu.flops import CONVENTION, model_flops_per_token
+from jaxforget.tpu.programs import batch_widths, check_plan, training_program
+from jaxforget.tpu.topology import peak_of
+from jaxforget.tpu.trace import read_breakdown
+
+WARM_UP = 2
+
+
+def profile(
+    config: Config,
+    step: str = "forget",
+    *,
+    steps: int = 3,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Runs and traces `steps` steps after `WARM_UP`; the trace lies in the run's xprof/.
+
+    Returns:
+      {"step", "blocks", "block_length", "batch" (where its blocks come from), "device", "devices", "chips", "steps",
+      "compile_seconds", "step_seconds" (median), "tokens_per_second", "tokens_per_second_per_chip", "flops_per_token",
+      "flops_per_second_per_chip", "mfu" (null where the chip's peak is not published here), "peak_memory_bytes"
+      (null where the device does not tell), "parts" (seconds of a step on one device, by part), "operation_seconds"
+      (their sum), "longest" (operations), "trace"}.
+
+    Raises:
+      UserError: no model or folder is named, or rows that the devices cannot share.
+    """
+    if config.out is None:
+        raise UserError("out is not set; it names the folder whose xprof/ the trace goes to, as out=runs/NAME")
+    if config.model.folder is None:
+        raise UserError("model.folder is not set; it names a Llama's folder or hub id, of which config.json is enough")
+    llama, _ = read_shape(config.model.folder)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    widths = batch_widths(config)
+    check_plan(config, llama, mesh, (step,))
+    kind = jax.devices()[0].device_kind
+    say(f"compiling {step} for {mesh.size} x {kind}")
+    function, abstract = training_program(config, llama, mesh, widths, step)
+    start = time.perf_counter()
+    # A program of an earlier compilation is not wanted: its time is part of the answer.
+    with no_cache():
+        compiled = function.lower(*abstract).compile()
+    compile_seconds = time.perf_counter() - start
+    shapes = next(tree for tree in abstract if _is_batch(tree))
+    batch, source = _batch(config, shapes, llama.vocab_size, mesh)
+    state, *frozen = [batch if _is_batch(tree) else _filled(tree) for tree in abstract]
+
+    def run_step(state: Any) -> tuple[Any, float]:
+        start = time.perf_counter()
+        state, _ = compiled(state, *frozen)
+        jax.block_until_ready(state)
+        return state, time.perf_counter() - start
+
+    for _ in range(WARM_UP):
+        state, last = run_step(state)
+        say(f"warm-up: {last:.2f} s")
+    seconds = []
+    with trace(Path(config.out) / "xprof") as written:
+        for _ in range(steps):
+            state, last = run_step(state)
+            seconds.append(last)
+    measured = read_breakdown(written[0], compiled.as_text())
+    step_seconds = statistics.median(seconds)
+    blocks, length = shapes["tokens"].shape
+    per_chip, peak = peak_of(kind)
+    chips = mesh.size / per_chip
+    flops = model_flops_per_token(config, step, parameter_count(llama))
+    rate = blocks * length / step_seconds / chips
+    memory = jax.local_devices()[0].memory_stats() or {}
+    # Of all traced steps and of this process's devices -> of one step, on one device.
+    share = 1 / (steps * len(mesh.local_devices))
+    return {
+        "step": step,
+        "blocks": blocks,
+        "block_length": length,
+        "batch": source,
+        "device": kind,
+        "devices": mesh.size,
+        "chips": chips,
+        "steps": steps,
+        "compile_seconds": compile_seconds,
+        "step_seconds": step_seconds,
+        "tokens_per_second": rate * chips,
+        "tokens_per_second_per_chip": rate,
+        "flops_per_token": flops,
+        "flops_per_second_per_chip": flops * rate,
+        "mfu": None if peak is None else flops * rate / peak,
+        "peak_memory_bytes": memory.get("peak_bytes_in_use"),
+        "parts": {part: value * share for part, value in measured.seconds.items()},
+        "operation_seconds": sum(measured.seconds.values()) * share,
+        "longest": [
+            {"seconds": value * share, "part": part, "instruction": name, "source": path}
+            for value, part, name, path in measured.longest
+        ],
+        "trace": str(written[0]),
+    }
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """What `profile` found, for people."""
+    rate, step_seconds = found["tokens_per_second_per_chip"], found["step_seconds"]
+    lines = [
+        f"{found['step']}: {found['blocks']} blocks of {found['block_length']} tokens ({found['batch']}) on "
+        f"{found['devices']} x {found['device']}",
+        f"compiled in {found['compile_seconds']:.1f} s; {found['steps']} steps traced after {WARM_UP} of warm-up, "
+        f"{step_seconds:.3f} s each (median)",
+        f"{found['tokens_per_second']:,.0f} tokens/s, {rate:,.0f} a chip; "
+        f"{found['flops_per_second_per_chip'] / 1e12:.3g} TFLOP/s a chip"
+        + (", MFU unknown: no peak is published here for it" if found["mfu"] is None else f", MFU {found['mfu']:.1%}"),
+    ]
+    if found["peak_memory_bytes"] is not None:
+        lines.append(f"peak memory {found['peak_memory_bytes'] / 2**30:.2f} GiB on the first device")
+    lines += ["", f"{'part':18}{'s a step':>10}{'share':>8}"]
+    total = found["operation_seconds"] or 1.0
+    lines += [f"{part:18}{value:10.4f}{value / total:8.1%}" for part, value in found["parts"].items()]
+    lines += [
+        f"{'operations':18}{found['operation_seconds']:10.4f}  on a device, of {step_seconds:.4f} s that a step takes; "
+        "they may overlap, or leave gaps",
+        "",
+        "longest:",
+        # The compiler joins sources of instructions that it merged; the end of the last one says enough.
+        *(f"{x['seconds']:10.4f}  {x['part']}: {x['instruction']}  {x['source'][-72:]}" for x in found["longest"]),
+        "",
+        f"MFU and FLOP/s count {found['flops_per_token']:,} FLOP a token: {CONVENTION.partition('. hardware')[0]}.",
+        "Backward includes what remat computes again; tiles are both ways at once; other lies in none of the method's",
+        "scopes; unattributed has no source at all.",
+        f"trace: {found['trace']}",
+    ]
+    return "\n".join(lines)
+
+
+def _is_batch(tree: Any) -> bool:
+    return isinstance(tree, dict) and "tokens" in tree
+
+
+@contextlib.contextmanager
+def trace(folder: Path) -> Iterator[list[Path]]:
+    """Traces what runs inside; afterwards the list holds the file that was written, under `folder`."""
+    options = jax.profiler.ProfileOptions()
+    # Every Python call would be an event; what is asked for are the devices' operations.
+    options.python_tracer_level = 0
+    before = set(folder.rglob("*.xplane.pb"))
+    written: list[Path] = []
+    jax.profiler.start_trace(str(folder), profiler_options=options)
+    try:
+        yield written
+    finally:
+        jax.profiler.stop_trace()
+    written += sorted(set(folder.rglob("*.xplane.pb")) - before)
+    if not written:
+        raise UserError(f"{folder}: the profiler wrote no trace there; free space, or name another out=")
+
+
+def _filled(tree: Any) -> Any:
+    """Arrays for abstract arguments: small random weights, where they lie, and zeros for what the optimiser keeps."""
+    counter = itertools.count()
+
+    def fill(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        random = jnp.issubdtype(leaf.dtype, jnp.floating) and "opt_state" not in jax.tree_util.keystr(path)
+        return _made(leaf.shape, leaf.dtype, leaf.sharding, random)(next(counter))
+
+    return jax.tree.map_with_path(fill, tree)
+
+
+@functools.cache
+def _made(shape: tuple[int, ...], dtype: Any, sharding: Any, random: bool) -> Callable[[int], jax.Array]:
+    def make(seed: jax.Array) -> jax.Array:
+        if not random:
+            return jnp.zeros(shape, dtype)
+        return 0.02 * jax.random.normal(jax.random.key(seed), shape, dtype)
+
+    return jax.jit(make, out_shardings=sharding)
+
+
+def _batch(config: Config, shapes: dict[str, Any], words: int, mesh: Mesh) -> tuple[dict[str, jax.Array], str]:
+    """The run's first batch, or one of random words in its shapes, every position trained; and which of the two."""
+    folder = Path(config.out) / "blocks" / "target"
+    if (folder / "blocks.json").is_file():
+        rows = shapes["tokens"].shape[0]
+        retain = "retain" in shapes and rows > config.forget.batch
+        batches = batches_from(Run(config), 0, batch=rows - config.retain.rows * retain, retain=retain)
+        found = next(batches)
+        batches.close()
+        source = f"prepared in {folder}"
+    else:
+        found, source = _random_batch(config, shapes, words), "random words: no blocks are prepared yet"
+    # Cached labels, where the step takes any: which they are changes no cost.
+    columns = {"labels": np.zeros_like(found["tokens"]), **found}
+    return put_batch({name: columns[name] for name in shapes}, mesh), source
+
+
+def _random_batch(config: Config, shapes: dict[str, Any], words: int) -> dict[str, np.ndarray]:
+    """This process's rows."""
+    rng = np.random.default_rng(config.seed)
+    rows, length = shapes["tokens"].shape
+    rows //= jax.process_count()
+    batch = {name: np.zeros((rows, *leaf.shape[1:]), leaf.dtype) for name, leaf in shapes.items()}
+    for name in {"tokens", "translated"} & batch.keys():
+        batch[name] = rng.integers(0, words, batch[name].shape, np.int32)
+    if "position_map" in batch:
+        batch["position_map"][:] = np.arange(length)
+        batch["suppress_ids"][:] = batch["suppress_from"][:] = -1
+    batch["weights"][:] = 1
+    return batch

@@ -1,0 +1,61 @@
+"""A step of a tiny run, traced on eight fake devices; and the command on a run's own blocks."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jaxforget.config import config_from
+from jaxforget.errors import UserError
+from jaxforget.models.layout import parameter_count
+from jaxforget.models.published import read_shape
+from jaxforget.tpu.profile import as_text, profile
+from jaxforget.tpu.topology import GENERATIONS, peak_of
+from tests.cli.saying import status_of
+from tests.tpu.tiny import model_folder, tiny_config
+
+
+def test_a_step_of_a_model_without_weights(tmp_path):
+    model = model_folder(tmp_path / "model")
+    said = []
+    config = tiny_config(model, f"out={tmp_path / 'run'}", "retain.rows=8", "retain.weight=0.5", "retain.path=x")
+    found = profile(config, steps=2, say=said.append)
+    assert (found["blocks"], found["block_length"], found["devices"], found["steps"]) == (24, 32, 8, 2)
+    assert found["batch"].startswith("random words")
+    assert found["tokens_per_second"] == pytest.approx(24 * 32 / found["step_seconds"])
+    assert found["tokens_per_second_per_chip"] == pytest.approx(found["tokens_per_second"] / 8)
+    assert found["flops_per_token"] == 10 * parameter_count(read_shape(str(model))[0])
+    assert found["mfu"] is None  # a CPU has no published peak
+    for part in ("base", "reinforced", "student forward", "student backward", "tiles", "optimizer", "collectives"):
+        assert found["parts"][part] > 0, part
+    assert found["operation_seconds"] == pytest.approx(sum(found["parts"].values()))
+    assert found["parts"]["other"] + found["parts"]["unattributed"] < 0.3 * found["operation_seconds"]
+    assert Path(found["trace"]).is_relative_to(tmp_path / "run" / "xprof" / "plugins" / "profile")
+    text = as_text(found)
+    assert "MFU unknown" in text
+    assert str(found["trace"]) in text
+    assert said[0].startswith("compiling forget for 8 x ")
+
+
+def test_the_command_takes_the_runs_own_blocks(tiny_run, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))  # set: the command leaves this process's alone
+    assert status_of("profile", tiny_run, "--step", "reinforce", "--steps", "1", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["batch"] == f"prepared in {tiny_run / 'blocks' / 'target'}"
+    assert found["parts"]["base"] == found["parts"]["reinforced"] == 0
+    assert found["parts"]["student backward"] > 0
+    assert status_of("profile", tiny_run, "--steps", "0") == 2
+    assert capsys.readouterr().err == "jaxforget: --steps 0: give 1 to 100\n"
+
+
+def test_what_must_be_named(tmp_path):
+    with pytest.raises(UserError, match="out is not set"):
+        profile(tiny_config(model_folder(tmp_path / "m")))
+    with pytest.raises(UserError, match=r"model\.folder is not set"):
+        profile(config_from({}, [f"out={tmp_path}"]))
+
+
+def test_peaks_are_a_chips():
+    assert peak_of("TPU v3") == (2, 123e12)
+    assert peak_of("TPU v5 lite") == (1, GENERATIONS["v5e"].tflops * 1e12)
+    assert peak_of("cpu") == (1, None)
