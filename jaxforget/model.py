@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from jaxforget.errors import UserError
 from jaxforget.models.config import LlamaConfig
+from jaxforget.models.embedding import ShardedLookUp
 from jaxforget.models.hf import (
     AdapterFile,
     check_tokenizer,
@@ -157,7 +158,14 @@ def make_module(config: LlamaConfig, mesh: Mesh, dtype: str, remat: str) -> Llam
     # A loop around very few layers costs more time (residuals copied in and out) than its shorter compilation saves.
     # But only a loop keeps the compiler from recomputing all layers at once, which holds as much as no remat.
     unroll = config.num_hidden_layers if config.num_hidden_layers <= SHALLOW and remat == "none" else 1
-    return Llama(config, dtype=jnp.dtype(dtype), remat=remat, unroll=unroll, constrain=ActivationSharding(mesh))
+    return Llama(
+        config,
+        dtype=jnp.dtype(dtype),
+        remat=remat,
+        unroll=unroll,
+        constrain=ActivationSharding(mesh),
+        look_up=ShardedLookUp(mesh),
+    )
 
 
 def make_forward(module: Llama) -> Forward:

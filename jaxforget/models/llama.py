@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from jaxforget.models.attention import attend
 from jaxforget.models.config import LlamaConfig
+from jaxforget.models.embedding import look_up
 from jaxforget.models.weights import Dense
 
 Array = jax.Array
@@ -63,22 +65,6 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
     """Rotates x [B, S, N, E] by positions: cos, sin fp32 [B, S, 1, E/2]; halves, not interleaved pairs."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
-
-
-def attend(query: Array, key: Array, value: Array, positions: Array) -> Array:
-    """Causal grouped-query attention. query [B,S,H,E], key and value [B,T,K,E] -> [B,S,H,E].
-
-    Slot t of the keys holds position t: `t <= position` is both causality and the end of what a cache holds,
-    and right padding needs no mask. The softmax is fp32: bf16 loses small probabilities among many slots.
-    """
-    rows, length, heads, width = query.shape
-    groups = key.shape[2]
-    query = query.reshape(rows, length, groups, heads // groups, width)
-    scores = jnp.einsum("bskge,btke->bkgst", query, key, preferred_element_type=jnp.float32) * width**-0.5
-    visible = jnp.arange(key.shape[1])[None, None, :] <= positions[:, :, None]  # [B, S, T]
-    scores = jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("bkgst,btke->bskge", probabilities, value).reshape(rows, length, heads, width)
 
 
 class RMSNorm(nn.Module):
@@ -155,6 +141,7 @@ class Llama(nn.Module):
       remat: "full" recomputes each layer backward, "dots" keeps its matrix products, "none" keeps all.
       unroll: layers in one turn of the loop; more than one compiles longer and, on a CPU, runs a shallow model faster.
       constrain: put on every [B, S, D] activation; a sharding constraint on a mesh, nothing on one device.
+      look_up: (table [V, D], tokens [B, S]) -> [B, S, D]; on a mesh `embedding.ShardedLookUp`.
     """
 
     config: LlamaConfig
@@ -163,6 +150,7 @@ class Llama(nn.Module):
     remat: str = "none"
     unroll: int = 1
     constrain: Callable[[Array], Array] = _unchanged
+    look_up: Callable[[Array, Array], Array] = look_up
 
     def setup(self) -> None:
         config = self.config
@@ -208,6 +196,6 @@ class Llama(nn.Module):
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         angles = positions[:, :, None, None].astype(jnp.float32) * rope_frequencies(self.config)
         # Gather before the cast: the cast of a whole table would be a second copy of it.
-        x = self.constrain(jnp.take(self.embed, tokens, axis=0).astype(self.dtype))
+        x = self.constrain(self.look_up(self.embed, tokens).astype(self.dtype))
         x, cache = self.layers(x, (jnp.cos(angles), jnp.sin(angles)), positions, cache)
         return self.norm(x), cache

@@ -131,13 +131,12 @@ def _tile_gradient(student: Array, label: Array | None, q: Array | None, use_q: 
     return loss, coefficient[:, None] * (exponent / total - target)
 
 
-def _trained_first(trained: Array, tile: int) -> tuple[Array, Array, Array]:
-    """Flat indices, trained positions first (order kept); the same padded to whole tiles; how many tiles they fill."""
+def _trained_first(trained: Array, tile: int) -> tuple[Array, Array]:
+    """Flat indices, trained positions first (order kept), padded to whole tiles; how many tiles the trained fill."""
     order = jnp.argsort(jnp.logical_not(trained.reshape(-1)), stable=True).astype(jnp.int32)
-    padding = -order.shape[0] % tile
-    padded = jnp.pad(order, (0, padding), constant_values=order.shape[0])
+    padded = jnp.pad(order, (0, -order.shape[0] % tile), constant_values=order.shape[0])
     count = jnp.sum(trained, dtype=jnp.int32)
-    return order, padded, (count + tile - 1) // tile
+    return padded, (count + tile - 1) // tile
 
 
 def _local_loss(hidden: Array, head: Array, coefficients: Array, teachers: Teachers, *, options: TileOptions):
@@ -145,7 +144,7 @@ def _local_loss(hidden: Array, head: Array, coefficients: Array, teachers: Teach
     rows, length, width = hidden.shape
     tile = min(options.tile, rows * length)
     flat, flat_coefficients = hidden.reshape(-1, width), coefficients.reshape(-1)
-    order, padded, tiles = _trained_first(coefficients > 0, tile)
+    padded, tiles = _trained_first(coefficients > 0, tile)
 
     def body(i, carry):
         losses, d_sorted, d_head = carry
@@ -171,6 +170,7 @@ def _local_loss(hidden: Array, head: Array, coefficients: Array, teachers: Teach
         jnp.zeros(head.shape, jnp.float32),
     )
     losses, d_sorted, d_head = jax.lax.fori_loop(0, tiles, body, start)
+    order = padded[: flat.shape[0]]
     inverse = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0], dtype=jnp.int32), unique_indices=True)
     return losses, _take(d_sorted, inverse).reshape(hidden.shape), d_head
 
@@ -194,7 +194,10 @@ def _loss_and_gradients(hidden, head, coefficients, teachers, options):
         losses = jax.lax.psum(losses, ROWS)
         # Each device needs only its part of the head's gradient: reduce-scatter, half an all-reduce's traffic.
         d_head = jax.lax.psum_scatter(d_head, "fsdp", tiled=True) if scatter else jax.lax.psum(d_head, "fsdp")
-        return losses, d_hidden, jax.lax.psum(d_head, "data")
+        d_head = jax.lax.psum(d_head, "data").astype(head.dtype)
+        # Together, or the sum over devices waits for the optimiser: the layers' backward pass would run beside an fp32
+        # array of the whole head's size.
+        return jax.lax.optimization_barrier((losses, d_hidden, d_head))
 
     rows = PartitionSpec(ROWS)
     in_specs = (rows, PartitionSpec(), rows, _rows_spec(teachers, HEADS))
@@ -220,7 +223,7 @@ def tiled_loss(hidden: Array, head: Array, coefficients: Array, teachers: Teache
 
 def _tiled_loss_forward(hidden, head, coefficients, teachers, options):
     losses, d_hidden, d_head = _loss_and_gradients(hidden, head, coefficients, teachers, options)
-    return losses, (d_hidden, d_head.astype(head.dtype))
+    return losses, (d_hidden, d_head)
 
 
 def _tiled_loss_backward(options, gradients, cotangent):
@@ -238,7 +241,7 @@ def tiled_labels(trained: Array, teachers: Teachers, options: TileOptions) -> Ar
     def local(trained, teachers):
         rows, length = trained.shape
         tile = min(options.tile, rows * length)
-        order, padded, tiles = _trained_first(trained, tile)
+        padded, tiles = _trained_first(trained, tile)
 
         def body(i, labels):
             index = jax.lax.dynamic_slice_in_dim(padded, i * tile, tile)
@@ -259,7 +262,7 @@ def tiled_log_probabilities(hidden: Array, head: Array, labels: Array, mesh: Mes
         rows, length, width = hidden.shape
         size = min(tile, rows * length)
         flat, flat_labels = hidden.reshape(-1, width), labels.reshape(-1)
-        order, padded, tiles = _trained_first(labels >= 0, size)
+        padded, tiles = _trained_first(labels >= 0, size)
 
         def body(i, out):
             index = jax.lax.dynamic_slice_in_dim(padded, i * size, size)

@@ -11,6 +11,7 @@ from flax import traverse_util
 
 from jaxforget.model import make_forward, param_shapes
 from jaxforget.models.config import LlamaConfig
+from jaxforget.models.embedding import ShardedLookUp
 from jaxforget.models.llama import Llama
 from jaxforget.sharding import ActivationSharding, make_mesh, replicated, shard_params
 from jaxforget.train.types import Forward
@@ -42,7 +43,7 @@ def llama_params(config: LlamaConfig, seed: int) -> dict[str, Any]:
 
 def llama_forward(config: LlamaConfig, mesh: jax.sharding.Mesh, remat: str) -> Forward:
     """A Llama whose layers are scanned, as every deep one's are."""
-    return make_forward(Llama(config, remat=remat, constrain=ActivationSharding(mesh)))
+    return make_forward(Llama(config, remat=remat, constrain=ActivationSharding(mesh), look_up=ShardedLookUp(mesh)))
 
 
 def near(params: dict[str, Any], seed: int, scale: float = 0.1) -> dict[str, Any]:

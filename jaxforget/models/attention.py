@@ -1,0 +1,86 @@
+"""Causal attention whose scores never exist whole: a chunk of queries at a time, forward and backward.
+
+A layer's scores are fp32 [B, H, S, T]: for 16 blocks of 512 and 32 heads half a gigabyte, several times over in the
+backward pass, and eight times that for blocks of 4096. Here a loop makes them for `QUERIES` positions at a time, and
+the backward pass makes them again rather than keep them. It is plain XLA, so every backend runs the same program.
+
+Letters in shapes: B rows, S queries, T slots, K key/value heads, G query heads that share one, E head width.
+"""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+QUERIES = 128
+
+
+def attend(query: Array, key: Array, value: Array, positions: Array) -> Array:
+    """Causal grouped-query attention. query [B,S,H,E], key and value [B,T,K,E], positions int [B,S] -> [B,S,H,E].
+
+    Slot t of the keys holds position t: `t <= position` is both causality and the end of what a cache holds,
+    and right padding needs no mask. The softmax is fp32: bf16 loses small probabilities among many slots.
+    """
+    rows, length, heads, width = query.shape
+    groups = key.shape[2]
+    query = query.reshape(rows, length, groups, heads // groups, width)
+    return _attend(query, key, value, positions).reshape(rows, length, heads, width)
+
+
+def _probabilities(query: Array, key: Array, positions: Array) -> Array:
+    """fp32 [B,K,G,S,T]."""
+    scores = jnp.einsum("bskge,btke->bkgst", query, key, preferred_element_type=jnp.float32) * key.shape[-1] ** -0.5
+    visible = jnp.arange(key.shape[1])[None, None, :] <= positions[:, :, None]  # [B, S, T]
+    return jax.nn.softmax(jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min), axis=-1)
+
+
+def _chunks(x: Array) -> Array:
+    """[B, S, ...] -> [chunks, B, at most QUERIES, ...], the last one filled up with zeros."""
+    count = -(-x.shape[1] // QUERIES)
+    size = -(-x.shape[1] // count)
+    x = jnp.pad(x, ((0, 0), (0, count * size - x.shape[1])) + ((0, 0),) * (x.ndim - 2))
+    return jnp.swapaxes(x.reshape(x.shape[0], count, size, *x.shape[2:]), 0, 1)
+
+
+def _whole(chunks: Array, length: int) -> Array:
+    """What `_chunks` cut, put together again."""
+    x = jnp.swapaxes(chunks, 0, 1)
+    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
+
+
+@jax.custom_vjp
+def _attend(query: Array, key: Array, value: Array, positions: Array) -> Array:
+    def one(chunk: tuple[Array, Array]) -> Array:
+        probabilities = _probabilities(chunk[0], key, chunk[1]).astype(value.dtype)
+        return jnp.einsum("bkgst,btke->bskge", probabilities, value)
+
+    return _whole(jax.lax.map(one, (_chunks(query), _chunks(positions))), query.shape[1])
+
+
+def _attend_forward(query: Array, key: Array, value: Array, positions: Array):
+    return _attend(query, key, value, positions), (query, key, value, positions)
+
+
+def _attend_backward(kept: tuple[Array, Array, Array, Array], gradient: Array):
+    query, key, value, positions = kept
+
+    def one(sums: tuple[Array, Array], chunk: tuple[Array, Array, Array]):
+        query, positions, gradient = chunk
+        d_key, d_value = sums
+        probabilities = _probabilities(query, key, positions)
+        d_value += jnp.einsum(
+            "bkgst,bskge->btke", probabilities.astype(value.dtype), gradient, preferred_element_type=jnp.float32
+        )
+        d_probabilities = jnp.einsum("bskge,btke->bkgst", gradient, value, preferred_element_type=jnp.float32)
+        d_scores = probabilities * (d_probabilities - jnp.sum(probabilities * d_probabilities, axis=-1, keepdims=True))
+        d_scores = (d_scores * key.shape[-1] ** -0.5).astype(query.dtype)
+        d_key += jnp.einsum("bkgst,bskge->btke", d_scores, query, preferred_element_type=jnp.float32)
+        return (d_key, d_value), jnp.einsum("bkgst,btke->bskge", d_scores, key)
+
+    # Many chunks add to a key's gradient: in fp32, else each addition would round to bf16.
+    zeros = (jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32))
+    chunks = (_chunks(query), _chunks(positions), _chunks(gradient))
+    (d_key, d_value), d_query = jax.lax.scan(one, zeros, chunks)
+    return _whole(d_query, query.shape[1]), d_key.astype(key.dtype), d_value.astype(value.dtype), None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
