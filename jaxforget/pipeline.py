@@ -48,8 +48,8 @@ def _values(config: Config, section: str, leave: tuple[str, ...] = ()) -> dict[s
 
 
 # How the work is laid out on devices, and where inputs are found, changes no result; contents are hashed instead.
-_LAYOUT = ("accumulate",)
-_PLACES = ("path", "folder", "control", "reinforced", "remat")
+_LAYOUT = ("accumulate", "remat")
+_PLACES = ("path", "folder", "control", "reinforced")
 _FORMS = ("weights", "base")  # how weights are held: told by `_forms`, where it matters
 _DRAWING = ("match", "draw")  # matter when text is translated, not to the dictionary itself
 # What each finder of a dictionary is told.
@@ -140,7 +140,7 @@ def _reinforce_inputs(run: Run) -> Mapping[str, str]:
     return {
         **_text_inputs(run),
         "model.folder": hash_model(run, run.base),
-        **_values(config, "model", (*_PLACES, *_FORMS)),
+        **_values(config, "model", (*_PLACES, *_LAYOUT, *_FORMS)),
         **_values(config, "reinforce", (*_LAYOUT, *_FORMS)),
         **_forms(config, "reinforce"),
     }
@@ -168,7 +168,7 @@ def _forget_inputs(run: Run) -> Mapping[str, str]:
         **_finished(run, "reinforce"),
         "seed": str(config.seed),
         "model.folder": hash_model(run, run.base),
-        **_values(config, "model", (*_PLACES, *_FORMS)),
+        **_values(config, "model", (*_PLACES, *_LAYOUT, *_FORMS)),
         **_values(config, "retain", (*_PLACES, "field", "split")),
         **_values(config, "targets", ("tile", "cache")),
         **_values(config, "forget", (*_LAYOUT, *_FORMS)),

@@ -10,6 +10,7 @@ import pytest
 from jaxforget.config import Config, config_from, load_config, options, to_yaml
 from jaxforget.demo.recipes import RECOMMENDED, unlearning
 from jaxforget.errors import UserError
+from jaxforget.tpu.topology import find_slice
 
 PRESETS = Path(__file__).parents[1] / "configs"
 # WHP, section 3 (arXiv 2310.02238): the paper's table, key by key.
@@ -102,7 +103,7 @@ def test_preset_loads_and_round_trips(preset, tmp_path):
 
 
 def test_there_are_these_presets():
-    names = {path.stem for path in PRESETS.iterdir()}
+    names = {path.stem for path in PRESETS.glob("*.yaml")}
     assert names == {"toy", "whp_llama2_7b", "whp_llama3_8b", "whp_tinyllama_1b"}
 
 
@@ -311,3 +312,47 @@ def test_warm_up_leaves_steps_to_train():
         "forget.warmup_steps is 20; it must be below max_steps 20"
     )
     assert config_from({}, ["forget.warmup_steps=19", "forget.max_steps=20"]).forget.warmup_steps == 19
+
+
+def test_a_file_is_laid_over_another(tmp_path):
+    (tmp_path / "below.yaml").write_text("seed: 3\nforget: {batch: 16, accumulate: 4}\nevals: {compare: {a: x}}\n")
+    (tmp_path / "sub").mkdir()
+    above = tmp_path / "sub" / "above.yaml"
+    above.write_text("like: ../below.yaml\nforget: {accumulate: 2}\nevals:\nretain:\n")
+    config = load_config(above, ["evals.every=7"])
+    assert (config.seed, config.forget.batch, config.forget.accumulate, config.evals.every) == (3, 16, 2, 7)
+    assert config.evals.compare == {"a": "x"}
+    assert "like" not in to_yaml(config)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("like: none.yaml", "like: none.yaml: no such file beside it"),
+        ("like: 3", "like is 3; it names the YAML file"),
+        ("like: c.yaml", "like: c.yaml leads back to itself"),
+        ("like: d.yaml\nforget: {batsh: 3}", "batsh"),
+    ],
+)
+def test_what_a_file_cannot_be_laid_over(tmp_path, content, message):
+    (tmp_path / "d.yaml").write_text("seed: 1\n")
+    assert message in read_error(tmp_path, content)
+
+
+@pytest.mark.parametrize("path", sorted((PRESETS / "slices").glob("*.yaml")), ids=lambda path: path.stem)
+def test_slice_presets_change_only_what_costs_memory(path):
+    """Their recipe stays the paper's: model, batch on pods and how a step is held in memory are all they name."""
+    recipe, changed = load_config(PRESETS / "whp_llama2_7b.yaml"), load_config(path)
+    allowed = (
+        "out",
+        "model.",
+        "reinforce.accumulate",
+        "reinforce.batch",
+        "reinforce.moment_dtype",
+        "reinforce.weights",
+    )
+    allowed += tuple(name.replace("reinforce", "forget") for name in allowed)
+    different = {name for name, _ in options() if value(recipe, name) != value(changed, name)}
+    assert "out" in different
+    assert not {name for name in different if not name.startswith(allowed)}
+    find_slice(path.stem.rpartition("_")[2])

@@ -29,7 +29,7 @@ def load_config(source: str | Path | None, overrides: Sequence[str] = ()) -> Con
     """
     if source is None:
         return config_from({}, overrides)
-    return config_from(_read_yaml(Path(source)), overrides, source=str(source))
+    return config_from(_read_layers(Path(source)), overrides, source=str(source))
 
 
 def config_from(values: Mapping[str, Any], overrides: Sequence[str] = (), *, source: str | None = None) -> Config:
@@ -101,6 +101,34 @@ def _quotable(word: str) -> str:
     """`word`, without the value where it may be a secret that somebody took for an option."""
     key, sign, _ = word.partition("=")
     return f"{key}{sign}***" if "key" in key.lower().replace("per_key", "") else word
+
+
+def _read_layers(path: Path, over: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a YAML file laid over those of the file that its key `like` names, a path beside it."""
+    values = _read_yaml(path)
+    like = values.pop("like", None)
+    if like is None:
+        return values
+    if not isinstance(like, str):
+        raise UserError(f"{path}: like is {like!r}; it names the YAML file, beside this one, that this one changes")
+    below = path.parent / like
+    if not below.is_file():
+        raise UserError(f"{path}: like: {like}: no such file beside it")
+    if below.resolve() in over:
+        raise UserError(f"{path}: like: {like} leads back to itself; take one of them out")
+    return _laid_over(_read_layers(below, (*over, below.resolve())), values)
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Both, key by key; where they differ, `above`. A section that is named but empty changes nothing."""
+    found = dict(below)
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            value = _laid_over(below[key], value)
+        elif value is None and isinstance(below.get(key), dict):
+            value = below[key]
+        found[key] = value
+    return found
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -203,8 +203,8 @@ def make_forget_step(
 ):
     """The step of the method: `(state, frozen, batch) -> (state, metrics)`.
 
-    metrics: loss (forget rows' mean cross-entropy to their generic labels), retain_loss (retain rows' mean KL from
-    base, nats), tokens and retain_tokens (int32, exact), grad_norm; fp32 where not said.
+    metrics: loss (forget rows' mean cross-entropy to their generic labels, or KL from soft ones), retain_loss (retain
+    rows' mean KL from base), both in nats; tokens and retain_tokens (int32, exact), grad_norm; fp32 where not said.
     """
     tiles = TileOptions(mesh=mesh, tile=options.tile, alpha=options.alpha, soft=options.soft)
     retain = options.retain_weight > 0

@@ -1,4 +1,6 @@
-"""Cross-entropy tile by tile over tokens: no array ever holds the whole token axis and the vocabulary.
+"""The loss tile by tile over tokens: no array ever holds the whole token axis and the vocabulary.
+
+A token's loss is the cross-entropy to its label, or the KL divergence from its target's distribution.
 
 The gradient is taken on the way forward. A tile's logits are made once, turned into their own gradient in place, and
 multiplied into the two results that the backward pass needs, d_hidden and d_head; so no head runs twice. Positions that
@@ -207,7 +209,9 @@ def _loss_and_gradients(hidden, head, coefficients, teachers, options):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def tiled_loss(hidden: Array, head: Array, coefficients: Array, teachers: Teachers, options: TileOptions) -> Array:
-    """Sum over tokens of coefficient * cross-entropy, fp32 [2]: forget (or plain) rows, and retain rows.
+    """Sum over tokens of coefficient * loss, fp32 [2]: forget (or plain) rows, and retain rows.
+
+    In nats: cross-entropy to a label; KL, 0 where the student agrees, on retain rows and where targets are soft.
 
     Args:
       hidden: the student's final states [B, S, D].

@@ -1,4 +1,4 @@
-"""Attention a chunk of queries at a time, beside softmax(QK)V on whole scores, and what the chunks keep out of memory."""
+"""Attention a chunk of queries at a time beside softmax(QK)V on whole scores; what the chunks keep out of memory."""
 
 import re
 

@@ -18,6 +18,7 @@ from jaxforget.models.weights import (
     init_adapter,
     merged,
     over,
+    product,
     quantise,
 )
 from jaxforget.sharding import ActivationSharding, make_mesh, shard_params
@@ -201,3 +202,14 @@ def test_every_form_summed_up_is_the_model_that_it_stands_for(config):
     expected = logits(config, held)
     np.testing.assert_allclose(logits(config, found), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
     jax.tree.map(np.testing.assert_array_equal, merged(base, jnp.bfloat16), base)  # whole already: no bit changes
+
+
+def test_a_product_has_the_gradients_of_a_dot():
+    rng = np.random.default_rng(0)
+    x, kernel, weight = (rng.standard_normal(shape, np.float32) for shape in ((2, 5, 3), (3, 4), (2, 5, 4)))
+
+    def run(function):
+        return jax.jit(jax.value_and_grad(lambda *a: jnp.sum(function(*a) * weight), (0, 1)))(x, kernel)
+
+    for found, expected in zip(jax.tree.leaves(run(product)), jax.tree.leaves(run(jnp.dot)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,125 @@
+"""The presets of configs/slices, each compiled for the slice in its name: rows kept between runs, and their table."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxforget.config import Config, load_config, to_yaml
+from jaxforget.errors import UserError
+from jaxforget.files import read_json, write_json
+from jaxforget.tpu.topology import find_slice
+
+GIB = 2**30
+# What a compiled step is made of; a change elsewhere cannot change a row.
+CODE = ("model.py", "sharding.py", "config", "models", "stages/build.py", "tpu", "train")
+HEADER = (
+    "slice",
+    "model",
+    "weights",
+    "blocks",
+    "peak GiB",
+    "of",
+    "arguments",
+    "temporaries",
+    "sent GiB",
+    "FLOP bound, s",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A file of configs/slices: its name, the slice that ends it, and the run it describes."""
+
+    name: str
+    slice: str
+    config: Config
+
+
+def find_presets(folder: Path, names: Sequence[str] = ()) -> list[Preset]:
+    """The presets in `folder`, all or those named, by model and size of slice.
+
+    Raises:
+      UserError: no such preset; a file whose name does not end in a slice.
+    """
+    files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    if missing := [name for name in names if name not in files]:
+        raise UserError(f"{missing[0]}: no such preset; {folder} holds {', '.join(files)}")
+    found = [
+        Preset(name, name.rpartition("_")[2], load_config(path))
+        for name, path in files.items()
+        if not names or name in names
+    ]
+    return sorted(found, key=lambda preset: (find_slice(preset.slice).chips, preset.name))
+
+
+def fingerprint(preset: Preset) -> dict[str, str]:
+    """What a row depends on: the configuration, the compiler, and the code that makes the step."""
+    root = Path(__file__).parents[1]
+    files = [path for part in CODE for path in ([root / part] if part.endswith(".py") else (root / part).rglob("*.py"))]
+    code = hashlib.sha256()
+    for path in sorted(files):
+        code.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    versions = {package: importlib.metadata.version(package) for package in ("jax", "libtpu")}
+    return {"config": to_yaml(preset.config), "slice": preset.slice, "code": code.hexdigest(), **versions}
+
+
+def kept_row(preset: Preset, folder: Path, *, any_code: bool = False) -> dict[str, Any] | None:
+    """The row that an earlier run kept, if nothing that it depends on has changed; with `any_code`, but the code."""
+    path = folder / f"{preset.name}.json"
+    if not path.is_file():
+        return None
+    kept = read_json(path)
+    ignored = {"code"} if any_code else set()
+    made, now = ({k: v for k, v in of.items() if k not in ignored} for of in (kept["made_of"], fingerprint(preset)))
+    return kept["row"] if made == now else None
+
+
+def compile_presets(
+    presets: Sequence[Preset],
+    folder: Path,
+    compile_one: Callable[[Preset], dict[str, Any]],
+    *,
+    any_code: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[tuple[Preset, dict[str, Any]]]:
+    """A row a preset, kept in `folder` as soon as it is made, so that an interrupted run goes on where it stopped."""
+    found = []
+    for preset in presets:
+        row = kept_row(preset, folder, any_code=any_code)
+        if row is None:
+            say(f"{preset.name}: compiling")
+            made_of = fingerprint(preset)
+            row = compile_one(preset)
+            write_json(folder / f"{preset.name}.json", {"made_of": made_of, "row": row})
+        say(f"{preset.name}: {_gib(row['peak_hbm_bytes'])} of {_gib(row['limit_hbm_bytes'])} GiB")
+        found.append((preset, row))
+    return found
+
+
+def as_markdown(rows: Sequence[tuple[Preset, dict[str, Any]]]) -> str:
+    """The table for the README."""
+    lines = [HEADER, ("---",) * len(HEADER), *(_cells(preset, row) for preset, row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cells(preset: Preset, row: dict[str, Any]) -> tuple[str, ...]:
+    sent, projection = row["collective_bytes"], row["projection"]
+    return (
+        f"[{preset.slice}](configs/slices/{preset.name}.yaml)",
+        preset.config.model.folder.rpartition("/")[2].removesuffix("-chat-hf"),
+        f"{row['trainable']}; {row['weights']}",
+        str(row["blocks"]),
+        _gib(row["peak_hbm_bytes"]) if row["fits"] else f"does not fit: {_gib(row['peak_hbm_bytes'])}",
+        _gib(row["limit_hbm_bytes"]),
+        _gib(row["argument_bytes"]),
+        _gib(row["temporary_bytes"]),
+        "?" if sent is None else _gib(sum(sent.values())),
+        "" if projection is None else f"{projection['seconds']['compute']:.2f}",
+    )
+
+
+def _gib(size: int | None) -> str:
+    return "?" if size is None else f"{size / GIB:.2f}"
