@@ -4,6 +4,7 @@ Mesh axes: `data` replicates parameters, `fsdp` splits them and the batch, `tens
 """
 
 import dataclasses
+import math
 import os
 import re
 from typing import Any
@@ -17,12 +18,16 @@ from jaxforget.errors import UserError
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
 
-# First match wins; a parameter that no rule names is an error. Stacked layers carry a leading, never split, layer axis.
+# The first match that divides wins; a parameter that no rule names is an error. Stacked layers carry a leading, never
+# split, layer axis.
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"embed", PartitionSpec("tensor", "fsdp")),
     (r"lm_head", PartitionSpec("fsdp", "tensor")),
     # A kernel, or a difference over one, whole or as int8 values with their scale.
     (r"layers/(q|k|v|gate|up)/(kernel|delta)(/values|/scale)?", PartitionSpec(None, "fsdp", "tensor")),
+    # Split over its inputs: partial sums over devices, several at a time, are then as wide as the model and not as its
+    # wider feed-forward.
+    (r"layers/down/(kernel|delta)(/values)?", PartitionSpec(None, ("tensor", "fsdp"))),
     (r"layers/(o|down)/(kernel|delta)(/values|/scale)?", PartitionSpec(None, "tensor", "fsdp")),
     (r"layers/(q|k|v|gate|up)/lora/a", PartitionSpec(None, "fsdp")),
     (r"layers/(q|k|v|gate|up)/lora/b", PartitionSpec(None, "fsdp", "tensor")),
@@ -56,16 +61,24 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: list[jax.
 def spec_for(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     """The `PartitionSpec` of the parameter `name` ("layers/q/kernel").
 
-    An axis that its mesh axis does not divide stays whole there (a vocabulary of 32,001 words, say): right, but larger.
+    Where no match divides, the last one's, and an axis that its mesh axis does not divide stays whole there (a
+    vocabulary of 32,001 words, say): right, but larger.
     """
-    spec = next((spec for pattern, spec in RULES if re.fullmatch(pattern, name)), None)
-    if spec is None:
+    found = None
+    for spec in (spec for pattern, spec in RULES if re.fullmatch(pattern, name)):
+        axes = tuple(spec) + (None,) * (len(shape) - len(spec))
+        found = tuple(axis if size % _parts(axis, mesh) == 0 else None for axis, size in zip(axes, shape, strict=True))
+        if found == axes:
+            break
+    if found is None:
         raise ValueError(f"no sharding rule matches parameter {name!r}")
-    axes = tuple(spec) + (None,) * (len(shape) - len(spec))
-    fits = [
-        axis if axis is None or size % mesh.shape[axis] == 0 else None for axis, size in zip(axes, shape, strict=True)
-    ]
-    return PartitionSpec(*fits)
+    return PartitionSpec(*found)
+
+
+def _parts(axis: str | tuple[str, ...] | None, mesh: Mesh) -> int:
+    """How many parts a dimension on this mesh axis, or these, is cut into."""
+    axes = (axis,) if isinstance(axis, str) else axis or ()
+    return math.prod(mesh.shape[name] for name in axes)
 
 
 def shard_params(shapes: Any, mesh: Mesh) -> Any:

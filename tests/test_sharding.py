@@ -63,7 +63,8 @@ def test_every_parameter_has_a_place():
         "lm_head": ("fsdp", "tensor"),
         "layers": {
             **dict.fromkeys(("q", "k", "v", "gate", "up"), kernel | bias),
-            **dict.fromkeys(("o", "down"), back | back_bias),
+            "o": back | back_bias,
+            "down": {"kernel": (None, ("tensor", "fsdp"), None)} | back_bias,
             "attention_norm": norm,
             "mlp_norm": norm,
         },

@@ -1,8 +1,8 @@
-"""Causal attention whose scores never exist whole: a chunk of queries at a time, forward and backward.
+"""Causal attention whose scores never exist whole: some heads and some queries at a time, forward and backward.
 
 A layer's scores are fp32 [B, H, S, T]: for 16 blocks of 512 and 32 heads half a gigabyte, several times over in the
-backward pass, and eight times that for blocks of 4096. Here a loop makes them for `QUERIES` positions at a time, and
-the backward pass makes them again rather than keep them. It is plain XLA, so every backend runs the same program.
+backward pass, and eight times that for blocks of 4096. Here loops make them for at most `SCORES` pairs of head and
+query at a time, and the backward pass makes them again rather than keep them. It is plain XLA: every backend runs it.
 
 Letters in shapes: B rows, S queries, T slots, K key/value heads, G query heads that share one, E head width.
 """
@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 Array = jax.Array
-QUERIES = 128
+SCORES = 4096
+HEADS = 8  # of keys in a turn of the outer loop; as many tensor-parallel devices still have one each
 
 
 def attend(query: Array, key: Array, value: Array, positions: Array) -> Array:
@@ -23,7 +24,18 @@ def attend(query: Array, key: Array, value: Array, positions: Array) -> Array:
     rows, length, heads, width = query.shape
     groups = key.shape[2]
     query = query.reshape(rows, length, groups, heads // groups, width)
-    return _attend(query, key, value, positions).reshape(rows, length, heads, width)
+    if heads * length <= SCORES or groups % HEADS or groups == HEADS:
+        y = _attend(query, key, value, positions)
+    else:
+        blocks = (_head_blocks(x) for x in (query, key, value))
+        y = jax.lax.map(lambda block: _attend(*block, positions), tuple(blocks))  # [K / HEADS, B, S, HEADS, G, E]
+        y = jnp.moveaxis(y, 0, 3).reshape(query.shape)
+    return y.reshape(rows, length, heads, width)
+
+
+def _head_blocks(x: Array) -> Array:
+    """[B, S, K, ...] -> [K / HEADS, B, S, HEADS, ...]; block i is heads i, i + K / HEADS, ..., on every device some."""
+    return jnp.moveaxis(x.reshape(*x.shape[:2], HEADS, -1, *x.shape[3:]), 3, 0)
 
 
 def _probabilities(query: Array, key: Array, positions: Array) -> Array:
@@ -33,9 +45,9 @@ def _probabilities(query: Array, key: Array, positions: Array) -> Array:
     return jax.nn.softmax(jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min), axis=-1)
 
 
-def _chunks(x: Array) -> Array:
-    """[B, S, ...] -> [chunks, B, at most QUERIES, ...], the last one filled up with zeros."""
-    count = -(-x.shape[1] // QUERIES)
+def _chunks(x: Array, heads: int) -> Array:
+    """[B, S, ...] -> [chunks, B, queries, ...], the last one filled up with zeros; heads * queries within `SCORES`."""
+    count = -(-x.shape[1] // max(1, SCORES // heads))
     size = -(-x.shape[1] // count)
     x = jnp.pad(x, ((0, 0), (0, count * size - x.shape[1])) + ((0, 0),) * (x.ndim - 2))
     return jnp.swapaxes(x.reshape(x.shape[0], count, size, *x.shape[2:]), 0, 1)
@@ -53,7 +65,8 @@ def _attend(query: Array, key: Array, value: Array, positions: Array) -> Array:
         probabilities = _probabilities(chunk[0], key, chunk[1]).astype(value.dtype)
         return jnp.einsum("bkgst,btke->bskge", probabilities, value)
 
-    return _whole(jax.lax.map(one, (_chunks(query), _chunks(positions))), query.shape[1])
+    heads = query.shape[2] * query.shape[3]
+    return _whole(jax.lax.map(one, (_chunks(query, heads), _chunks(positions, heads))), query.shape[1])
 
 
 def _attend_forward(query: Array, key: Array, value: Array, positions: Array):
@@ -78,7 +91,8 @@ def _attend_backward(kept: tuple[Array, Array, Array, Array], gradient: Array):
 
     # Many chunks add to a key's gradient: in fp32, else each addition would round to bf16.
     zeros = (jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32))
-    chunks = (_chunks(query), _chunks(positions), _chunks(gradient))
+    heads = query.shape[2] * query.shape[3]
+    chunks = tuple(_chunks(x, heads) for x in (query, positions, gradient))
     (d_key, d_value), d_query = jax.lax.scan(one, zeros, chunks)
     return _whole(d_query, query.shape[1]), d_key.astype(key.dtype), d_value.astype(value.dtype), None
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxforget.models.attention import QUERIES, attend
+from jaxforget.models.attention import SCORES, attend
 
 
 def whole(query, key, value, positions):
@@ -33,10 +33,11 @@ def case(length, slots=None, heads=4, groups=2, width=8, rows=2):
     [
         {"length": 1, "slots": 50},
         {"length": 96},
-        {"length": QUERIES, "groups": 4},
-        {"length": 2 * QUERIES},
-        {"length": 2 * QUERIES + 3, "groups": 1},  # cut into three, the last filled up
-        {"length": QUERIES + 1, "slots": 3 * QUERIES},
+        {"length": SCORES // 64, "heads": 64, "groups": 16},  # the most at a time
+        {"length": SCORES // 64 + 3, "heads": 64, "groups": 4},  # queries cut in two, the last part filled up
+        {"length": SCORES // 64 + 3, "heads": 64, "groups": 8},
+        {"length": SCORES // 64 + 3, "heads": 64, "groups": 16},  # heads cut in two
+        {"length": SCORES // 16 + 1, "slots": SCORES // 8, "heads": 64, "groups": 16},  # both
     ],
     ids=str,
 )
@@ -56,27 +57,29 @@ def test_values_and_gradients_equal_those_of_whole_scores(sizes):
 
 
 def test_bfloat16_sums_over_chunks_in_float32():
-    *inputs, positions = case(length=8 * QUERIES, rows=1)
-    narrow = [jnp.asarray(x, jnp.bfloat16) for x in inputs]
-    # One slot that every query sees alike: its gradient is a sum of as many numbers as there are queries.
-    narrow[1] = narrow[1].at[:].set(0)
+    length, heads = 8 * SCORES // 64, 64
+    query, key, value, positions = case(length, rows=1, heads=heads, groups=1)
+    query, key, value = (jnp.asarray(x, jnp.bfloat16) for x in (query, 0 * key, value))
 
-    def gradient(value):
-        return jnp.sum(attend(narrow[0], narrow[1], value, positions).astype(jnp.float32))
+    def total(value):
+        return jnp.sum(attend(query, key, value, positions).astype(jnp.float32))
 
-    found = jax.grad(gradient)(narrow[2])[0, 0, 0, 0]
-    expected = 2 * sum(float(jnp.bfloat16(1 / (at + 1))) for at in range(8 * QUERIES))  # two heads share it
+    # All keys are alike: query n gives each of the n slots it sees 1 / n. Slot 0 is seen by all.
+    found = jax.grad(total)(value)[0, 0, 0, 0]
+    expected = heads * sum(float(jnp.bfloat16(1 / (at + 1))) for at in range(length))
     assert found.dtype == jnp.bfloat16
     assert abs(float(found) - expected) < 2**-8 * expected
 
 
-def test_no_array_holds_whole_scores():
-    length, rows, heads = 4 * QUERIES, 2, 4
-    *inputs, positions = case(length, rows=rows, heads=heads)
+@pytest.mark.parametrize("groups", [4, 16])
+def test_no_array_holds_whole_scores(groups):
+    rows, heads, width = 2, 64, 4
+    length = 4 * SCORES // heads
+    *inputs, positions = case(length, rows=rows, heads=heads, groups=groups, width=width)
     program = jax.jit(jax.grad(lambda *x: jnp.sum(attend(*x, positions)), (0, 1, 2))).lower(*inputs).compile().as_text()
     sizes = [
         np.prod([int(size) for size in shape.split(",")]) for shape in re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", program)
     ]
-    chunk = rows * heads * QUERIES * length
-    assert chunk in sizes, "not even a chunk's scores were found: the search sees nothing"
-    assert max(sizes) <= chunk
+    most = rows * SCORES * length
+    assert most in sizes, "not even a turn's scores were found: the search sees nothing"
+    assert max(sizes) <= most

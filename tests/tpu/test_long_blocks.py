@@ -1,0 +1,31 @@
+"""Blocks of 4096 tokens, by the real TPU compiler: attention's memory follows a chunk of queries, not the block."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from jaxforget.models.attention import attend
+from jaxforget.tpu.topology import find_slice, slice_devices
+
+ROWS, HEADS, WIDTH = 2, 32, 128  # Llama-2-7B's; 16 blocks of 4096 on eight chips
+GIB = 2**30
+
+
+def temporaries(length: int) -> int:
+    """Bytes beside arguments and results that attention and its gradients need on one v5e chip."""
+    device = SingleDeviceSharding(slice_devices(find_slice("v5e-1"))[0])
+    x = jax.ShapeDtypeStruct((ROWS, length, HEADS, WIDTH), jnp.bfloat16, sharding=device)
+    positions = jax.ShapeDtypeStruct((ROWS, length), jnp.int32, sharding=device)
+
+    def loss(query, key, value, positions):
+        return jnp.sum(attend(query, key, value, positions).astype(jnp.float32))
+
+    compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x, positions).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("length", [2048, 4096])
+def test_scores_never_exist_whole(length):
+    whole = ROWS * HEADS * length * length * 4  # fp32: 4 GiB for blocks of 4096
+    assert temporaries(length) < whole / 4
