@@ -78,10 +78,19 @@ def _gated_forward(gate: Array, up: Array):
 
 
 def _gated_backward(kept: tuple[Array, Array], gradient: Array):
-    gate, up = kept
-    # First the one, then the other, which can take the place of an array that it is made of. Both at once cannot.
-    d_up, gate, up, gradient = jax.lax.optimization_barrier((nn.silu(gate) * gradient, gate, up, gradient))
-    return jax.vjp(nn.silu, gate)[1](gradient * up)[0], d_up
+    # Gradients take the place of what they are made of, a part at a time: done at once, the two need two more arrays.
+    parts = math.gcd(gradient.shape[1], 4)
+    size = gradient.shape[1] // parts
+
+    def part(i: Array, arrays: tuple[Array, Array]) -> tuple[Array, Array]:
+        gate, up, d = (jax.lax.dynamic_slice_in_dim(x, i * size, size, axis=1) for x in (*arrays, gradient))
+        made = jax.vjp(nn.silu, gate)[1](d * up)[0], nn.silu(gate) * d
+        made = jax.lax.optimization_barrier(made)  # all is read before anything is written
+        return tuple(
+            jax.lax.dynamic_update_slice_in_dim(x, y, i * size, axis=1) for x, y in zip(arrays, made, strict=True)
+        )
+
+    return jax.lax.fori_loop(0, parts, part, kept)
 
 
 gated.defvjp(_gated_forward, _gated_backward)

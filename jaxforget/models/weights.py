@@ -161,7 +161,10 @@ def _product_forward(x: Array, kernel: Array):
 
 
 def _product_backward(kept: tuple[Array, Array], gradient: Array):
-    return jax.lax.optimization_barrier(jax.vjp(jnp.dot, *kept)[1](gradient))
+    x, kernel = kept
+    (d_x,) = jax.linear_transpose(lambda x: jnp.dot(x, kernel), x)(gradient)
+    (d_kernel,) = jax.linear_transpose(lambda kernel: jnp.dot(x, kernel), kernel)(gradient)
+    return jax.lax.optimization_barrier((d_x, d_kernel))
 
 
 product.defvjp(_product_forward, _product_backward)

@@ -1,13 +1,15 @@
 """The presets of configs/slices, each compiled for the slice in its name: rows kept between runs, and their table."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxforget.config import Config, load_config, to_yaml
+from jaxforget.config import Config, load_config, options
 from jaxforget.errors import UserError
 from jaxforget.files import read_json, write_json
 from jaxforget.tpu.topology import find_slice
@@ -63,7 +65,18 @@ def fingerprint(preset: Preset) -> dict[str, str]:
     for path in sorted(files):
         code.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     versions = {package: importlib.metadata.version(package) for package in ("jax", "libtpu")}
-    return {"config": to_yaml(preset.config), "slice": preset.slice, "code": code.hexdigest(), **versions}
+    return {"config": _settings(preset.config), "slice": preset.slice, "code": code.hexdigest(), **versions}
+
+
+def _settings(config: Config) -> str:
+    """The options that are not left at their defaults, so that a new one that nobody sets changes nothing."""
+    default = Config()
+    found = {}
+    for name, _ in options():
+        value, usual = (functools.reduce(getattr, name.split("."), of) for of in (config, default))
+        if value != usual and name != "out":
+            found[name] = value
+    return json.dumps(found, sort_keys=True)
 
 
 def kept_row(preset: Preset, folder: Path, *, any_code: bool = False) -> dict[str, Any] | None:

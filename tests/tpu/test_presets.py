@@ -1,4 +1,4 @@
-"""The presets of slices: rows that are kept until something changes."""
+"""The presets of slices: what the compiler says of the tightest, and rows that are kept until something changes."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from jaxforget.errors import UserError
 from jaxforget.tpu import presets
+from jaxforget.tpu.plan import plan
 from jaxforget.tpu.presets import as_markdown, compile_presets, find_presets, kept_row
 
 FOLDER = Path(__file__).parents[2] / "configs" / "slices"
@@ -23,6 +24,18 @@ ROW = {
     "collective_bytes": {"all-gather": GIB, "reduce-scatter": 2 * GIB},
     "projection": {"seconds": {"compute": 3.25}},
 }
+
+
+def test_llama_2_7b_trains_whole_on_a_v5e_8():
+    """Every parameter, in fp32, by the paper's batch of 128 blocks, in one step: the real compiler, minutes."""
+    [preset] = find_presets(FOLDER, ["llama2_7b_v5e-8"])
+    [row] = plan(preset.config, [preset.slice], steps=["forget"], advise=False)
+    assert row["fits"]
+    assert (row["blocks"], row["block_length"], row["parameters"]) == (128, 512, 6_738_415_616)
+    assert row["trainable"] == "every parameter"
+    # An exact weight of 4 bytes, two moments of 2, two frozen models of 2 each.
+    assert row["argument_bytes"] == pytest.approx(12 * row["parameters"] / 8, rel=0.001)
+    assert row["peak_hbm_bytes"] <= 14.5 * GIB
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path):
