@@ -8,6 +8,7 @@ Letters in shapes: B rows, S positions, V vocabulary, D hidden.
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -52,21 +53,25 @@ class ShardedLookUp:
     columns: str = "fsdp"
 
     def __call__(self, table: Array, tokens: Array) -> Array:
-        """[B, S, D], its rows split as those of `tokens` are."""
+        """[B, S, D], its rows split as those of `tokens` are; where they do not divide, as the compiler likes."""
+        if tokens.shape[0] % math.prod(self.mesh.shape[axis] for axis in self.rows):
+            return look_up(table, tokens)
         return _look_up_sharded(self, table, tokens)
 
 
 def _on_devices(where: ShardedLookUp, split: bool, local, *arguments: Array) -> Array:
     """`local` on every device: the table first, then arrays split by rows. A gradient lies as the table does."""
     table, rows = PartitionSpec(None, where.columns if split else None), PartitionSpec(where.rows)
-    return jax.shard_map(
+    mapped = jax.shard_map(
         local,
         mesh=where.mesh,
         in_specs=(table,) + (rows,) * (len(arguments) - 1),
         out_specs=rows if len(arguments) == 2 else table,
         axis_names=set(where.rows),
         check_vma=False,
-    )(*arguments)
+    )
+    # Outside of any jit, axes that are left to the partitioner would be refused.
+    return jax.jit(mapped)(*arguments)
 
 
 def _splits(where: ShardedLookUp, table: Array) -> bool:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxforget.models.embedding import ShardedLookUp, look_up
 from jaxforget.sharding import make_mesh
@@ -40,6 +41,14 @@ def test_every_mesh_looks_up_and_sums_alike(sizes, width):
         rows, found = run(function, table, tokens, gradient)
         np.testing.assert_array_equal(rows, np.asarray(table)[tokens])
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [ROWS, 3], ids=["rows split", "rows do not divide"])
+def test_outside_of_any_jit(rows):
+    mesh = make_mesh(2, 2, 2)
+    table, tokens, _ = inputs()
+    placed = jax.device_put(table, NamedSharding(mesh, PartitionSpec("tensor", "fsdp")))
+    np.testing.assert_array_equal(ShardedLookUp(mesh)(placed, tokens[:rows]), np.asarray(table)[tokens[:rows]])
 
 
 @pytest.mark.parametrize("sizes", [None, (1, 8, 1), (2, 4, 1)], ids=str)
