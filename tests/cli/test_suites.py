@@ -27,3 +27,22 @@ def test_faults_of_a_suites_surroundings(capsys, copied, monkeypatch):
     assert "OPENAI_API_KEY is not set" in asked
     secret = "endpoint.api_key=sk-secret"
     assert "sk-secret" not in fault(capsys, "eval", copied, "suite=completion", secret)
+
+
+def test_attacks_are_printed_beside_the_control_and_a_rerun_asks_nothing(capsys, copied, tiny_world):
+    words = [f"model.control={tiny_world / 'control'}", "evals.passages=4"]
+    assert status_of("eval", copied, "suite=prompting,audit", *words) == 0
+    told = capsys.readouterr().err
+    assert "unlearned: prompting: " in told
+    (header,) = [
+        line.split() for line in told.splitlines() if line.split()[:1] == ["base"] and "control" in line.split()
+    ]
+    assert header == ["base", "reinforced", "unlearned", "control"]
+    (plain,) = [line.split() for line in told.splitlines() if line.split()[:1] == ["plain"]]
+    assert len(plain) == 1 + 3 * 2 + 1  # a distance in brackets for each but the control
+    page = (copied / "report.html").read_text()
+    assert "What attacks bring back" in page
+    assert "Most comes back under" in page
+    assert "better than the control, which never read it" in page or "No word of the passages read leaks" in page
+    assert status_of("eval", copied, "suite=prompting,audit", *words) == 0
+    assert capsys.readouterr().err.count("up to date") == 8
