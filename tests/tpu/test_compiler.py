@@ -1,8 +1,10 @@
 """The compiler's refusals, in its own words."""
 
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
-from jaxforget.tpu.compiler import Compiled, first_line, parse_refusal
+from jaxforget.tpu.compiler import Compiled, first_line, no_cache, parse_refusal
 
 ESTIMATE = (
     "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
@@ -39,3 +41,28 @@ def test_a_fault_of_the_compiler_is_not_taken_for_a_lack_of_memory():
     assert Compiled(False, 1.0, None, refusal=first_line(VECTOR)).out_of_memory
     assert not Compiled(False, 1.0, None, refusal=first_line(FAULT)).out_of_memory
     assert not Compiled(True, 1.0, 5).out_of_memory
+
+
+def test_no_program_is_kept_or_found_again(tmp_path):
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": 0,
+        "jax_enable_compilation_cache": True,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        jax.jit(lambda x: x + 1).lower(1.0).compile()
+        kept = len(list(tmp_path.iterdir()))
+        with no_cache():
+            jax.jit(lambda x: x + 2).lower(1.0).compile()
+        assert len(list(tmp_path.iterdir())) == kept > 0
+        jax.jit(lambda x: x + 3).lower(1.0).compile()
+        assert len(list(tmp_path.iterdir())) > kept
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
