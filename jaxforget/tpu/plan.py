@@ -205,7 +205,7 @@ def _replaced(config: Config, changes: dict[str, Any]) -> Config:
 
 
 def _candidates(config: Config, mesh: Mesh, name: str) -> list[dict[str, Any]]:
-    """Options that save memory in a training step, each by itself, then all that leave the result as it is."""
+    """Options that save memory in a training step: each that leaves the result as it is, all of those, then others."""
     options = getattr(config, name)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     rows = options.batch + (config.retain.rows if name == "forget" else 0)
@@ -222,9 +222,31 @@ def _candidates(config: Config, mesh: Mesh, name: str) -> list[dict[str, Any]]:
         singles.append({f"{name}.moment_dtype": "bfloat16"})
     if len(singles) > 1:
         singles.append({key: value for single in singles for key, value in single.items()})
-    if name == "forget" and not config.targets.cache and config.targets.kind != "soft":
-        singles.append({"targets.cache": True})
-    return singles
+    return singles + _other_forms(config, name)
+
+
+def _other_forms(config: Config, name: str) -> list[dict[str, Any]]:
+    """Options that save memory and change what is trained, or how exactly the teachers are held."""
+    forget = name == "forget"
+    base, reinforced = teachers_used(config) if forget else (False, False)
+    found: list[dict[str, Any]] = []
+    if reinforced and config.targets.kind != "soft":
+        found.append({"targets.cache": True})
+    if reinforced and config.reinforce.weights == "full":
+        found.append({"reinforce.weights": "int8-delta"})
+    if base and config.model.base == "full":
+        found.append({"model.base": "int8"})
+    smallest = {"model.base": "int8", "reinforce.weights": "lora"} | ({"forget.weights": "lora"} if forget else {})
+    if getattr(config, name).weights != "lora":
+        found.append({f"{name}.weights": "lora"})
+    if smallest not in found and any(_value(config, key) != value for key, value in smallest.items()):
+        found.append(smallest)
+    return found
+
+
+def _value(config: Config, name: str) -> Any:
+    section, _, key = name.partition(".")
+    return getattr(getattr(config, section), key)
 
 
 def _advice(

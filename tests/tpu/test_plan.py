@@ -10,10 +10,11 @@ from jaxforget.tpu import plan as planning
 from jaxforget.tpu.compiler import Compiled
 from jaxforget.tpu.plan import most_units, plan
 from jaxforget.tpu.table import as_markdown, as_text
-from tests.tpu.tiny import LAYERS, PRODUCTS, WIDTH, WORDS, model_folder, tiny_config
+from tests.tpu.tiny import INNER, LAYERS, PRODUCTS, WIDTH, WORDS, model_folder, tiny_config
 
 GIB = 2**30
 DEVICES = 8
+SMALLEST = "model.base=int8 reinforce.weights=lora forget.weights=lora"
 PARAMETERS = LAYERS * (sum(PRODUCTS.values()) + 2 * WIDTH) + 2 * WORDS * WIDTH + WIDTH
 
 
@@ -30,7 +31,7 @@ def rows(model):
 
 @pytest.fixture(scope="module")
 def impossible(tmp_path_factory):
-    """A model of 9 G parameters a layer on v5e-8; the only option left to try is the cache."""
+    """A model of 9 G parameters a layer on v5e-8; only what changes the result is left to try."""
     folder = model_folder(tmp_path_factory.mktemp("plan") / "huge", width=32768, inner=65536)
     config = tiny_config(folder, "forget.batch=8", "forget.moment_dtype=bfloat16")
     return plan(config, ["v5e-8"], steps=["forget"])[0]
@@ -87,10 +88,56 @@ def test_an_impossible_model_is_refused_with_what_it_needs(impossible):
     assert impossible["out_of_memory"]
     assert impossible["peak_hbm_bytes"] > impossible["limit_hbm_bytes"] == 15.75 * GIB
     assert impossible["projection"] is None
-    [option] = impossible["options"]
-    assert option["options"] == ["targets.cache=true"]
-    assert option["saved_bytes"] > 0
-    assert not option["fits"]
+    found = {" ".join(option["options"]): option for option in impossible["options"]}
+    assert list(found) == [
+        "targets.cache=true",
+        "reinforce.weights=int8-delta",
+        "model.base=int8",
+        "forget.weights=lora",
+        SMALLEST,
+    ]
+    assert not found["targets.cache=true"]["fits"]
+    assert all(option["saved_bytes"] > 0 for option in found.values())
+    # Weights that no chip holds whole, but that eight do in int8.
+    assert found[SMALLEST]["fits"]
+
+
+@pytest.fixture(scope="module")
+def adapted(model):
+    """Adapters over an int8 base, by the real compiler."""
+    words = ("forget.weights=lora", "reinforce.weights=lora", "model.base=int8", "lora.rank=8")
+    return {row["step"]: row for row in plan(tiny_config(model, *words), ["v5e-8"])}
+
+
+def test_adapters_over_int8_hold_base_once_and_train_little(rows, adapted):
+    """A byte a weight of the layers, two of words and norms; 12 an adapter's number, and 2 of the frozen one's."""
+    layers = LAYERS * sum(PRODUCTS.values())
+    rank = 8
+    adapter = LAYERS * rank * (4 * 2 * WIDTH + 3 * (WIDTH + INNER))
+    scales = 4 * LAYERS * (5 * WIDTH + 2 * INNER)
+    batches = 24 * 1024
+    held = (layers + 2 * (PARAMETERS - layers) + 12 * adapter) / DEVICES + scales
+    assert adapted["reinforce"]["argument_bytes"] == pytest.approx(held, abs=batches)
+    assert adapted["forget"]["argument_bytes"] == pytest.approx(held + 2 * adapter / DEVICES, abs=batches)
+    assert adapted["score"]["argument_bytes"] == pytest.approx(adapted["forget"]["argument_bytes"], abs=batches)
+    for name, row in adapted.items():
+        assert row["fits"]
+        assert row["argument_bytes"] < rows[name]["argument_bytes"]
+    assert adapted["forget"]["trainable"] == "LoRA of rank 8 and alpha 32 over int8 base"
+    for part in ("student LoRA over base", "base int8", "reinforced LoRA over base"):
+        assert part in adapted["forget"]["weights"]
+    # No gradient of a frozen weight, the head's above all, is made or sent.
+    assert "reduce-scatter" not in adapted["forget"]["collective_bytes"]
+    assert adapted["forget"]["collective_bytes"]["all-reduce"] < 2 * 4 * adapter
+
+
+def test_int8_differences_take_half_of_a_frozen_model(model, rows):
+    [row] = plan(tiny_config(model, "reinforce.weights=int8-delta"), ["v5e-8"], steps=["forget"])
+    layers = LAYERS * sum(PRODUCTS.values())
+    saved = rows["forget"]["argument_bytes"] - row["argument_bytes"]
+    assert saved == pytest.approx(layers / DEVICES, abs=4 * LAYERS * (5 * WIDTH + 2 * INNER))
+    assert row["trainable"] == "every parameter"
+    assert "reinforced int8 over base" in row["weights"]
 
 
 def test_the_table_says_all_of_it(rows, impossible):
@@ -170,6 +217,10 @@ def test_advice_tries_each_option_and_says_what_it_buys(model, monkeypatch):
         "forget.moment_dtype=bfloat16": (False, 1),
         every: (True, 9),
         "targets.cache=true": (False, 0),
+        "reinforce.weights=int8-delta": (False, 0),
+        "model.base=int8": (False, 0),
+        "forget.weights=lora": (False, 0),
+        SMALLEST: (False, 0),
     }
     assert "options" not in plan(config, ["v5e-8"], steps=["forget"], advise=False)[0]
 
