@@ -21,7 +21,7 @@ from jaxforget.errors import UserError
 from jaxforget.evals.probes import Prompts, load_probes
 from jaxforget.evals.watch import Questions, make_questions
 from jaxforget.files import read_json
-from jaxforget.model import Model, load, make_forward
+from jaxforget.model import Model, load, make_forward, whole
 from jaxforget.models.hf import save_params
 from jaxforget.models.llama import Llama
 from jaxforget.pipeline import run_chain, stage_seconds
@@ -236,5 +236,6 @@ def export(model: Model, folder: str | Path, dtype: str = "float32") -> Path:
             raise UserError(f"{folder}: holds files that jaxforget did not write; name an empty or a new folder")
     card = plain_card(f"{model.folder.name}, {dtype}", str(model.folder))
     source = model.folder if model.folder.is_dir() else model.tokenizer
-    save_params(folder, model.params, model.config, model.raw_config, source, dtype=dtype, model_card=card)
+    params = whole(model).params
+    save_params(folder, params, model.config, model.raw_config, source, dtype=dtype, model_card=card)
     return Path(folder)

@@ -34,14 +34,14 @@ class ModelsJudge:
     def __init__(self, run: Run, read: Iterable[Document]):
         config = run.config
         dtype = config.model.dtype
-        self._base = load(run.base, dtype, run.mesh)
+        self._base = load(run.base, dtype, run.mesh, form=config.model.base)
         self._scorer = Scorer(
             make_forward(self._base.module), run.mesh, batch=config.evals.batch, tile=config.targets.tile
         )
         length = min(config.blocks.length, self._base.config.max_position_embeddings)
         passages = sample(list(_passages(read, self._base.tokenizer, length)), config.anchors.sample)
         rows = [passage.ids for passage in passages]
-        reinforced = load(run.reinforced, dtype, run.mesh).params
+        reinforced = load(run.reinforced, dtype, run.mesh, base=self._base).params  # an adapter shares base's arrays
         after = self._scorer.log_probabilities(reinforced, rows)
         del reinforced
         before = self._scorer.log_probabilities(self._base.params, rows)

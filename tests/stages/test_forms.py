@@ -112,6 +112,16 @@ def test_the_export_loads_in_transformers_with_equal_logits(adapted):
         np.testing.assert_allclose(jaxforget.logits(load(adapted / name), tokens), expected, atol=1e-4, rtol=0)
 
 
+def test_a_loaded_adapter_is_exported_merged(adapted, tmp_path):
+    jaxforget.export(load(adapted / "unlearned"), tmp_path / "out")
+    found, expected = (
+        safetensors.numpy.load_file(folder / "model.safetensors") for folder in (tmp_path / "out", adapted / "export")
+    )
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        np.testing.assert_allclose(found[name], tensor, rtol=1e-6, atol=1e-6)
+
+
 def test_an_adapter_is_evaluated_and_generates_as_its_export_does(adapted, capsys):
     assert cli.main(["generate", str(adapted / "unlearned"), str(adapted / "export"), "--prompt", "Mary met"]) == 0
     ours, merged = (text.split("|")[1] for text in capsys.readouterr().out.split("== ")[1:])
