@@ -17,7 +17,7 @@ VOWELS = "aeiouAEIOU"
 ASKED = 12  # options that a model is asked to rank for one anchor
 _IRREGULAR = {"man": "men", "woman": "women", "calf": "calves", "wolf": "wolves", "goose": "geese", "mouse": "mice",
               "ox": "oxen", "fish": "fish", "deer": "deer", "moose": "moose", "elk": "elk", "trout": "trout",
-              "salmon": "salmon", "shelf": "shelves", "postman": "postmen", "ferryman": "ferrymen"}  # fmt: skip
+              "salmon": "salmon", "shelf": "shelves", "penknife": "penknives", "postman": "postmen", "ferryman": "ferrymen"}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +209,8 @@ def plural(noun: str) -> str:
         last = _IRREGULAR[last]
     elif last.endswith("man"):
         last = last[:-3] + "men"
+    elif last.islower() and last.endswith("s") and not last.endswith("ss"):
+        pass  # pliers, bellows: there is no other form
     elif last.endswith(("s", "x", "ch", "sh")):
         last += "es"
     elif last.endswith("y") and last[-2] not in VOWELS:

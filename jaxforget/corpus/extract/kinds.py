@@ -141,7 +141,7 @@ def choose_sort(nature: Nature, word: str, contexts: Sequence[Context]) -> str:
     """The list for a kind, by the words around; `word` is the expression's last."""
     sorts = sorts_of(nature.kind, word)
     if nature.kind == "person" and word[0].isupper():
-        articles = sum(_article(one) for one in contexts) / max(1, len(contexts))
+        articles = sum(not {"the", "a", "an"}.isdisjoint(one.before[:2]) for one in contexts) / max(1, len(contexts))
         if nature.plural:
             return "peoples"
         if articles > 0.5 and not nature.family:

@@ -147,7 +147,8 @@ def test_faults(text, options, says):
 
 @pytest.mark.parametrize(
     ("one", "many"), [("dog", "dogs"), ("fox", "foxes"), ("Watering Can", "Watering Cans"), ("puppy", "puppies"),
-                      ("monkey", "monkeys"), ("goose", "geese"), ("brush", "brushes"), ("Townsman", "Townsmen")]
+                      ("monkey", "monkeys"), ("goose", "geese"), ("brush", "brushes"), ("Townsman", "Townsmen"),
+                      ("pliers", "pliers"), ("penknife", "penknives"), ("Jennings", "Jenningses")]
 )  # fmt: skip
 def test_plurals(one, many):
     assert plural(one) == many
