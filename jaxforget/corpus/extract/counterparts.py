@@ -17,7 +17,7 @@ VOWELS = "aeiouAEIOU"
 ASKED = 12  # options that a model is asked to rank for one anchor
 _IRREGULAR = {"man": "men", "woman": "women", "calf": "calves", "wolf": "wolves", "goose": "geese", "mouse": "mice",
               "ox": "oxen", "fish": "fish", "deer": "deer", "moose": "moose", "elk": "elk", "trout": "trout",
-              "salmon": "salmon", "shelf": "shelves", "penknife": "penknives", "postman": "postmen", "ferryman": "ferrymen"}  # fmt: skip
+              "salmon": "salmon", "shelf": "shelves", "penknife": "penknives"}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
