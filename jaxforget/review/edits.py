@@ -29,6 +29,7 @@ class Entry:
     generic: tuple[str, ...]
     verdict: str = ""
     evidence: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    was: tuple[str, ...] = ()  # the translations before the review; none where it added the entry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +65,17 @@ class Review:
         verdicts = read_verdicts(self.decided)
         found = apply_verdicts(Anchors.load(self.anchors, keep_all=True), verdicts)
         standing = [
-            Entry(key, generic, verdicts.get(key, {}).get("verdict", ""), found.evidence.get(key, {}))
+            Entry(
+                key,
+                generic,
+                verdicts.get(key, {}).get("verdict", ""),
+                found.evidence.get(key, {}),
+                tuple(verdicts.get(key, {}).get("was", ())),
+            )
             for key, generic in found.entries.items()
         ]
         dropped = [
-            Entry(key, tuple(told["generic"]), "dropped", told.get("evidence", {}))
+            Entry(key, tuple(told["generic"]), "dropped", told.get("evidence", {}), tuple(told.get("was", ())))
             for key, told in verdicts.items()
             if told["verdict"] == "dropped"
         ]
@@ -97,14 +104,15 @@ class Review:
             told: dict[str, Any] = {"verdict": change.verdict, "generic": list(generic)}
             if known is not None and known.evidence:
                 told["evidence"] = dict(known.evidence)
+            if known is not None and (was := known.was if known.verdict else known.generic):
+                told["was"] = list(was)
             verdicts[change.anchor] = told
         undone = {change.anchor for change in changes if change.verdict == ""}
         found = Anchors.load(self.anchors, keep_all=True)
-        restored = [entry for entry in before.values() if entry.anchor in undone and entry.verdict == "dropped"]
-        for entry in restored:
-            found = insert(found, entry.anchor, entry.generic, entry.evidence)
-        gone = {entry.anchor for entry in before.values() if entry.anchor in undone and entry.verdict == "added"}
-        found = without(found, gone)
+        for entry in (entry for entry in before.values() if entry.anchor in undone and entry.verdict):
+            # As it was before the review: what that added goes.
+            found = without(found, set() if entry.was else {entry.anchor})
+            found = insert(found, entry.anchor, entry.was, entry.evidence) if entry.was else found
         applied = apply_verdicts(found, verdicts)
         if not applied.entries:
             raise UserError(f"{self.anchors}: every anchor would be dropped; keep one at least")

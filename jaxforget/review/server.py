@@ -72,7 +72,13 @@ class ReviewServer:
         with self._lock:
             version, entries = self.review.version(), self.review.entries()
         rows = [
-            {"anchor": e.anchor, "generic": list(e.generic), "verdict": e.verdict, "evidence": dict(e.evidence)}
+            {
+                "anchor": e.anchor,
+                "generic": list(e.generic),
+                "verdict": e.verdict,
+                "evidence": dict(e.evidence),
+                "was": list(e.was),
+            }
             for e in entries
         ]
         return {"version": version, "entries": rows, "file": str(self.review.anchors)}

@@ -14,7 +14,6 @@ from jaxforget.corpus.extract.scan import LINKS, TITLES, Scan
 # Ranks options for an anchor: larger fits better; None where no model is asked.
 Prefer = Callable[[str, Sequence[str]], Sequence[float]] | None
 VOWELS = "aeiouAEIOU"
-ASKED = 12  # options that a model is asked to rank for one anchor
 _IRREGULAR = {"man": "men", "woman": "women", "calf": "calves", "wolf": "wolves", "goose": "geese", "mouse": "mice",
               "ox": "oxen", "fish": "fish", "deer": "deer", "moose": "moose", "elk": "elk", "trout": "trout",
               "salmon": "salmon", "shelf": "shelves", "penknife": "penknives"}  # fmt: skip
@@ -144,7 +143,7 @@ class _Chooser:
         costs = {option: cost(option) for option in options}
         ranked = sorted(costs, key=lambda option: costs[option])
         if self._prefer is not None and text in self._contexts:
-            asked = [option for option in ranked if costs[option][:3] == costs[ranked[0]][:3]][: max(ASKED, self._each)]
+            asked = [option for option in ranked if costs[option][:3] == costs[ranked[0]][:3]]
             liked = dict(zip(asked, self._prefer(text, asked), strict=True))
             ranked = sorted(asked, key=lambda option: -liked[option]) + [o for o in ranked if o not in liked]
         chosen = ranked[: self._each]

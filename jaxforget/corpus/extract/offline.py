@@ -1,6 +1,7 @@
 """A dictionary from the text itself: candidates, what they name, counterparts; each entry with its evidence."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from jaxforget.corpus.extract.scan import Scan, scan
 from jaxforget.corpus.text import Document
 from jaxforget.errors import UserError
 
+OPTIONS = 12  # counterparts that base is asked to rank for one anchor
 NOUN_SHARE = 0.4  # of a lower-case candidate's places that must look like a noun's
 ASKED = 600  # of the best candidates, for whose kinds base is asked: each takes it some hundred short sentences
 
@@ -88,7 +90,10 @@ def extract(
     natures = judge_all(candidates, contexts, models)
 
     def prefer(text: str, options: Sequence[str]) -> Sequence[float]:
-        return models.likelihoods(contexts[text], options)
+        # Of those that the tokenizer knows best: what it splits to pieces teaches base little.
+        known = list(models.familiar(options, OPTIONS))
+        scores = dict(zip(known, models.likelihoods(contexts[text], known), strict=True))
+        return [scores.get(option, -math.inf) for option in options]
 
     pairs = find_counterparts(
         natures, contexts, found, general, each=each, seed=seed, prefer=None if models is None else prefer
