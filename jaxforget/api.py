@@ -31,6 +31,7 @@ from jaxforget.stages.card import plain_card
 from jaxforget.stages.completion import complete_and_grade
 from jaxforget.stages.probability import summary_rows
 from jaxforget.stages.run import fetch, put_rows
+from jaxforget.start import start_jax
 from jaxforget.train.step import StepOptions, make_label_step
 from jaxforget.train.types import Frozen
 
@@ -117,7 +118,7 @@ def complete(
 
 
 def run(config: str | Path | dict[str, Any] | Config, **overrides: Any) -> dict[str, Any]:
-    """Runs the chain.
+    """Runs the chain. Like the command, it joins the hosts of a run and keeps compilations between runs.
 
     Args:
       config: a YAML file, a run's folder, nested values, or a `Config`.
@@ -137,7 +138,9 @@ def run(config: str | Path | dict[str, Any] | Config, **overrides: Any) -> dict[
     layered = OmegaConf.create(values)
     for key, value in overrides.items():
         OmegaConf.update(layered, key, value, merge=True, force_add=True)
-    done = run_chain(config_from(OmegaConf.to_container(layered)))
+    whole = config_from(OmegaConf.to_container(layered))
+    start_jax()
+    done = run_chain(whole)
     return {
         "folder": str(done.folder),
         "folders": {"reinforced": str(done.reinforced), "unlearned": str(done.unlearned), "export": str(done.export)},

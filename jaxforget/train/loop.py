@@ -116,10 +116,11 @@ def run_loop(
                 f"Lower {options.stage}.learning_rate or set {options.stage}.clip_norm: the stage then begins anew"
             )
         now = time.perf_counter()
-        tokens = values["tokens"] + values.get("retain_tokens", 0)
-        rate = {"learning_rate": float(rates[step - 1 - first]), "tokens_per_second": tokens / (now - clock)}
+        timed = {"learning_rate": float(rates[step - 1 - first])}
+        if step > first + 1:  # the first step's time is the compiler's, for the most part
+            timed["tokens_per_second"] = (values["tokens"] + values.get("retain_tokens", 0)) / (now - clock)
         clock = now
-        log.write(step, {**values, **rate})
+        log.write(step, {**values, **timed})
 
     leave = False
     with _sigterm() as stop:
@@ -143,6 +144,7 @@ def run_loop(
                 break
         checkpoints.wait()
         # A signal during the last evaluation or save must not be lost: what follows would run on until it is killed.
-        if leave or stop.is_set():
+        # Several hosts agree on it as on any step; this one is nobody's.
+        if leave or _preempted(stop, step + 1):
             raise Preempted(options.stage, step)
     return state

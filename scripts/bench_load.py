@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""Loads and saves a model's folder at its true size, a process a case, beside transformers; .venv/bin/python.
+
+  one     jaxforget, bfloat16, one device         torch   transformers, bfloat16, every weight read
+  eight   onto eight fake devices                 two     two processes of four devices, each reading its part
+  export  jaxforget: loaded, then saved           torch-export  the same with transformers
+
+Prints seconds, peak resident memory beyond the weights, bytes read of the files' bytes, and what the fullest device
+holds of the weights. `export` writes beside FOLDER and removes what it wrote. Peaks leave out nothing but the weights:
+the libraries are in them. `scripts/make_random_llama.py` makes folders of any size.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+CASES = ("one", "torch", "eight", "two", "export", "torch-export")
+SHARD = 5_000_000_000
+
+
+def resident_peak() -> int:
+    """Most resident bytes of this process so far, mapped files included."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def ours(folder: Path, case: str) -> dict[str, Any]:
+    """Loads with jaxforget; counts the bytes that are read."""
+    import jax
+
+    from jaxforget.model import param_shardings
+    from jaxforget.models import hf
+    from jaxforget.models.load import Checkpoint
+    from jaxforget.sharding import join_processes, make_mesh
+
+    if case == "two":
+        join_processes()
+    read = []
+    original = Checkpoint.read_into
+
+    def counted(self: Checkpoint, out: Any, tensor: str, region: Any, transposed: bool) -> None:
+        read.append(self.files[tensor].view(tensor)[region].nbytes)
+        original(self, out, tensor, region, transposed)
+
+    Checkpoint.read_into = counted
+    config, raw = hf.read_config(folder)
+    start = time.perf_counter()
+    params = hf.load_params(folder, config, dtype="bfloat16", shardings=param_shardings(config, make_mesh()))
+    jax.block_until_ready(params)
+    found: dict[str, Any] = {"seconds": time.perf_counter() - start, "peak": resident_peak(), "read": sum(read)}
+    held: dict[Any, int] = {}
+    for leaf in jax.tree.leaves(params):
+        for shard in leaf.addressable_shards:
+            held[shard.device] = held.get(shard.device, 0) + shard.data.nbytes
+    found |= {"weights": sum(held.values()), "fullest_device": max(held.values())}
+    if case == "export":
+        target = folder.with_name(f"{folder.name}.exported")
+        start = time.perf_counter()
+        hf.save_params(
+            target, params, config, raw, None, dtype="bfloat16", max_shard_bytes=SHARD, model_card="# exported\n"
+        )
+        found |= {"export_seconds": time.perf_counter() - start, "peak": resident_peak()}
+        found["files"] = len(list(target.glob("*.safetensors")))
+        shutil.rmtree(target)
+    return found
+
+
+def theirs(folder: Path, case: str) -> dict[str, Any]:
+    """Loads with transformers, and reads what was mapped."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    start = time.perf_counter()
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    # A mapped weight is on no one's account until it is read.
+    for parameter in model.parameters():
+        parameter.detach().view(torch.int16).sum()
+    found: dict[str, Any] = {"seconds": time.perf_counter() - start, "peak": resident_peak()}
+    found["weights"] = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    if case == "torch-export":
+        target = folder.with_name(f"{folder.name}.exported")
+        start = time.perf_counter()
+        model.save_pretrained(target, max_shard_size=SHARD)
+        found |= {"export_seconds": time.perf_counter() - start, "peak": resident_peak()}
+        found["files"] = len(list(target.glob("*.safetensors")))
+        shutil.rmtree(target)
+    return found
+
+
+def measure(folder: Path, case: str) -> list[dict[str, Any]]:
+    """Runs a case in processes of its own; one record each."""
+    devices, count = {"eight": (8, 1), "two": (4, 2)}.get(case, (1, 1))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+        "JAX_NUM_PROCESSES": str(count),
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(folder), "--inside", case],
+            env=environment | {"JAX_PROCESS_ID": str(index)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
+    answers = [process.communicate()[0] for process in started]
+    if any(process.returncode for process in started):
+        sys.exit(f"bench_load: case {case} failed; what it said stands above")
+    return [{"case": case, **json.loads(answer.splitlines()[-1])} for answer in answers]
+
+
+def as_text(found: list[dict[str, Any]], size: int) -> str:
+    """A table."""
+    lines = [f"files: {size / 1e9:.2f} GB", f"{'case':14}{'s':>8}{'peak beyond weights':>22}{'read':>8}{'fullest':>10}"]
+    for row in found:
+        beyond = (row["peak"] - row["weights"]) / 2**30
+        read = f"{row['read'] / size:.1%}" if "read" in row else "-"
+        fullest = f"{row['fullest_device'] / size:.1%}" if "fullest_device" in row else "-"
+        saved = f"  saved in {row['files']} files in {row['export_seconds']:.1f} s" if "files" in row else ""
+        lines.append(f"{row['case']:14}{row['seconds']:8.1f}{beyond:18.2f} GiB{read:>8}{fullest:>10}{saved}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--case", action="append", choices=CASES, help="only this one; may be repeated [all]")
+    parser.add_argument("--inside", choices=CASES, help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true", help="for programs")
+    given = parser.parse_args()
+    if given.inside:
+        load = theirs if given.inside.startswith("torch") else ours
+        print(json.dumps(load(given.folder, given.inside)))
+        return
+    size = sum(path.stat().st_size for path in given.folder.glob("*.safetensors"))
+    if not size:
+        sys.exit(f"bench_load: {given.folder}: no *.safetensors in it; scripts/make_random_llama.py writes some")
+    found = [row for case in given.case or CASES for row in measure(given.folder.resolve(), case)]
+    print(json.dumps(found, indent=1) if given.json else as_text(found, size))
+
+
+if __name__ == "__main__":
+    main()
