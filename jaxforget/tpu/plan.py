@@ -237,9 +237,10 @@ def _other_forms(config: Config, name: str) -> list[dict[str, Any]]:
     if base and config.model.base == "full":
         found.append({"model.base": "int8"})
     smallest = {"model.base": "int8", "reinforce.weights": "lora"} | ({"forget.weights": "lora"} if forget else {})
+    smallest = {key: value for key, value in smallest.items() if _value(config, key) != value}
     if getattr(config, name).weights != "lora":
         found.append({f"{name}.weights": "lora"})
-    if smallest not in found and any(_value(config, key) != value for key, value in smallest.items()):
+    if smallest and smallest not in found:
         found.append(smallest)
     return found
 

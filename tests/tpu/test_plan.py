@@ -31,10 +31,12 @@ def rows(model):
 
 @pytest.fixture(scope="module")
 def impossible(tmp_path_factory):
-    """A model of 9 G parameters a layer on v5e-8; only what changes the result is left to try."""
+    """A model of 9 G parameters a layer on v5e-8; of the options that could help, only the cache is tried."""
     folder = model_folder(tmp_path_factory.mktemp("plan") / "huge", width=32768, inner=65536)
     config = tiny_config(folder, "forget.batch=8", "forget.moment_dtype=bfloat16")
-    return plan(config, ["v5e-8"], steps=["forget"])[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "_candidates", lambda *_: [{"targets.cache": True}])
+        return plan(config, ["v5e-8"], steps=["forget"])[0]
 
 
 def test_every_step_of_a_tiny_model_fits(rows):
@@ -88,18 +90,10 @@ def test_an_impossible_model_is_refused_with_what_it_needs(impossible):
     assert impossible["out_of_memory"]
     assert impossible["peak_hbm_bytes"] > impossible["limit_hbm_bytes"] == 15.75 * GIB
     assert impossible["projection"] is None
-    found = {" ".join(option["options"]): option for option in impossible["options"]}
-    assert list(found) == [
-        "targets.cache=true",
-        "reinforce.weights=int8-delta",
-        "model.base=int8",
-        "forget.weights=lora",
-        SMALLEST,
-    ]
-    assert not found["targets.cache=true"]["fits"]
-    assert all(option["saved_bytes"] > 0 for option in found.values())
-    # Weights that no chip holds whole, but that eight do in int8.
-    assert found[SMALLEST]["fits"]
+    [option] = impossible["options"]
+    assert option["options"] == ["targets.cache=true"]
+    assert option["saved_bytes"] > 0
+    assert not option["fits"]
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +217,10 @@ def test_advice_tries_each_option_and_says_what_it_buys(model, monkeypatch):
         SMALLEST: (False, 0),
     }
     assert "options" not in plan(config, ["v5e-8"], steps=["forget"], advise=False)[0]
+    # What is set already is not proposed again.
+    words = ("forget.weights=lora", "reinforce.weights=lora", "model.base=int8", "forget.moment_dtype=bfloat16")
+    [row] = plan(tiny_config(model, *words, "targets.tile=256"), ["v5e-8"], steps=["forget"])
+    assert [option["options"] for option in row["options"]] == [["forget.accumulate=2"], ["targets.cache=true"]]
 
 
 def test_the_most_blocks_keep_to_what_the_devices_share(model, monkeypatch):
