@@ -44,6 +44,8 @@ SECTIONS = {
 SUITES = (
     "probability",
     "multiple_choice",
+    "benchmarks",
+    "harness",
     "muse",
     "tofu",
     "memorization",

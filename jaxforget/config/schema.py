@@ -173,6 +173,15 @@ class EvalOptions:
     completion_tokens: int = _option(48, "new tokens of a completion", above=0)
     batch: int = _option(32, "rows scored at a time", above=0)
     choices: str | None = _option(None, 'suite multiple_choice: .jsonl of {"context", "choices", "answer"}', path=True)
+    tfds: str | None = _option(
+        None, "suite benchmarks: the data folder of tensorflow-datasets, prepared in array_record form", path=True
+    )
+    benchmarks: str = _option(
+        "arc_challenge,arc_easy,boolq,hellaswag,openbookqa,piqa,winogrande", "which of them, separated by commas"
+    )
+    benchmark_documents: int | None = _option(None, "of each benchmark or task at most; null takes all", above=0)
+    tasks: str | None = _option(None, "suite harness: tasks of lm-evaluation-harness, separated by commas")
+    tasks_folder: str | None = _option(None, "where further tasks of it are described in YAML", path=True)
     muse: str | None = _option(None, "suite muse: the folder of the benchmark's files", path=True)
     auc_control: float | None = _option(
         None, "what MUSE's privleak is read against, an AUC; null takes model.control's", above=0

@@ -1,7 +1,7 @@
 """Multiple choice, as EleutherAI's lm-evaluation-harness asks and scores it, on documents of one's own."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ import numpy as np
 from jaxforget.errors import UserError
 from jaxforget.evals.records import NUMBER, TEXTS, Field, read_records
 from jaxforget.evals.rows import mean_evidence
-from jaxforget.evals.scoring import Scorer
-from jaxforget.train.types import Params
 
+# (token ids of beginning and ending of each) -> (summed log-likelihood, whether every token is the likeliest)
+Score = Callable[[Sequence[tuple[Sequence[int], Sequence[int]]]], list[tuple[float, bool]]]
 CONVENTIONS = {
     "acc": "argmax of summed log-likelihood",
     "acc_norm": "argmax of summed log-likelihood / characters of the choice (lm-evaluation-harness)",
@@ -24,12 +24,22 @@ CONTEXT = Field("a text", lambda value: isinstance(value, str))
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """A context, the choices that may follow it, and the right one's number. `where` it stands, for messages."""
+    """A context, the choices that may follow it, and the right one's number.
+
+    `where` it stands, for messages. With an `ending` the choices are contexts, and it is scored after each.
+    """
 
     context: str
     choices: tuple[str, ...]
     answer: int
     where: str = "document"
+    ending: str | None = None
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """What stands before and what is scored, of every choice."""
+        if self.ending is not None:
+            return [(choice, self.ending) for choice in self.choices]
+        return [(self.context, choice) for choice in self.choices]
 
 
 def load_choices(path: str | Path) -> list[Document]:
@@ -49,36 +59,62 @@ def load_choices(path: str | Path) -> list[Document]:
     return documents
 
 
-def encode_choice(
-    context: str, choice: str, tokenizer: Any, *, delimiter: str = " ", where: str = "document"
-) -> tuple[list[int], int]:
-    """Token ids of context + delimiter + choice, and how many at the end are the choice's.
+def encode_choices(
+    documents: Sequence[Document], tokenizer: Any, *, delimiter: str = " "
+) -> list[tuple[list[int], list[int]]]:
+    """Token ids of every choice of every document, as (what stands before it, its own).
 
-    The text is tokenised whole, as the tokenizer does by itself; the choice's tokens are those beyond as many as the
-    context has alone. White space at the context's end belongs to the choice. An empty context becomes the begin token
-    (or the end token where there is none), whatever the tokenizer adds.
+    Context, delimiter and choice are tokenised as one text, as the tokenizer does by itself; the choice's tokens are
+    those beyond as many as the context has alone. White space at the context's end belongs to the choice. An empty
+    context becomes the begin token (or the end token where there is none), whatever the tokenizer adds.
 
     Raises:
-      UserError: no token is left for the choice.
+      UserError: no token is left for a choice.
     """
-    bare = context.rstrip()
-    continuation = context[len(bare) :] + delimiter + choice
-    if bare:
-        whole = list(tokenizer(bare + continuation)["input_ids"])
-        before = len(tokenizer(bare)["input_ids"])
-    else:
-        first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        whole = [first, *tokenizer(continuation, add_special_tokens=False)["input_ids"]]
-        before = 1
-    if len(whole) <= before:
-        raise UserError(f"{where}: the choice {choice!r} has no token of its own after its context; write it out")
-    return whole, len(whole) - before
+    asked = [(context, delimiter + choice, d) for d in documents for context, choice in d.pairs()]
+    bare = [context.rstrip() for context, _, _ in asked]
+    # In a few calls: one for every text would take longer than the model does.
+    alone = dict.fromkeys(text for text in bare if text)
+    alone = dict(zip(alone, map(len, _tokenize(tokenizer, list(alone))), strict=True))
+    texts = [before + context[len(before) :] + more for before, (context, more, _) in zip(bare, asked, strict=True)]
+    whole = iter(_tokenize(tokenizer, [text for text, before in zip(texts, bare, strict=True) if before]))
+    loose = iter(
+        _tokenize(
+            tokenizer,
+            [text for text, before in zip(texts, bare, strict=True) if not before],
+            add_special_tokens=False,
+        )
+    )
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    pairs = []
+    for before, (_, more, document) in zip(bare, asked, strict=True):
+        ids, start = (next(whole), alone[before]) if before else ([first, *next(loose)], 1)
+        if len(ids) <= start:
+            choice = more.removeprefix(delimiter)
+            raise UserError(
+                f"{document.where}: the choice {choice!r} has no token of its own after its context; write it out"
+            )
+        pairs.append((list(ids[:start]), list(ids[start:])))
+    return pairs
+
+
+def _tokenize(tokenizer: Any, texts: list[str], **how: Any) -> list[list[int]]:
+    return tokenizer(texts, **how)["input_ids"] if texts else []
+
+
+def cut_pair(before: list[int], after: list[int], max_length: int) -> tuple[list[int], list[int]]:
+    """A beginning and its ending within `max_length` positions: what stands first is left out.
+
+    A text of n tokens needs n - 1 positions: the last is only predicted.
+    """
+    ids = (before + after)[-(max_length + 1) :]
+    start = max(1, len(ids) - len(after))
+    return ids[:start], ids[start:]
 
 
 def choice_likelihoods(
     documents: Sequence[Document],
-    scorer: Scorer,
-    params: Params,
+    score: Score,
     tokenizer: Any,
     *,
     delimiter: str = " ",
@@ -88,22 +124,17 @@ def choice_likelihoods(
 
     Args:
       documents: from `load_choices`.
-      scorer: of the model's architecture, with `params`.
+      score: the model's, as `jaxforget.evals.endings.EndingScorer` gives.
       tokenizer: the model's.
       delimiter: between context and choice.
       max_length: positions; the beginning of a longer text is left out. None: none is.
     """
-    encoded = [
-        encode_choice(document.context, choice, tokenizer, delimiter=delimiter, where=document.where)
-        for document in documents
-        for choice in document.choices
-    ]
-    # A text of n tokens needs n - 1 positions: the last is only predicted.
-    kept = [ids if max_length is None else ids[-(max_length + 1) :] for ids, _ in encoded]
-    scores = scorer.log_probabilities(params, kept)
-    sums = [row[-count:].sum(dtype=np.float64) for row, (_, count) in zip(scores, encoded, strict=True)]
+    pairs = encode_choices(documents, tokenizer, delimiter=delimiter)
+    if max_length is not None:
+        pairs = [cut_pair(*pair, max_length) for pair in pairs]
+    sums = np.array([total for total, _ in score(pairs)])
     ends = np.cumsum([len(document.choices) for document in documents])
-    return [np.array(part) for part in np.split(np.array(sums), ends[:-1])]
+    return list(np.split(sums, ends[:-1]))
 
 
 def right_answers(documents: Sequence[Document], likelihoods: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -131,14 +162,14 @@ def right_answers(documents: Sequence[Document], likelihoods: Sequence[np.ndarra
 def multiple_choice_rows(
     documents: Sequence[Document],
     *,
-    scorer: Scorer,
-    params: Params,
+    score: Score,
     tokenizer: Any,
     model: str,
     delimiter: str = " ",
     max_length: int | None = None,
+    metrics: Sequence[str] = tuple(CONVENTIONS),
 ) -> list[dict[str, Any]]:
-    """acc, acc_norm and acc_bytes, zero-shot, with 95 % bootstrap intervals over documents."""
-    sums = choice_likelihoods(documents, scorer, params, tokenizer, delimiter=delimiter, max_length=max_length)
+    """`metrics` of acc, acc_norm and acc_bytes, zero-shot, with 95 % bootstrap intervals over documents."""
+    sums = choice_likelihoods(documents, score, tokenizer, delimiter=delimiter, max_length=max_length)
     right = right_answers(documents, sums)
-    return [mean_evidence(metric, CONVENTIONS[metric], model, values) for metric, values in right.items()]
+    return [mean_evidence(metric, CONVENTIONS[metric], model, right[metric]) for metric in metrics]

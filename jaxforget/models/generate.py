@@ -145,7 +145,7 @@ def _complete(
     keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(places)
 
     def pin(cache: Cache) -> Cache:
-        return cache if mesh is None else jax.lax.with_sharding_constraint(cache, _cache_sharding(model, mesh))
+        return cache if mesh is None else jax.lax.with_sharding_constraint(cache, cache_sharding(model, mesh))
 
     def step(carry: tuple) -> tuple:
         index, state, running, made, cache = carry
@@ -184,7 +184,7 @@ def _choose(logits: Array, mode: str, temperature: Array, top_p: Array, keys: Ar
     return drawn.astype(jnp.int32)
 
 
-def _cache_sharding(model: Llama, mesh: Mesh) -> NamedSharding:
+def cache_sharding(model: Llama, mesh: Mesh) -> NamedSharding:
     """Of keys and values [L, B, T, K, E]: rows as a batch's, heads over `tensor` where it divides them."""
     heads = "tensor" if model.config.num_key_value_heads % mesh.shape["tensor"] == 0 else None
     return NamedSharding(mesh, PartitionSpec(None, ROW_AXES, None, heads))

@@ -60,6 +60,7 @@ def render(run: Path) -> str:
         "stages": sections.stages(manifest or {}),
         "versions": sections.versions(manifest or {}),
         "has_manifest": manifest is not None,
+        "outdated": sections.outdated(manifest or {}),
         "missing": _missing(run),
         "folder": shlex.quote(str(run)),
         "svg_style": Markup(style()),

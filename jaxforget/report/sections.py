@@ -106,6 +106,16 @@ def stages(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(str(name), f"{s:,.1f} s") for name, s in seconds if isinstance(s, int | float)]
 
 
+def outdated(manifest: Mapping[str, Any]) -> bool:
+    """Whether the result was trained again since the models were last measured."""
+    found = manifest.get("stages")
+    measured = found.get("eval") if isinstance(found, Mapping) else None
+    if not isinstance(measured, Mapping) or not isinstance(measured.get("inputs"), Mapping):
+        return False
+    trained = found.get("forget")
+    return not isinstance(trained, Mapping) or measured["inputs"].get("forget") != trained.get("fingerprint")
+
+
 def chosen(summary: Iterable[Measurement], metric: str) -> tuple[str, dict[str, float]]:
     """(convention, value by model) of a metric: a probability's convention if there is one, else the first.
 

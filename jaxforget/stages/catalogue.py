@@ -7,6 +7,7 @@ from typing import Any
 from jaxforget.errors import UserError
 from jaxforget.evals import muse as muse_eval
 from jaxforget.evals import tofu as tofu_eval
+from jaxforget.evals.benchmarks import BENCHMARKS
 from jaxforget.evals.probes import Prompts, load_probes
 from jaxforget.stages import suites
 from jaxforget.stages.audit import AUDIT
@@ -66,6 +67,51 @@ def _choices(run: Run, models: Models, name: str) -> list[Row]:
         raise UserError(f"evals.choices={place}: holds no .jsonl file; name one, or a folder of some")
     found = {path.stem: suites.multiple_choice(models[name], path) for path in files}
     return [{**row, "metric": f"{stem}_{row['metric']}"} for stem, rows in found.items() for row in rows]
+
+
+def _names(listed: str) -> list[str]:
+    return [name.strip() for name in listed.split(",") if name.strip()]
+
+
+def _lacks_benchmarks(run: Run) -> str | None:
+    evals = run.config.evals
+    for name in _names(evals.benchmarks):
+        if name not in BENCHMARKS:
+            raise UserError(f"evals.benchmarks: no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+    return _needs("tfds", "the data folder of tensorflow-datasets")(run)
+
+
+def _benchmark_inputs(run: Run) -> dict[str, str]:
+    evals = run.config.evals
+    data = {
+        f"benchmark {name}": hash_data(run, str(Path(evals.tfds) / BENCHMARKS[name].dataset))
+        for name in _names(evals.benchmarks)
+    }
+    return {**data, "evals.benchmark_documents": repr(evals.benchmark_documents)}
+
+
+def _benchmarks(run: Run, models: Models, name: str) -> list[Row]:
+    evals = run.config.evals
+    given = {"folder": evals.tfds, "limit": evals.benchmark_documents}
+    return [row for b in _names(evals.benchmarks) for row in suites.benchmark(models[name], b, **given)]
+
+
+def _lacks_tasks(run: Run) -> str | None:
+    if not run.config.evals.tasks:
+        return "evals.tasks is not set; it names tasks of lm-evaluation-harness, as hellaswag,arc_easy"
+    return None
+
+
+def _task_inputs(run: Run) -> dict[str, str]:
+    evals = run.config.evals
+    described = {} if evals.tasks_folder is None else {"evals.tasks_folder": hash_data(run, evals.tasks_folder)}
+    return {**described, "evals.tasks": evals.tasks, "evals.benchmark_documents": repr(evals.benchmark_documents)}
+
+
+def _tasks(run: Run, models: Models, name: str) -> list[Row]:
+    evals = run.config.evals
+    given = {"folder": evals.tasks_folder, "limit": evals.benchmark_documents}
+    return suites.harness(models[name], _names(evals.tasks), **given)
 
 
 def _muse_inputs(run: Run) -> dict[str, str]:
@@ -153,6 +199,14 @@ SUITES: tuple[Suite, ...] = (
         _choice_inputs,
         _choices,
     ),
+    Suite(
+        "benchmarks",
+        "ARC, BoolQ, HellaSwag, OpenBookQA, PIQA, WinoGrande, zero-shot",
+        _lacks_benchmarks,
+        _benchmark_inputs,
+        _benchmarks,
+    ),
+    Suite("harness", "tasks of lm-evaluation-harness", _lacks_tasks, _task_inputs, _tasks),
     Suite(
         "muse",
         "MUSE under both conventions",

@@ -8,8 +8,10 @@ import numpy as np
 
 from jaxforget.corpus.loader import collate, open_blocks, read_summary
 from jaxforget.corpus.translate import Translator, block_rng
-from jaxforget.evals.probes import load_prompts
-from jaxforget.files import write_json
+from jaxforget.evals.probes import load_probes, load_prompts
+from jaxforget.evals.scoring import Scorer
+from jaxforget.evals.watch import likeliest, measure_ends, moved
+from jaxforget.files import read_json, write_json
 from jaxforget.model import load, load_own, make_forward
 from jaxforget.models.hf import is_adapter, read_adapter, read_config, save_merged, save_params
 from jaxforget.report.page import write_report
@@ -18,7 +20,9 @@ from jaxforget.stages.catalogue import PROBABILITY, SUITES
 from jaxforget.stages.completing import complete
 from jaxforget.stages.corpus import read_dictionary
 from jaxforget.stages.evidence import Models, measure_model, write_table
+from jaxforget.stages.hashes import hash_followed
 from jaxforget.stages.probability import CONVENTIONS
+from jaxforget.stages.questions import questions_of
 from jaxforget.stages.run import Run, fetch, put_rows
 from jaxforget.train.step import StepOptions, make_label_step
 from jaxforget.train.types import Frozen
@@ -40,9 +44,31 @@ def evaluate(run: Run) -> None:
             item["completions"][name] = text
     _write(run, "completions", {"prompts": completions})
     _write(run, "passage", passage(run))
+    follow(run, models)
     rows = write_table(run, SUITES, models)
     for line in table([row for row in rows if row["metric"] in CONVENTIONS]):
         run.say(f"  {line}")
+
+
+def follow(run: Run, models: Models) -> None:
+    """Where the questions have changed since the model forgot: curve.json and dynamics.json for those of today."""
+    config, asked = run.config, hash_followed(run)
+    if not (names := moved(run.folder, asked)):
+        return
+    run.say(
+        f"  since forget ran, {', '.join(sorted(names))} changed: only the ends of what rests on it are measured anew"
+    )
+    base = models["base"]
+    scorer = Scorer(make_forward(base.module), run.mesh, batch=config.evals.batch, tile=config.targets.tile)
+    probes, prompts = load_probes(config.evals.probes), load_prompts(config.evals.prompts)
+    questions = questions_of(config, probes, prompts, base.tokenizer)
+    references = {
+        name: likeliest(scorer, models[name].params, questions, base.tokenizer)
+        for name in ("base", "control")
+        if name in models
+    }
+    ends = {0: models["base"].params, read_json(run.unlearned / "steps.json")["steps"]: models["unlearned"].params}
+    measure_ends(run.folder, scorer, questions, base.tokenizer, ends, references, asked)
 
 
 def passage(run: Run) -> dict[str, Any]:

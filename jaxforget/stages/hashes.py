@@ -46,3 +46,9 @@ def hash_questions(run: Run) -> dict[str, str]:
         **{name: hash_text(run, place) for name, place in places.items() if place is not None},
         "evals.heldout_blocks": repr(evals.heldout_blocks),
     }
+
+
+def hash_followed(run: Run) -> dict[str, str]:
+    """What is followed while a model forgets: the questions, and the control that stands beside."""
+    control = {} if run.control is None else {"model.control": hash_model(run, run.control)}
+    return {**hash_questions(run), **control}

@@ -11,13 +11,15 @@ from jaxforget.corpus.text import read_documents
 from jaxforget.errors import UserError
 from jaxforget.evals import tofu as tofu_eval
 from jaxforget.evals.attacks import ABOVE, Outcome, outcome_rows
+from jaxforget.evals.benchmarks import BENCHMARKS, load_benchmark
+from jaxforget.evals.endings import EndingScorer
 from jaxforget.evals.memorization import (
     cut_passages,
     membership_outcomes,
     membership_rows,
     memorization_rows,
 )
-from jaxforget.evals.multiple_choice import load_choices, multiple_choice_rows
+from jaxforget.evals.multiple_choice import Score, load_choices, multiple_choice_rows
 from jaxforget.evals.muse import (
     CONVENTIONS,
     MuseData,
@@ -139,7 +141,47 @@ def memorization(
 def multiple_choice(model: Model, data: str | Path, *, delimiter: str = " ") -> list[dict[str, Any]]:
     """Multiple choice on the documents in the file `data`; see `jaxforget.evals.multiple_choice`."""
     length = model.config.max_position_embeddings
-    return multiple_choice_rows(load_choices(data), **asked(model), delimiter=delimiter, max_length=length)
+    return multiple_choice_rows(
+        load_choices(data),
+        score=endings(model),
+        tokenizer=model.tokenizer,
+        model=model.folder.name,
+        delimiter=delimiter,
+        max_length=length,
+    )
+
+
+def benchmark(model: Model, name: str, folder: str | Path, *, limit: int | None = None) -> list[dict[str, Any]]:
+    """A benchmark of `jaxforget.evals.benchmarks` on data in `folder`; its metrics as {name}_acc, ..."""
+    documents = load_benchmark(name, folder, limit)
+    rows = multiple_choice_rows(
+        documents,
+        score=endings(model),
+        tokenizer=model.tokenizer,
+        model=model.folder.name,
+        max_length=model.config.max_position_embeddings,
+        metrics=BENCHMARKS[name].metrics,
+    )
+    return [{**row, "metric": f"{name}_{row['metric']}"} for row in rows]
+
+
+def harness(
+    model: Model, tasks: Sequence[str], *, folder: str | Path | None = None, limit: int | None = None
+) -> list[dict[str, Any]]:
+    """Tasks of lm-evaluation-harness, run by it on `model`: {task}_{metric}, with the harness's own standard errors.
+
+    Args:
+      tasks: names that the harness knows, or that YAML files in `folder` give.
+      folder: of such files.
+      limit: documents of each task.
+
+    Raises:
+      UserError: the harness is not installed, or knows no such task.
+    """
+    lm = harness_model(model)
+    from jaxforget.evals.harness import run_tasks
+
+    return run_tasks(lm, tasks, model=model.folder.name, folder=folder, limit=limit)
 
 
 def membership(
@@ -201,15 +243,51 @@ def _scorer(module: Llama, mesh: Mesh) -> StatisticsScorer:
     return StatisticsScorer(make_forward(module), mesh, batch=BATCH, tile=TILE)
 
 
-def completer(model: Model) -> Complete:
-    """Greedy generation by `model`: (token ids of prompts, new tokens) -> new token ids, the end token left out."""
+def endings(model: Model) -> Score:
+    """How likely endings are after beginnings, by `model`."""
+    return functools.partial(_ending_scorer(model.module, model.mesh), model.params)
+
+
+@functools.lru_cache(maxsize=4)
+def _ending_scorer(module: Llama, mesh: Mesh) -> EndingScorer:
+    return EndingScorer(module, mesh)
+
+
+def completer(model: Model, **sampling: Any) -> Complete:
+    """Generation by `model`, (token ids of prompts, new tokens) -> new token ids, the end token left out; greedy unless
+    `sampling` (see `models.generate.generate`) says otherwise."""
     eos = model.config.eos_token_id
     ends = () if eos is None else eos if isinstance(eos, tuple) else (eos,)
 
     def complete(prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
-        return generate(model.module, model.params, prompts, max_new_tokens=new_tokens, eos_ids=ends, mesh=model.mesh)
+        return generate(
+            model.module, model.params, prompts, max_new_tokens=new_tokens, eos_ids=ends, mesh=model.mesh, **sampling
+        )
 
     return complete
+
+
+def harness_model(model: Model) -> Any:
+    """`model` as one of lm-evaluation-harness's models: `lm_eval.simple_evaluate(model=harness_model(model), ...)`.
+
+    Raises:
+      UserError: the harness is not installed.
+    """
+    try:
+        from jaxforget.evals.harness import HarnessModel
+    except ImportError as error:
+        raise UserError(f"lm-evaluation-harness is not installed ({error}); pip install 'jaxforget[eval]'") from None
+
+    def make(prompts: Sequence[Sequence[int]], new: int, temperature: float, top_p: float) -> list[list[int]]:
+        return completer(model, temperature=temperature, top_p=top_p)(prompts, new)
+
+    return HarnessModel(
+        endings(model),
+        make,
+        model.tokenizer,
+        max_length=model.config.max_position_embeddings,
+        name=str(model.folder),
+    )
 
 
 def remembered(complete: Complete) -> Complete:

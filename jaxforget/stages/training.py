@@ -19,7 +19,7 @@ from jaxforget.model import Model, load, load_own, make_forward, make_module
 from jaxforget.stages.build import make_adamw, make_training_step, step_options, teachers_used
 from jaxforget.stages.card import model_card, plain_card, what_trains
 from jaxforget.stages.fit import fit, load_student, save
-from jaxforget.stages.hashes import hash_model
+from jaxforget.stages.hashes import hash_followed, hash_model
 from jaxforget.stages.questions import questions_of
 from jaxforget.stages.run import Run, fetch, put_rows, wait_for_all
 from jaxforget.train.step import make_label_step
@@ -66,6 +66,7 @@ def forget(run: Run, mark: str) -> None:
     forward, tokenizer = make_forward(base.module), base.tokenizer
     scorer = Scorer(forward, run.mesh, batch=config.evals.batch, tile=config.targets.tile)
     questions = questions_of(config, load_probes(config.evals.probes), load_prompts(config.evals.prompts), tokenizer)
+    asked = hash_followed(run)
     # Whatever is asked of other models is asked before there is a student: its state leaves no room for another.
     references = _references(run, base, scorer, questions)
     labels = _cached_labels(run, base) if config.targets.cache else None
@@ -85,7 +86,7 @@ def forget(run: Run, mark: str) -> None:
         return batches_from(run, start, batch=config.forget.batch, retain=True, labels=labels)
 
     def watch(first_step: int) -> Callable[[int, Any], dict[str, float]]:
-        seen = Watch(run.folder, scorer, questions, tokenizer, first_step=first_step)
+        seen = Watch(run.folder, scorer, questions, tokenizer, first_step=first_step, asked=asked)
         for name, tops in references.items():
             seen.reference(name, tops)
         return lambda step, own: seen(step, forward.over(frozen.base, own))

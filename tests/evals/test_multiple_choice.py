@@ -9,7 +9,8 @@ from jaxforget.errors import UserError
 from jaxforget.evals.multiple_choice import (
     Document,
     choice_likelihoods,
-    encode_choice,
+    cut_pair,
+    encode_choices,
     load_choices,
     multiple_choice_rows,
     right_answers,
@@ -19,13 +20,32 @@ from tests.evals.words import BOS, Table, Words
 GIVEN = {"where": -9.0, "is": -9.0, "in": -1.0, "town": -2.0, "a": -0.5, "é": -1.0}
 
 
-def test_encode_choice():
-    words = Words("where is town")
-    assert encode_choice("where is", "town", words) == ([BOS, 2, 3, 4], 1)
-    assert encode_choice("where is ", "town", words, delimiter="") == ([BOS, 2, 3, 4], 1)
-    assert encode_choice("", "town is", words) == ([BOS, 4, 3], 2)
+def encoded(context, choice, tokenizer, delimiter=" ", where="document"):
+    return encode_choices([Document(context, (choice,), 0, where)], tokenizer, delimiter=delimiter)[0]
+
+
+class Many:
+    """A tokenizer of one text as one of lists, which is how choices are tokenised."""
+
+    def __init__(self, one):
+        self._one = one
+        self.bos_token_id, self.eos_token_id = one.bos_token_id, one.eos_token_id
+
+    def __call__(self, texts, **how):
+        assert isinstance(texts, list)
+        return {"input_ids": [self._one(text, **how)["input_ids"] for text in texts]}
+
+
+def test_encode_choices():
+    words = Many(Words("where is town"))
+    assert encoded("where is", "town", words) == ([BOS, 2, 3], [4])
+    assert encoded("where is ", "town", words, delimiter="") == ([BOS, 2, 3], [4])
+    assert encoded("", "town is", words) == ([BOS], [4, 3])
     with pytest.raises(UserError, match=r"a\.jsonl: line 3: the choice ' ' has no token"):
-        encode_choice("where", " ", words, where="a.jsonl: line 3")
+        encoded("where", " ", words, where="a.jsonl: line 3")
+    both = [Document("where is", ("town", "is town"), 0), Document("", ("town",), 0), Document("is", ("where",), 0)]
+    alone = [pair for d in both for c in d.choices for pair in [encoded(d.context, c, words)]]
+    assert encode_choices(both, words) == alone
 
 
 class Characters:
@@ -36,30 +56,46 @@ class Characters:
 
 
 def test_white_space_at_the_end_of_the_context_belongs_to_the_choice():
-    assert encode_choice("ab ", "c", Characters(), delimiter="") == (list(map(ord, "ab c")), 2)
-    assert encode_choice("ab", "c", Characters()) == (list(map(ord, "ab c")), 2)
-    assert encode_choice("", "c", Characters()) == ([1, *map(ord, " c")], 2)  # no begin token: the end token
+    characters = Many(Characters())
+    assert encoded("ab ", "c", characters, delimiter="") == ([97, 98], [32, 99])
+    assert encoded("ab", "c", characters) == ([97, 98], [32, 99])
+    assert encoded("", "c", characters) == ([1], [32, 99])  # no begin token: the end token
+
+
+def test_an_ending_after_several_contexts():
+    document = Document("", ("the cup", "the box"), 1, ending="is big")
+    assert document.pairs() == [("the cup", "is big"), ("the box", "is big")]
+    words = Many(Words("the cup is big box"))
+    assert encode_choices([document], words) == [([BOS, 2, 3], [4, 5]), ([BOS, 2, 6], [4, 5])]
+
+
+def by_table(words, seen=None):
+    """Stands in for a model: the sum of `GIVEN` over the ending's words."""
+    table = Table(words, GIVEN)
+
+    def score(pairs):
+        if seen is not None:
+            seen.extend(pairs)
+        rows = table.log_probabilities(None, [[*before, *after] for before, after in pairs])
+        return [(float(r[-len(after) :].sum()), False) for r, (_, after) in zip(rows, pairs, strict=True)]
+
+    return score
 
 
 def test_likelihoods_by_hand():
     documents = [Document("where is", ("in town", "a"), 0), Document("is", ("town", "a in", "é"), 1)]
     words = Words()
-    found = choice_likelihoods(documents, Table(words, GIVEN), None, words)
+    found = choice_likelihoods(documents, by_table(words), Many(words))
     assert [list(row) for row in found] == [[-3, -0.5], [-2, -1.5, -1]]
 
 
 def test_a_text_beyond_the_positions_loses_its_beginning():
-    seen = []
-
-    class Noting(Table):
-        def log_probabilities(self, params, rows):
-            seen.extend(rows)
-            return super().log_probabilities(params, rows)
-
-    words = Words("where is in town")
+    seen, words = [], Words("where is in town")
     documents = [Document("where is", ("in town",), 0)]
-    assert choice_likelihoods(documents, Noting(words, GIVEN), None, words, max_length=3) == [[-3.0]]
-    assert seen == [words("where is in town")["input_ids"][-4:]]  # four tokens, of which three are read
+    assert choice_likelihoods(documents, by_table(words, seen), Many(words), max_length=3) == [[-3.0]]
+    assert seen == [([2, 3], [4, 5])]  # four tokens, of which three are read
+    assert cut_pair([0, 1, 2], [3, 4], 3) == ([1, 2], [3, 4])
+    assert cut_pair([0], [1, 2, 3, 4], 2) == ([2], [3, 4])  # what nothing precedes any more is not scored
 
 
 def test_accuracies_part():
@@ -76,7 +112,7 @@ def test_accuracies_part():
 def test_rows():
     words = Words()
     documents = [Document("where is", ("in town", "a"), 0), Document("is", ("town", "a in", "é"), 2)]
-    rows = multiple_choice_rows(documents, scorer=Table(words, GIVEN), params=None, tokenizer=words, model="m")
+    rows = multiple_choice_rows(documents, score=by_table(words), tokenizer=Many(words), model="m")
     # By characters: -3/7, -0.5/1: the first, right. -2/4, -1.5/4, -1/1: the second, wrong.
     assert {row["metric"]: row["value"] for row in rows} == {"acc": 0.5, "acc_norm": 0.5, "acc_bytes": 0.5}
     assert {row["n"] for row in rows} == {2}

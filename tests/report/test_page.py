@@ -232,3 +232,12 @@ def test_the_label_of_a_position_stands_under_the_token_that_it_predicts(tmp_pat
         (" untrained", "⏎", "\u00a0"),
         (" same", "home", "home"),
     ]
+
+
+@pytest.mark.parametrize(("trained", "told"), [("1", False), ("2", True), (None, True)])
+def test_a_result_trained_again_since_it_was_measured_is_told(tmp_path, trained, told):
+    stages = {"eval": {"seconds": 1.0, "inputs": {"forget": "1"}}}
+    if trained is not None:
+        stages["forget"] = {"seconds": 1.0, "inputs": {}, "fingerprint": trained}
+    page = render(write_run(tmp_path / "run", manifest={"stages": stages}))
+    assert ("trained again since the models were measured" in page) == told

@@ -1,6 +1,7 @@
 """Tables, completions, the labelled passage, and what a narrower dtype keeps of an update."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 
 import jaxforget
+from jaxforget.config import load_config
 from jaxforget.corpus.loader import open_blocks
+from jaxforget.pipeline import run_chain
 from jaxforget.stages import evaluation
 from jaxforget.stages.probability import CONVENTIONS
 from tests.tiny_run import BLOCK
@@ -103,3 +106,24 @@ def test_what_survives_is_what_an_export_holds(tiny_run, tiny_world, tmp_path):
     expected = (update * rest).sum() / (update * update).sum()
     assert evaluation.surviving_update(base.params, model.params, "bfloat16") == pytest.approx(expected, rel=1e-3)
     assert expected != pytest.approx(1.0, abs=1e-3), "an update that is kept whole would prove nothing"
+
+
+def test_other_questions_leave_no_older_curve(tiny_run, tiny_world, tmp_path):
+    copy = shutil.copytree(tiny_run, tmp_path / "run")
+    probes = json.loads((tiny_world / "probes.json").read_text())
+    probes["familiarity"] = probes["familiarity"][:1]
+    (tmp_path / "probes.json").write_text(json.dumps(probes))
+    words = [f"out={copy}", f"evals.probes={tmp_path / 'probes.json'}", f"model.control={tiny_world / 'control'}"]
+    run_chain(load_config(copy, words), ("eval",))
+    rows = json.loads((copy / "evals" / "summary.json").read_text())["rows"]
+    value = {(row["model"], row["metric"]): row["value"] for row in rows}
+    curve = json.loads((copy / "evals" / "curve.json").read_text())["rows"]
+    before = json.loads((tiny_run / "evals" / "curve.json").read_text())["rows"]
+    assert [row["step"] for row in curve] == [0, before[-1]["step"]]
+    for model, row, old in (("base", curve[0], before[0]), ("unlearned", curve[-1], before[-1])):
+        assert row["familiarity"] == pytest.approx(value[model, "familiarity"], rel=1e-4)
+        assert row["familiarity"] != pytest.approx(old["familiarity"], rel=1e-3)
+        assert row["retained"] == pytest.approx(old["retained"], rel=1e-4)
+    (prompt,) = json.loads((copy / "evals" / "dynamics.json").read_text())["prompts"]
+    assert list(prompt["models"]) == ["base", "control"]
+    assert [entry["step"] for entry in prompt["steps"]] == [row["step"] for row in before]
