@@ -31,9 +31,19 @@ def params():
     return jax.tree.map(lambda p: p * 8 if p.ndim > 1 else p, made)  # far from uniform
 
 
+@jax.jit
+def every_logp(params, tokens):
+    return jax.nn.log_softmax(Llama(CONFIG).apply({"params": params}, tokens))
+
+
+def logp_after(params, ids) -> np.ndarray:
+    """Log-probabilities after every token of `ids`, fp64 [n, V]: padded to one width, so that it is one program."""
+    padded = jnp.array([[*ids, *[0] * (96 - len(ids))]])
+    return np.float64(every_logp(params, padded))[0, : len(ids)]
+
+
 def whole(params, before, after) -> tuple[float, bool]:
-    logits = Llama(CONFIG).apply({"params": params}, jnp.array([[*before, *after]]))[0]
-    logp = np.float64(jax.nn.log_softmax(logits))[len(before) - 1 : -1]
+    logp = logp_after(params, [*before, *after])[len(before) - 1 : -1]
     greedy = [int(i) for i in logp.argmax(axis=-1)]
     return logp[np.arange(len(after)), after].sum(), greedy == list(after)
 
@@ -51,7 +61,7 @@ def some_pairs(params) -> list[tuple[list[int], list[int]]]:
     # One that the model itself would say.
     before, said = ids(5), []
     for _ in range(3):
-        said.append(int(Llama(CONFIG).apply({"params": params}, jnp.array([[*before, *said]]))[0, -1].argmax()))
+        said.append(int(logp_after(params, [*before, *said])[-1].argmax()))
     return [*pairs, (before, said)]
 
 
