@@ -12,7 +12,7 @@ import jaxforget
 from jaxforget.config import load_config
 from jaxforget.corpus.loader import open_blocks
 from jaxforget.pipeline import run_chain
-from jaxforget.stages import evaluation
+from jaxforget.stages import completing, evaluation
 from jaxforget.stages.probability import CONVENTIONS
 from tests.tiny_run import BLOCK
 
@@ -57,13 +57,13 @@ def test_summary_and_curve_agree_where_they_measure_the_same(tiny_run):
 def test_a_continuation_keeps_its_first_space(base):
     prompt, rest = "Zorvath met", " Quillon near"
     new = base.tokenizer(prompt + rest)["input_ids"][len(base.tokenizer(prompt)["input_ids"]) :]
-    assert evaluation.continuation(base.tokenizer, prompt, new) == rest
-    assert evaluation.continuation(base.tokenizer, prompt, []) == ""
+    assert completing.continuation(base.tokenizer, prompt, new) == rest
+    assert completing.continuation(base.tokenizer, prompt, []) == ""
 
 
 def test_shortened():
-    assert evaluation.shortened("two\n words") == "two words"
-    assert evaluation.shortened("x" * 41) == "x" * 37 + "..."
+    assert completing.shortened("two\n words") == "two words"
+    assert completing.shortened("x" * 41) == "x" * 37 + "..."
 
 
 def test_table_has_a_row_a_model_and_a_gap_where_nothing_was_measured():
