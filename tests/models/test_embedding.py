@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxforget.models.embedding import ShardedLookUp, look_up
-from jaxforget.sharding import make_mesh
+from jaxforget.sharding import ActivationSharding, make_mesh, put_batch
+from jaxforget.tpu.compiler import no_cache
 
 ROWS, LENGTH, WORDS = 16, 6, 20
 MESHES = [(1, 8, 1), (2, 4, 1), (8, 1, 1), (2, 2, 2), (1, 1, 1)]
@@ -82,3 +83,22 @@ def test_an_id_beyond_the_table_shows_and_trains_nothing(sizes):
     expected = np.asarray(run(look_up, table, tokens, gradient)[1]).copy()
     expected[tokens[2, 3]] -= np.asarray(gradient)[2, 3]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("sharded", "copies"), [(True, False), (False, True)])
+def test_no_activation_is_copied_whole(capfd, sharded, copies):
+    """On data x fsdp the compiler left alone says that it replicates the activations, as a last resort."""
+    mesh = make_mesh(2, 4, 1)
+    function = ShardedLookUp(mesh) if sharded else look_up
+    table, tokens, gradient = inputs()
+    table = jax.device_put(table, NamedSharding(mesh, PartitionSpec("tensor", "fsdp")))
+    tokens, gradient = put_batch({"tokens": tokens, "gradient": np.asarray(gradient)}, mesh).values()
+    pinned = ActivationSharding(mesh)
+
+    def both(table, tokens, gradient):
+        rows, back = jax.vjp(lambda table: pinned(function(table, tokens)), table)
+        return rows, back(pinned(gradient))[0]
+
+    with no_cache():
+        jax.jit(both, out_shardings=(gradient.sharding, table.sharding)).lower(table, tokens, gradient).compile()
+    assert ("Involuntary full rematerialization" in capfd.readouterr().err) == copies
