@@ -73,6 +73,7 @@ def test_a_runs_folder_holds_everything(run, tiny_world):
         "blocks",
         "checkpoints",
         "config.yaml",
+        "diagnosis.json",
         "evals",
         "export",
         "manifest.json",
