@@ -88,6 +88,7 @@ def test_a_runs_folder_holds_everything(run, tiny_world):
         "curve",
         "dynamics",
         "passage",
+        "rows",
         "summary",
     }
     assert list((run / "tensorboard").rglob("events.out.tfevents.*"))
