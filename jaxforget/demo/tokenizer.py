@@ -28,7 +28,11 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
     """Trains on `texts`; ids are specials, bytes, letters, merges. A newline stays a byte, as in Llama-2."""
     learner = _assemble(models.BPE(unk_token="<unk>", byte_fallback=True))
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size + 1, special_tokens=[*SPECIAL, *BYTES], show_progress=False, min_frequency=2
+        vocab_size=vocab_size + 1,
+        special_tokens=[*SPECIAL, *BYTES],
+        initial_alphabet=["▁"],  # also where no text has one: from bytes the decoder would not make a space again
+        show_progress=False,
+        min_frequency=2,
     )
     learner.train_from_iterator(texts, trainer)
     learned = json.loads(learner.to_str())["model"]

@@ -165,6 +165,9 @@ def _is_batch(tree: Any) -> bool:
 @contextlib.contextmanager
 def trace(folder: Path) -> Iterator[list[Path]]:
     """Traces what runs inside; afterwards the list holds the file that was written, under `folder`."""
+    if jax.default_backend() != "tpu" and _holds_libtpu():
+        # Its part of the profiler looks for chips that are not there, and the process dies of it.
+        raise UserError("this process has compiled for a TPU (a plan); take the profile in a process of its own")
     options = jax.profiler.ProfileOptions()
     # Every Python call would be an event; what is asked for are the devices' operations.
     options.python_tracer_level = 0
@@ -178,6 +181,12 @@ def trace(folder: Path) -> Iterator[list[Path]]:
     written += sorted(set(folder.rglob("*.xplane.pb")) - before)
     if not written:
         raise UserError(f"{folder}: the profiler wrote no trace there; free space, or name another out=")
+
+
+def _holds_libtpu() -> bool:
+    """Whether this process has loaded the TPU compiler; where the system does not say, it has not."""
+    maps = Path("/proc/self/maps")
+    return maps.is_file() and "libtpu.so" in maps.read_text()
 
 
 def _filled(tree: Any) -> Any:

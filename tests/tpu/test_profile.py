@@ -1,6 +1,11 @@
-"""A step of a tiny run, traced on eight fake devices; and the command on a run's own blocks."""
+"""A step of a tiny run, traced on eight fake devices; and the command on a run's own blocks.
+
+Each profile in a process of its own: other tests have this one load the TPU compiler, beside which tracing crashes.
+"""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,16 +15,30 @@ from jaxforget.errors import UserError
 from jaxforget.models.layout import parameter_count
 from jaxforget.models.published import read_shape
 from jaxforget.tpu.profile import as_text, profile
-from jaxforget.tpu.topology import GENERATIONS, peak_of
+from jaxforget.tpu.topology import GENERATIONS, find_slice, peak_of, slice_devices
 from tests.cli.saying import status_of
-from tests.tpu.tiny import model_folder, tiny_config
+from tests.tiny_run import write_config
+from tests.tpu.tiny import model_folder, tiny_config, tiny_values
+
+
+def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """`jaxforget profile ...` to its end."""
+    code = "import sys; from jaxforget.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "profile", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def test_a_step_of_a_model_without_weights(tmp_path):
     model = model_folder(tmp_path / "model")
-    said = []
-    config = tiny_config(model, f"out={tmp_path / 'run'}", "retain.rows=8", "retain.weight=0.5", "retain.path=x")
-    found = profile(config, steps=2, say=said.append)
+    values = {
+        "out": str(tmp_path / "run"),
+        "model": {"folder": str(model)},
+        "retain": {"path": "x", "rows": 8, "weight": 0.5},
+    }
+    config = write_config(tmp_path / "c.yaml", tiny_values(model) | values)
+    done = run(config, "--steps", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
     assert (found["blocks"], found["block_length"], found["devices"], found["steps"]) == (24, 32, 8, 2)
     assert found["batch"].startswith("random words")
     assert found["tokens_per_second"] == pytest.approx(24 * 32 / found["step_seconds"])
@@ -34,18 +53,24 @@ def test_a_step_of_a_model_without_weights(tmp_path):
     text = as_text(found)
     assert "MFU unknown" in text
     assert str(found["trace"]) in text
-    assert said[0].startswith("compiling forget for 8 x ")
+    assert "compiling forget for 8 x " in done.stderr
 
 
-def test_the_command_takes_the_runs_own_blocks(tiny_run, capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))  # set: the command leaves this process's alone
-    assert status_of("profile", tiny_run, "--step", "reinforce", "--steps", "1", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
+def test_the_command_takes_the_runs_own_blocks(tiny_run, capsys):
+    done = run(tiny_run, "--step", "reinforce", "--steps", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
     assert found["batch"] == f"prepared in {tiny_run / 'blocks' / 'target'}"
     assert found["parts"]["base"] == found["parts"]["reinforced"] == 0
     assert found["parts"]["student backward"] > 0
     assert status_of("profile", tiny_run, "--steps", "0") == 2
     assert capsys.readouterr().err == "jaxforget: --steps 0: give 1 to 100\n"
+
+
+def test_beside_the_tpu_compiler_it_refuses_and_does_not_crash(tmp_path):
+    slice_devices(find_slice("v5e-4"))
+    with pytest.raises(UserError, match="in a process of its own"):
+        profile(tiny_config(model_folder(tmp_path / "m"), f"out={tmp_path / 'run'}"), steps=1)
 
 
 def test_what_must_be_named(tmp_path):

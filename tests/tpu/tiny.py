@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from jaxforget.config import Config, config_from
 
@@ -36,13 +37,17 @@ def model_folder(folder: Path, width: int = WIDTH, inner: int = INNER) -> Path:
     return folder
 
 
-def tiny_config(model: Path | str, *overrides: str) -> Config:
+def tiny_values(model: Path | str) -> dict[str, Any]:
     """A run on it: 16 blocks of 32 tokens a step."""
-    values = {
+    return {
         "model": {"folder": str(model)},
         "blocks": {"length": LENGTH},
         "targets": {"tile": 32},
         "reinforce": {"batch": 16},
         "forget": {"batch": 16},
     }
-    return config_from(values, overrides)
+
+
+def tiny_config(model: Path | str, *overrides: str) -> Config:
+    """`tiny_values` as a configuration."""
+    return config_from(tiny_values(model), overrides)
