@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 Array = jax.Array
 SCORES = 4096
+FEW = 128  # queries of a part where there are few scores
 HEADS = 8  # of keys in a turn of the outer loop; as many tensor-parallel devices still have one each
 
 
@@ -24,13 +25,32 @@ def attend(query: Array, key: Array, value: Array, positions: Array) -> Array:
     rows, length, heads, width = query.shape
     groups = key.shape[2]
     query = query.reshape(rows, length, groups, heads // groups, width)
-    if heads * length <= SCORES or groups % HEADS or groups == HEADS:
+    if heads * length <= SCORES:
+        y = _attend_few(query, key, value, positions)
+    elif groups % HEADS or groups == HEADS:
         y = _attend(query, key, value, positions)
     else:
         blocks = (_head_blocks(x) for x in (query, key, value))
         y = jax.lax.map(lambda block: _attend(*block, positions), tuple(blocks))  # [K / HEADS, B, S, HEADS, G, E]
         y = jnp.moveaxis(y, 0, 3).reshape(query.shape)
     return y.reshape(rows, length, heads, width)
+
+
+def _attend_few(query: Array, key: Array, value: Array, positions: Array) -> Array:
+    """Where all scores may exist at once: no loop, nothing made again. On two cores a step of a small model took 12.2 s
+    through the loop of one turn, and 9.4 s so.
+
+    Queries of a block see no slot behind their own: a part of them takes only the slots up to its end.
+    """
+    length = query.shape[1]
+    part = FEW if key.shape[1] == length else length
+    parts = []
+    for start in range(0, length, part):
+        chosen = slice(start, start + part)
+        seen = slice(0, start + part if part < length else key.shape[1])
+        probabilities = _probabilities(query[:, chosen], key[:, seen], positions[:, chosen]).astype(value.dtype)
+        parts.append(jnp.einsum("bkgst,btke->bskge", probabilities, value[:, seen]))
+    return jnp.concatenate(parts, axis=1)
 
 
 def _head_blocks(x: Array) -> Array:

@@ -33,6 +33,7 @@ def case(length, slots=None, heads=4, groups=2, width=8, rows=2):
     [
         {"length": 1, "slots": 50},
         {"length": 96},
+        {"length": 300, "rows": 1},  # parts that see what lies before them only, the last one short
         {"length": SCORES // 64, "heads": 64, "groups": 16},  # the most at a time
         {"length": SCORES // 64 + 3, "heads": 64, "groups": 4},  # queries cut in two, the last part filled up
         {"length": SCORES // 64 + 3, "heads": 64, "groups": 8},
