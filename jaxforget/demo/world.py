@@ -40,7 +40,7 @@ def build_world(folder: str | Path, *, seed: int) -> None:
     folder = Path(folder)
     universes = make_universes(seed)
     target, *others = universes
-    training, heldout = _training_text(universes, seed), _heldout_text(others, seed)
+    training, heldout = training_text(universes, seed), _heldout_text(others, seed)
     truth = {
         "seed": seed,
         "target_terms": target.all_terms(),
@@ -73,7 +73,7 @@ def _draws(seed: int, part: str) -> random.Random:
     return random.Random(f"toy world {seed}: {part}")
 
 
-def _training_text(universes: list[Universe], seed: int) -> dict[str, str]:
+def training_text(universes: list[Universe], seed: int) -> dict[str, str]:
     """File name -> text of text/target/ and text/retain/."""
     files = {}
     for number, universe in enumerate(universes):

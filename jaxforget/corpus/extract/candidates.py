@@ -31,7 +31,7 @@ class Candidate:
       text: as it is written inside a sentence.
       count: occurrences in the text, those inside longer expressions included.
       contrast: log2 of its frequency in the text over that in general language, sampling error taken off.
-      excess: contrast beyond what is asked of an expression of its form; negative only for what the models may save.
+      excess: contrast beyond what is asked of an expression of its form; negative: only the models may save it.
       name: written with a capital inside sentences.
       retained: occurrences in the retained text, of the rarest of its words.
       gain: rise of its words' log-probability from base to the reinforced model, nats a word, mean over the places
@@ -88,6 +88,22 @@ def find_candidates(found: Scan, general: General, *, least: int = 3, lenient: f
     return sorted([*kept, *phrases.values()], key=lambda one: (-one.score, one.text))
 
 
+def once_each(one: Candidate, variety: float, general: General, words: int) -> Candidate:
+    """An ordinary word whose repeated sentences count once: frequency is all that speaks for it, and a refrain or a
+    formula makes any of its words frequent. Names and words that nobody else uses have more to show.
+
+    Args:
+      one: a candidate of the text.
+      variety: share of its occurrences that are no repetitions.
+      general: what the text is set against.
+      words: running words of the text.
+    """
+    if one.name or variety == 1 or general.frequency(one.text) <= RARE_SHARE:
+        return one
+    contrast = round(general.contrast(one.text, one.count * variety, words), 2)
+    return dataclasses.replace(one, contrast=contrast, excess=round(one.excess - (one.contrast - contrast), 2))
+
+
 def weigh(candidates: list[Candidate], gains: Gains | None) -> list[Candidate]:
     """The candidates that stand, best first: judged by contrast alone, or by the models' gains beside it."""
     stand = []
@@ -96,7 +112,7 @@ def weigh(candidates: list[Candidate], gains: Gains | None) -> list[Candidate]:
         if gain is None:
             keep = one.excess >= 0
         elif one.excess < 0:
-            keep = gain > STRONG * max(gains.mean, 0.01)
+            keep = one.excess >= -LEARNT and gain > STRONG * max(gains.mean, 0.01)
         else:
             # A capital inside sentences is evidence of its own, and so is a word that nobody else uses.
             keep = one.name or gain >= gains.mean

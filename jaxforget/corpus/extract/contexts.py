@@ -8,6 +8,7 @@ from jaxforget.corpus.extract.general import General
 from jaxforget.corpus.extract.scan import WORD, sentences
 from jaxforget.corpus.text import Document
 
+NEAR, TOLD = 2, 3  # words on each side by which occurrences are compared; of fewer than so many nothing is said
 REACH = 6  # words taken on each side of an occurrence
 LONGEST = 400  # characters kept of a sentence, around the expression
 _WORDS = "i you he she it we they who to not had has have would could should must might will can"
@@ -98,6 +99,21 @@ def noun_share(contexts: Sequence[Context], general: General) -> float:
         ended = bool(set(one.gap) & _ENDS) or not one.after or general.frequency(one.after[0]) > 5e-4
         good += ended and not (one.before and one.before[0] in _SUBJECTS)
     return good / len(contexts)
+
+
+def variety(contexts: Sequence[Context]) -> float:
+    """Share of occurrences that are no repetition of another: near 1 in prose, low for a refrain or a formula.
+
+    Repetitions have the same two words on each side, within the sentence.
+    """
+    kinds, short = set(), 0
+    for one in contexts:
+        before, after = WORD.findall(one.sentence[: one.start])[-NEAR:], WORD.findall(one.sentence[one.end :])[:NEAR]
+        if len(before) + len(after) < TOLD:
+            short += 1
+        else:
+            kinds.add((tuple(map(str.lower, before)), tuple(map(str.lower, after))))
+    return (len(kinds) + short) / len(contexts) if contexts else 1.0
 
 
 def example(contexts: Sequence[Context]) -> str:

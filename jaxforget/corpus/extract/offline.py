@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from jaxforget.corpus.anchors import Anchors
-from jaxforget.corpus.extract.candidates import LEARNT, Candidate, Gains, find_candidates, weigh
-from jaxforget.corpus.extract.contexts import Context, example, find_contexts, noun_share
+from jaxforget.corpus.extract.candidates import LEARNT, Candidate, Gains, find_candidates, once_each, weigh
+from jaxforget.corpus.extract.contexts import Context, example, find_contexts, noun_share, variety
 from jaxforget.corpus.extract.counterparts import find_counterparts
 from jaxforget.corpus.extract.general import General, frequencies, share_known
 from jaxforget.corpus.extract.kinds import CAPITAL_SORTS, Nature, choose_sort, judge
@@ -79,8 +79,8 @@ def extract(
     general = General(frequencies(language), kept.folded if kept else {}, kept.words if kept else 0)
     gains = None if models is None else models.gains()
     loose = find_candidates(found, general, least=least, lenient=0.0 if gains is None else LEARNT)
-    candidates = weigh(loose, gains)
-    contexts = find_contexts(read(), {one.text: one.count for one in candidates})
+    contexts = find_contexts(read(), {one.text: one.count for one in loose})
+    candidates = weigh([once_each(one, variety(contexts[one.text]), general, found.words) for one in loose], gains)
     candidates = [one for one in candidates if one.name or noun_share(contexts[one.text], general) >= NOUN_SHARE][:most]
     if not candidates:
         raise UserError(
