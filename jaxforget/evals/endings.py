@@ -1,7 +1,9 @@
 """How likely endings are after beginnings that several of them share: each beginning is read once.
 
 A beginning's keys and values are kept and copied to its endings, which then take a short pass of their own; an ending
-of one token takes none. Batches are cut by length, so that a few programs serve any number of documents.
+of one token takes none. All of a beginning but its last token is read for its keys and values alone, so where layers
+are unrolled the compiler drops the rest of the last layer. Documents are sorted by length and cut into batches of few
+sizes, so that a few programs serve any number of documents.
 """
 
 import dataclasses
@@ -19,7 +21,9 @@ from jaxforget.sharding import put_batch
 from jaxforget.train.types import Params
 
 SHORT, LONG = 8, 32  # beginnings up to 64 tokens are padded to a multiple of the one, longer ones of the other
-TOKENS = 8192  # of a batch, beginnings and endings each
+# Of a batch on each device, beginnings and endings each: a matrix unit is kept busy, and what a small model's layer
+# makes of them fits a processor's caches.
+TOKENS = 2048
 CACHE_BYTES = 2**30  # keys and values of a batch's endings, over all devices
 LOGITS_BYTES = 2**28  # of one token of every ending, over all devices
 Ids = Sequence[int]
@@ -27,7 +31,7 @@ Ids = Sequence[int]
 
 @dataclasses.dataclass(frozen=True)
 class Width:
-    """The size of a program: tokens of a beginning, endings of each, tokens of an ending."""
+    """The size of a program: tokens of a beginning but its last, endings of each, tokens of an ending."""
 
     before: int
     endings: int
@@ -48,6 +52,7 @@ class EndingScorer:
 
     def __init__(self, module: Llama, mesh: Mesh):
         self._module, self._mesh = module, mesh
+        self._shards = mesh.shape["data"] * mesh.shape["fsdp"]
 
     def __call__(self, params: Params, pairs: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, bool]]:
         """Of every (beginning, ending), token ids of neither of which is empty: the ending's summed log-likelihood, and
@@ -67,23 +72,24 @@ class EndingScorer:
         return out
 
     def _batches(self, pairs: Sequence[tuple[Ids, Ids]]) -> Iterator[Batch]:
-        shards = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
         groups: dict[tuple[int, ...], list[int]] = {}
         for number, (before, _) in enumerate(pairs):
             groups.setdefault(tuple(before), []).append(number)
-        by_width: dict[Width, list[tuple[tuple[int, ...], list[int]]]] = {}
+        kinds: dict[tuple[int, int], list[tuple[tuple[int, ...], list[int]]]] = {}
         for before, numbers in groups.items():
             # Endings beyond what a batch holds are scored as another document's.
             for first in range(0, len(numbers), 64):
                 some = numbers[first : first + 64]
                 longest = max(len(pairs[number][1]) for number in some)
-                width = Width(_padded(len(before)), _power(len(some)), _power(longest))
-                by_width.setdefault(width, []).append((before, some))
-        for width, documents in by_width.items():
-            rows = self._rows(width)
-            rows = -(-min(rows, _power(len(documents))) // shards) * shards
-            for first in range(0, len(documents), rows):
-                yield _batch(documents[first : first + rows], pairs, width, rows, self._mesh)
+                kinds.setdefault((_power(len(some)), _power(longest)), []).append((before, some))
+        for (count, longest), documents in kinds.items():
+            # The longest first, so that a batch that is not full is a small one.
+            documents.sort(key=lambda document: -len(document[0]))
+            while documents:
+                width = Width(_padded(len(documents[0][0]) - 1), count, longest)
+                rows = -(-min(self._rows(width), _power(len(documents))) // self._shards) * self._shards
+                yield _batch(documents[:rows], pairs, width, rows)
+                documents = documents[rows:]
 
     def _rows(self, width: Width) -> int:
         """Documents of that width in a batch, a power of two."""
@@ -91,7 +97,7 @@ class EndingScorer:
         token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * size
         slots = width.endings * (width.before + width.after)
         most = min(
-            TOKENS // max(width.before, width.endings * width.after),
+            self._shards * TOKENS // max(width.before, width.endings * (width.after - 1)),
             CACHE_BYTES // (token * slots),
             LOGITS_BYTES // (4 * config.vocab_size * width.endings),
         )
@@ -100,7 +106,7 @@ class EndingScorer:
 
 def _padded(length: int) -> int:
     step = SHORT if length <= 64 else LONG
-    return -(-length // step) * step
+    return max(step, -(-length // step) * step)
 
 
 def _power(size: int) -> int:
@@ -108,21 +114,22 @@ def _power(size: int) -> int:
 
 
 def _batch(
-    documents: Sequence[tuple[Ids, list[int]]], pairs: Sequence[tuple[Ids, Ids]], width: Width, rows: int, mesh: Mesh
+    documents: Sequence[tuple[Ids, list[int]]], pairs: Sequence[tuple[Ids, Ids]], width: Width, rows: int
 ) -> Batch:
     before = np.zeros((rows, width.before), np.int32)
-    lengths = np.ones(rows, np.int32)
+    last, places = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
     after = np.full((rows, width.endings, width.after), -1, np.int32)
     numbers = np.full((rows, width.endings), -1)
     for row, (ids, some) in enumerate(documents):
-        before[row, : len(ids)] = ids
-        lengths[row] = len(ids)
+        places[row] = len(ids) - 1
+        before[row, : places[row]] = ids[:-1]
+        last[row] = ids[-1]
         numbers[row, : len(some)] = some
         for i, number in enumerate(some):
             after[row, i, : len(pairs[number][1])] = pairs[number][1]
     share = rows // jax.process_count()
     mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-    arrays = {"before": before, "lengths": lengths, "after": after}
+    arrays = {"before": before, "last": last, "places": places, "after": after}
     return Batch(numbers, {name: value[mine] for name, value in arrays.items()}, width)
 
 
@@ -131,8 +138,8 @@ def _score(
     module: Llama, mesh: Mesh, endings: int, params: Params, batch: dict[str, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     """log P and whether it is the likeliest, [D, E, C], of the tokens `after` int [D, E, C] (-1: padding) that follow
-    `before` [D, P] of `lengths` [D]."""
-    before, lengths, after = batch["before"], batch["lengths"], batch["after"]
+    `before` [D, P], right-padded, and `last` [D] at `places` [D]."""
+    before, places, after = batch["before"], batch["places"], batch["after"]
     rows, width = before.shape
     count = after.shape[-1]
     variables = {"params": params}
@@ -141,34 +148,34 @@ def _score(
     def pin(cache: Cache) -> Cache:
         return jax.lax.with_sharding_constraint(cache, shardings)
 
+    # Every pass overwrites the padding behind the one before it, before attention can see those slots.
     positions = jnp.broadcast_to(jnp.arange(width), before.shape)
-    slots = width if count == 1 else width + count
-    cache = pin(empty_cache(module.config, rows, slots, module.dtype))
-    states, cache = module.apply(variables, before, positions, cache, method="decode")
-    last = jnp.take_along_axis(states, (lengths - 1)[:, None, None], axis=1)  # [D, 1, D']
-    states = jnp.repeat(last, endings, axis=0)  # [D E, 1, D']
-    labels = after.reshape(rows * endings, count)
-    if count > 1:
-        # An ending's tokens overwrite the padding behind the beginning before attention can see those slots.
-        cache = pin(jax.tree.map(lambda x: jnp.repeat(x, endings, axis=1), cache))
-        places = jnp.repeat(lengths, endings)[:, None] + jnp.arange(count - 1)
-        given = jnp.maximum(labels[:, :-1], 0)
-        states = jnp.concatenate(
-            [states, module.apply(variables, given, places, cache, method="decode")[0]], axis=1
-        )  # [D E, C, D']
+    cache = pin(empty_cache(module.config, rows, width + count, module.dtype))
+    cache = pin(module.apply(variables, before, positions, cache, method="decode")[1])
+    states, cache = module.apply(variables, batch["last"][:, None], places[:, None], cache, method="decode")
     head = module.apply(variables, method="head")
 
-    def answer(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        state, label = inputs  # [D E, D'], [D E]: one token of every ending, so that few logits exist at a time
-        logits = jnp.einsum("rd,dv->rv", state, head, preferred_element_type=jnp.float32)
-        picked = jnp.take_along_axis(logits, jnp.maximum(label, 0)[:, None], axis=-1)[:, 0]
-        logp = jnp.where(label >= 0, picked - jax.nn.logsumexp(logits, axis=-1), 0.0)
-        return logp, (jnp.argmax(logits, axis=-1) == label) | (label < 0)
+    def answer(states: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Of labels [R, N] that may follow each of the states [R, D']."""
+        logits = jnp.einsum("rd,dv->rv", states, head, preferred_element_type=jnp.float32)
+        picked = jnp.take_along_axis(logits, jnp.maximum(labels, 0), axis=-1)
+        logp = jnp.where(labels >= 0, picked - jax.nn.logsumexp(logits, axis=-1, keepdims=True), 0.0)
+        return logp, (jnp.argmax(logits, axis=-1)[:, None] == labels) | (labels < 0)
 
-    logp, likeliest = (x.swapaxes(0, 1) for x in jax.lax.map(answer, (states.swapaxes(0, 1), labels.swapaxes(0, 1))))
+    # A first token follows the beginning itself: one row of logits for all endings.
+    logp, likeliest = (x[..., None] for x in answer(states[:, 0], after[..., 0]))  # [D, E, 1]
+    if count > 1:
+        cache = pin(jax.tree.map(lambda x: jnp.repeat(x, endings, axis=1), cache))
+        labels = after.reshape(rows * endings, count)
+        slots = jnp.repeat(places, endings)[:, None] + 1 + jnp.arange(count - 1)
+        states, _ = module.apply(variables, jnp.maximum(labels[:, :-1], 0), slots, cache, method="decode")
+        # One token of every ending at a time, so that few logits exist.
+        tokens = states.swapaxes(0, 1), labels[:, 1:].swapaxes(0, 1)[..., None]  # [C-1, D E, D'], [C-1, D E, 1]
+        rest = jax.lax.map(lambda token: answer(*token), tokens)
+        rest = (x[..., 0].swapaxes(0, 1).reshape(rows, endings, count - 1) for x in rest)
+        logp, likeliest = (jnp.concatenate(x, axis=-1) for x in zip((logp, likeliest), rest, strict=True))
     whole = NamedSharding(mesh, PartitionSpec())
-    shape = (rows, endings, count)
-    return jax.lax.with_sharding_constraint((logp.reshape(shape), likeliest.reshape(shape)), whole)
+    return jax.lax.with_sharding_constraint((logp, likeliest), whole)
 
 
 def _note(
