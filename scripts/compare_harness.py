@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+"""Our multiple choice beside lm-evaluation-harness, on documents and models of yours: agreement by item, and speed.
+
+    .venv/bin/python scripts/compare_harness.py runs/demo/world/choices runs/demo/base runs/demo/unlearned
+
+CHOICES is what evals.choices names: a .jsonl file or a folder of such. Every MODEL, whole weights, answers each file as
+a task of the harness: by the harness's own Hugging Face model, and by ours as a model of the harness; and by ours as
+suite=multiple_choice does. The exit status is 1 where acc or acc_norm of any document differ.
+
+The first model is then timed on --speed documents made of the same ones (0: not at all) with answers as they stand and
+longer ones: ours, ours in the harness, and the harness's own model at each of --batches (1 is its default). Sides take
+turns, the best of --rounds counts, and the tokeniser's time is in all of them.
+"""
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import jaxforget
+from jaxforget.errors import UserError
+from jaxforget.evals.multiple_choice import Document, choice_likelihoods, load_choices, right_answers
+from jaxforget.models.hf import is_adapter
+from jaxforget.stages.suites import endings, harness_model
+
+METRICS = ("acc", "acc_norm")
+TASK = "choices"
+OPENINGS = ("", "Of course, ", "People say that ", "In those days ", "It is true that ")
+LONGER = ", and everybody knew it."
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("choices", metavar="CHOICES", type=Path)
+    parser.add_argument("models", metavar="MODEL", type=Path, nargs="+")
+    parser.add_argument("--limit", type=int, help="compare the first so many documents of each file; all by default")
+    parser.add_argument("--speed", type=int, default=1000, help="documents to time; default 1000")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64], help="of its own model; default 1 16 64")
+    parser.add_argument("--rounds", type=int, default=3, help="default 3")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    given = parser.parse_args()
+    numbers = [given.rounds, *given.batches, 1 if given.limit is None else given.limit]
+    if min(numbers) < 1 or given.speed < 0:
+        raise UserError("--limit, --batches and --rounds are 1 or more, --speed 0 or more")
+    return given
+
+
+def read_files(place: Path, limit: int | None) -> dict[str, list[Document]]:
+    """The documents of every file, by the file's name."""
+    if not place.exists():
+        raise UserError(f"{place}: no such file or folder; name documents as evals.choices does")
+    files = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
+    if not files:
+        raise UserError(f"{place}: holds no .jsonl file")
+    return {file.stem: load_choices(file)[:limit] for file in files}
+
+
+def own_model(folder: Path, batch: int) -> Any:
+    """The harness's own Hugging Face model."""
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=batch)
+
+
+def as_task(documents: list[Document], lm: Any) -> dict[str, np.ndarray]:
+    """The harness runs `documents` as its task on `lm`: acc and acc_norm bool [documents], and the likelihoods."""
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder, "documents.jsonl")
+        fields = ({"context": d.context, "choices": d.choices, "answer": d.answer} for d in documents)
+        data.write_text("".join(json.dumps(field) + "\n" for field in fields))
+        described = {
+            "task": TASK,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(Path(folder, "cache"))},
+            "output_type": "multiple_choice",
+            "test_split": "test",
+            "doc_to_text": "{{context}}",
+            "doc_to_choice": "{{choices}}",
+            "doc_to_target": "{{answer}}",
+            "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in METRICS],
+        }
+        Path(folder, f"{TASK}.yaml").write_text(json.dumps(described))
+        manager = TaskManager(include_path=folder, include_defaults=False)
+        found = simple_evaluate(lm, tasks=[TASK], task_manager=manager, log_samples=True, bootstrap_iters=0)
+    items = sorted(found["samples"][TASK], key=lambda item: item["doc_id"])
+    right = {metric: np.array([bool(item[metric]) for item in items]) for metric in METRICS}
+    return right | {"sums": np.array([float(answer[0][0]) for item in items for answer in item["resps"]])}
+
+
+def as_suite(documents: list[Document], model: jaxforget.Model) -> dict[str, np.ndarray]:
+    """As `as_task`, of suite=multiple_choice."""
+    length = model.config.max_position_embeddings
+    sums = choice_likelihoods(documents, endings(model), model.tokenizer, max_length=length)
+    right = right_answers(documents, sums)
+    return {metric: right[metric] for metric in METRICS} | {"sums": np.concatenate(sums)}
+
+
+def agreement(documents: list[Document], model: jaxforget.Model, own: Any) -> dict[str, Any]:
+    """How ours and ours in the harness part from the harness's own model."""
+    reference = as_task(documents, own)
+    sides = {"suite": as_suite(documents, model), "in the harness": as_task(documents, harness_model(model))}
+    told: dict[str, Any] = {"documents": len(documents)}
+    for metric in METRICS:
+        told[metric] = {"value": float(reference[metric].mean())}
+        for name, side in sides.items():
+            # The documents that differ, counted from 0.
+            told[metric][name] = [int(i) for i in np.flatnonzero(side[metric] != reference[metric])]
+    apart = max(float(np.abs(side["sums"] - reference["sums"]).max()) for side in sides.values())
+    return told | {"likelihoods apart": apart}
+
+
+def more_documents(known: list[Document], count: int) -> list[Document]:
+    """`count` documents at most of the known ones: another opening makes each a text of its own."""
+    many = [Document(opening + d.context, d.choices, d.answer) for opening in OPENINGS for d in known]
+    return random.Random(0).sample(many, min(count, len(many)))
+
+
+def speed(documents: list[Document], model: jaxforget.Model, folder: Path, batches: list[int], rounds: int) -> dict:
+    """Documents a second of every way, each warmed up before it counts."""
+    from lm_eval.api.instance import Instance
+
+    pairs = [pair for document in documents for pair in document.pairs()]
+    asked = [Instance("loglikelihood", {}, (context, " " + choice), i) for i, (context, choice) in enumerate(pairs)]
+
+    def through(lm: Any) -> Callable[[], np.ndarray]:
+        return lambda: np.array([value for value, _ in lm.loglikelihood(asked, disable_tqdm=True)])
+
+    ways = {"ours": lambda: as_suite(documents, model)["sums"], "ours in the harness": through(harness_model(model))}
+    ways |= {f"its own, batch_size {batch}": through(own_model(folder, batch)) for batch in batches}
+    found = {name: way() for name, way in ways.items()}
+    apart = max(float(np.abs(sums - found["ours"]).max()) for sums in found.values())
+    best = dict.fromkeys(ways, float("inf"))
+    for _ in range(rounds):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            best[name] = min(best[name], time.perf_counter() - began)
+    rates = {name: len(documents) / seconds for name, seconds in best.items()}
+    its = [rates[f"its own, batch_size {batch}"] for batch in batches]
+    return {
+        "documents": len(documents),
+        "choices": documents[0].choices,
+        "documents a second": rates,
+        "ours over its own": {"first batch size": rates["ours"] / its[0], "best batch size": rates["ours"] / max(its)},
+        "likelihoods apart": apart,
+    }
+
+
+def as_text(result: dict[str, Any]) -> str:
+    """For people."""
+    lines = []
+    for model, files in result["agreement"].items():
+        lines.append(f"{model}: documents whose figures differ from those of the harness's own model")
+        for name, told in files.items():
+            for metric in METRICS:
+                found = told[metric]
+                sides = ", ".join(f"{side} {len(found[side])}" for side in found if side != "value")
+                lines.append(f"  {name:12} {metric:8} {found['value']:.4f}  of {told['documents']}: {sides}")
+            lines.append(f"  {name:12} log-likelihoods at most {told['likelihoods apart']:.1e} apart")
+    for table in result["speed"]:
+        lines.append(f"{table['documents']} documents such as {' / '.join(table['choices'])}")
+        for name, rate in table["documents a second"].items():
+            lines.append(f"  {name:24} {rate:8.0f} documents/s")
+        ratios = table["ours over its own"]
+        lines.append(
+            f"  ours: {ratios['first batch size']:.1f} x its first batch size, {ratios['best batch size']:.1f} x its "
+            f"best; log-likelihoods at most {table['likelihoods apart']:.1e} apart"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Prints the comparison; 1 where documents differ."""
+    given = parse()
+    files = read_files(given.choices, given.limit)
+    try:
+        import lm_eval  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"lm-evaluation-harness is not installed ({error}); pip install 'jaxforget[eval]'") from None
+    result: dict[str, Any] = {"agreement": {}, "speed": [], "load": os.getloadavg()[0]}
+    for folder in given.models:
+        model = jaxforget.load(folder)
+        if is_adapter(folder):
+            raise UserError(f"{folder}: is an adapter, which the harness's own model does not read; name an export")
+        own = own_model(folder, given.batches[-1])
+        told = {name: agreement(documents, model, own) for name, documents in files.items()}
+        result["agreement"][str(folder)] = told
+        if folder == given.models[0] and given.speed:
+            some = more_documents([d for documents in files.values() for d in documents], given.speed)
+            for ending in ("", LONGER):
+                documents = [Document(d.context, tuple(c + ending for c in d.choices), d.answer) for d in some]
+                result["speed"].append(speed(documents, model, folder, given.batches, given.rounds))
+    print(json.dumps(result, indent=1) if given.json else as_text(result))
+    parts = [
+        side for files in result["agreement"].values() for told in files.values() for side in map(told.get, METRICS)
+    ]
+    return int(any(found for part in parts for name, found in part.items() if name != "value"))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"compare_harness: {error}")
