@@ -11,7 +11,7 @@ import jax
 
 from jaxforget.config import Config, to_yaml
 from jaxforget.errors import UserError
-from jaxforget.evals.attacks import leak_table
+from jaxforget.evals.attacks import brought_back, leak_table
 from jaxforget.files import write_text
 from jaxforget.manifest import changed, fingerprint
 from jaxforget.models.export import LICENCE_FILES, TOKENIZER_FILES
@@ -301,7 +301,11 @@ def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
     _save_config(run)
     rows = measure(run, SUITES, suites, named=[name.strip() for name in names.split(",")])
     attacks = read_attack_metrics(run.folder)
-    for line in leak_table([row for row in rows if row["metric"] in attacks]):
+    attacked = [row for row in rows if row["metric"] in attacks]
+    forgetful = [
+        row for row in attacked if row["model"] not in ("base", "reinforced")
+    ]  # those two were never to forget
+    for line in [*leak_table(attacked), *brought_back(forgetful)]:
         run.say(f"  {line}")
     run.say(f"  {run.evals / 'summary.md'}")
     if (run.folder / "report.html").is_file():

@@ -54,14 +54,14 @@ def parse() -> argparse.Namespace:
     return given
 
 
-def read_files(place: Path, limit: int | None) -> dict[str, list[Document]]:
+def read_files(place: Path) -> dict[str, list[Document]]:
     """The documents of every file, by the file's name."""
     if not place.exists():
         raise UserError(f"{place}: no such file or folder; name documents as evals.choices does")
     files = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
     if not files:
         raise UserError(f"{place}: holds no .jsonl file")
-    return {file.stem: load_choices(file)[:limit] for file in files}
+    return {file.stem: load_choices(file) for file in files}
 
 
 def own_model(folder: Path, batch: int) -> Any:
@@ -184,7 +184,7 @@ def as_text(result: dict[str, Any]) -> str:
 def main() -> int:
     """Prints the comparison; 1 where documents differ."""
     given = parse()
-    files = read_files(given.choices, given.limit)
+    files = read_files(given.choices)
     try:
         import lm_eval  # noqa: F401
     except ImportError as error:
@@ -195,7 +195,7 @@ def main() -> int:
         if is_adapter(folder):
             raise UserError(f"{folder}: is an adapter, which the harness's own model does not read; name an export")
         own = own_model(folder, given.batches[-1])
-        told = {name: agreement(documents, model, own) for name, documents in files.items()}
+        told = {name: agreement(documents[: given.limit], model, own) for name, documents in files.items()}
         result["agreement"][str(folder)] = told
         if folder == given.models[0] and given.speed:
             some = more_documents([d for documents in files.values() for d in documents], given.speed)

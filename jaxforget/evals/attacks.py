@@ -73,6 +73,29 @@ def leak_table(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def brought_back(rows: Sequence[dict[str, Any]], plain: str = "plain") -> list[str]:
+    """Lines: the attacks under which a model lies further above the control than when asked plainly, the worst first.
+
+    Further means that the 95 % intervals of the two distances are apart. A model of which the rows give no plain
+    distance is left out.
+    """
+    above: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        if row["metric"].endswith(ABOVE):
+            above.setdefault(row["model"], {})[row["metric"].removesuffix(ABOVE)] = row
+    lines = []
+    for model, distances in above.items():
+        if plain not in distances:
+            continue
+        asked = distances[plain]
+        worse = [(row["value"], attack) for attack, row in distances.items() if row["low"] > asked["high"]]
+        found = ", ".join(f"{attack} {value:+.4f}" for value, attack in sorted(worse, reverse=True))
+        lines.append(
+            f"{model}: brought back, above the control ({plain} {asked['value']:+.4f}): {found or 'no attack'}"
+        )
+    return lines
+
+
 def repeated(name: str, convention: str, values: np.ndarray) -> list[Outcome]:
     """The mean over variants of a question, and the worst of them; `values` fp64 [variants, questions]."""
     if len(values) == 1:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxforget.evals.attacks import Outcome, leak_table, outcome_rows, repeated
+from jaxforget.evals.attacks import Outcome, brought_back, leak_table, outcome_rows, repeated
 
 
 def outcome(attack: str, *values: float, leak: bool = True) -> Outcome:
@@ -66,3 +66,21 @@ def test_the_table_stands_every_model_beside_the_control():
         "int4             0.1000  0.6000 (+0.5000)",
     ]
     assert leak_table([]) == []
+
+
+def test_what_brings_back_lies_further_above_the_control_than_plain_questions():
+    control = [outcome(name, 0.1, 0.1) for name in ("plain", "int4", "leading", "relearn")]
+    mine = [
+        outcome("plain", 0.2, 0.3),
+        outcome("int4", 0.2, 0.4),  # further on the mean, but one question is where it was
+        outcome("leading", 0.5, 0.5),
+        outcome("relearn", 0.8, 0.9),
+        outcome("kept", 1.0, 1.0, leak=False),
+    ]
+    still = [outcome("plain", 0.2, 0.3), outcome("leading", 0.1, 0.1)]
+    rows = [row for some, name in ((mine, "a"), (still, "b")) for row in outcome_rows(some, control, name)]
+    assert brought_back(rows + outcome_rows(control, None, "control")) == [
+        "a: brought back, above the control (plain +0.1500): relearn +0.7500, leading +0.4000",
+        "b: brought back, above the control (plain +0.1500): no attack",
+    ]
+    assert brought_back(outcome_rows(mine[1:], control, "a")) == []
