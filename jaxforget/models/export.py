@@ -166,10 +166,16 @@ def _to_host(array: jax.Array, leaf: Leaf, layer: int | None, dtype: np.dtype) -
             start, stop, _ = index[0].indices(array.shape[0])
             if not start <= layer < stop:
                 continue
-            index, data = index[1:], _layer_of(data, layer - start)
+            # Of what lies on the host already, a view; from elsewhere, only the layer comes over.
+            index = index[1:]
+            data = np.asarray(data)[layer - start] if _on_host(data) else _layer_of(data, layer - start)
         piece = target[index]
         copy_cast(piece.T if leaf.transposed else piece, np.asarray(data), transpose=leaf.transposed)
     return out
+
+
+def _on_host(data: jax.Array) -> bool:
+    return all(device.platform == "cpu" for device in data.devices())
 
 
 @jax.jit

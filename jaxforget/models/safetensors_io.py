@@ -11,6 +11,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import ml_dtypes
@@ -30,6 +31,7 @@ FP8_WIDTHS = {"F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1}
 WIDTHS = {**{code: dtype.itemsize for code, dtype in FLOATS.items()}, **OTHER_WIDTHS, **FP8_WIDTHS}
 HEADER_LIMIT = 100_000_000  # bytes; the reference reader's own limit, against a length field of garbage
 TILE = 128  # rows and columns moved at once in a transposition: both tiles fit the second-level cache
+SYNCED = 256 << 20  # bytes written after which the disk is told to begin
 AGAIN = "download or copy the file again"
 
 
@@ -162,12 +164,25 @@ def write_file(path: Path, dtype: np.dtype, shapes: dict[str, tuple[int, ...]], 
         offset = stop
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
+    # A disk is slower than what makes the tensors: it works behind them, and not only after the last one.
+    behind: Future[None] | None = None
+    written = 0
+    with open(path, "wb") as file, ThreadPoolExecutor(1) as disk:
         file.write(struct.pack("<Q", len(text)) + text)
         for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
             if tensor.shape != shape or tensor.dtype != dtype:
                 raise ValueError(f"{name} is {tensor.dtype}{tensor.shape}, announced as {dtype}{shape}")
-            file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
+            written += file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
+            if written >= SYNCED and (behind is None or behind.done()):
+                _finish(behind)
+                behind, written = disk.submit(os.fsync, file.fileno()), 0
         # A preempted machine must not find a complete name on incomplete bytes.
         file.flush()
+        _finish(behind)
         os.fsync(file.fileno())
+
+
+def _finish(behind: Future[None] | None) -> None:
+    """Waits; a fault of the disk is told once, to whoever asks first, and must not be lost."""
+    if behind is not None:
+        behind.result()

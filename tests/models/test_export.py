@@ -10,6 +10,7 @@ import transformers
 
 from jaxforget import sharding
 from jaxforget.errors import UserError
+from jaxforget.models import export as models_export
 from jaxforget.models import hf
 from jaxforget.models.config import LlamaConfig
 from jaxforget.models.load import INDEX
@@ -153,6 +154,9 @@ def test_parameters_of_another_shape_are_a_programming_error(tmp_path):
 def test_one_tensor_at_a_time_comes_to_the_host(tmp_path, monkeypatch):
     """The kernels of a layer are fetched one by one; a whole stack, or the whole tree, never is."""
     save_tiny(tmp_path / "in")
+    export(tmp_path / "in", tmp_path / "viewed", mesh=sharding.make_mesh(fsdp=8))
+    # As from an accelerator: what the host holds already is only looked at.
+    monkeypatch.setattr(models_export, "_on_host", lambda data: False)
     seen = []
     real = np.asarray
     monkeypatch.setattr(
@@ -160,4 +164,6 @@ def test_one_tensor_at_a_time_comes_to_the_host(tmp_path, monkeypatch):
     )
     export(tmp_path / "in", tmp_path / "out", mesh=sharding.make_mesh(fsdp=8))
     assert max(seen) <= 128 * 64  # the embedding
+    written = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "viewed")]
+    assert written[0] == written[1]
     jax.effects_barrier()

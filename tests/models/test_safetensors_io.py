@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from jaxforget.errors import UserError
+from jaxforget.models import safetensors_io
 from jaxforget.models.safetensors_io import FLOATS, MappedFile, copy_cast, read_header, write_file
 
 KINDS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
@@ -118,3 +119,23 @@ def test_files_without_a_whole_header_are_named(tmp_path, content, said):
     path.write_bytes(content)
     with pytest.raises(UserError, match=said):
         read_header(path)
+
+
+def test_a_full_disk_that_is_told_behind_the_writing_is_not_lost(tmp_path, monkeypatch):
+    tensors = {name: sample((7, 5)) for name in "abc"}
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    monkeypatch.setattr(safetensors_io, "SYNCED", 1)
+    write_file(tmp_path / "x.safetensors", FLOATS["F32"], shapes, iter(tensors.values()))
+    read = safetensors.numpy.load_file(tmp_path / "x.safetensors")
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(read[name], tensor)
+    calls = []
+
+    def full_once(handle):
+        calls.append(handle)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors_io.os, "fsync", full_once)
+    with pytest.raises(OSError, match="No space left"):
+        write_file(tmp_path / "y.safetensors", FLOATS["F32"], shapes, iter(tensors.values()))
