@@ -90,6 +90,20 @@ def test_rematerialisation_changes_no_gradient(tmp_path):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradient(mode), kept)
 
 
+@pytest.mark.parametrize(("mode", "again"), [("full", 8), ("dots", 2), ("none", 0)])
+def test_products_that_a_backward_pass_makes_again(mode, again, tmp_path):
+    """All of a layer's nine but the last, or attention's two, which have batch axes."""
+    save_tiny(tmp_path)
+    config, _ = hf.read_config(tmp_path)
+    params = hf.load_params(tmp_path, config, dtype="float32")
+    tokens = tokens_for(config.vocab_size, length=16)
+    model = Llama(config, remat=mode)
+    run = jax.grad(lambda p: jnp.square(model.apply({"params": p}, tokens)).mean())
+    products = str(jax.make_jaxpr(run)(params)).count("dot_general[")
+    # Once forward and twice backward, of the head and of every product of the one layer in the loop.
+    assert products == 3 * (1 + 9) + again
+
+
 def test_right_padding_changes_nothing_before_it(tmp_path):
     save_tiny(tmp_path)
     config, _ = hf.read_config(tmp_path)
