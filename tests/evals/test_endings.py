@@ -104,3 +104,14 @@ def test_a_beginning_is_read_once_for_all_its_endings(params):
 def scoring_programs(params, pairs) -> int:
     EndingScorer(Llama(CONFIG), mesh_of())(params, pairs)
     return endings._score._cache_size()
+
+
+def test_batches_are_cut_from_the_longest_on_and_the_last_is_small(monkeypatch):
+    monkeypatch.setattr(endings, "TOKENS", 64)
+    pairs = [([1] * (length - 1) + [number], [7]) for number, length in enumerate((3, 17, 9, 5, 12, 8))]
+    batches = list(EndingScorer(Llama(CONFIG), mesh_of())._batches(pairs))
+    # Of 16 tokens before the last one, 64 / 16 rows; then 8 before the last, as many rows as are left.
+    assert [batch.arrays["before"].shape for batch in batches] == [(4, 16), (2, 8)]
+    assert [batch.numbers[:, 0].tolist() for batch in batches] == [[1, 4, 2, 5], [3, 0]]
+    assert batches[0].arrays["places"].tolist() == [16, 11, 8, 7]
+    assert batches[0].arrays["last"].tolist() == [1, 4, 2, 5]
