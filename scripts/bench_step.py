@@ -11,7 +11,8 @@ three models' weights and the optimiser's moments; gradients stay in. On a GPU t
 with random weights made there, one side after the other, and the share of the card's rate in large products is told
 too, at 10N FLOP a token (`jaxforget plan` says what that convention leaves out).
 
-key=value words are options of a run (`jaxforget run --help`), for ours alone: targets.tile=512, model.remat=full ...
+key=value words are options of a run (`jaxforget run --help`), for ours alone. Unless they say otherwise: on a CPU
+model.remat=dots targets.tile=512, on a GPU model.remat=full.
 """
 
 import argparse
@@ -37,6 +38,9 @@ from jaxforget.models.layout import parameter_count
 
 SIDES = ("ours", "torch", "cached")
 CPU_SHAPE = {"layers": 4, "width": 512, "inner": 1376, "heads": 8, "words": 32_000}
+# What suits the shapes: the 7B model's layers leave no room to keep products, small ones do.
+CPU_WORDS = ("model.dtype=float32", "model.remat=dots", "targets.tile=512")
+GPU_WORDS = ("model.dtype=bfloat16", "model.remat=full")
 SUPPRESSED = 16
 AGREE = 1e-3  # relative, of the sides' first losses: what rounding may do, with a label or two turned by it
 
@@ -222,8 +226,7 @@ def main() -> None:
     given = parse()
     config = dataclasses.replace(shape_of(given), max_position_embeddings=max(given.length, 16))
     gpu = given.device == "gpu"
-    defaults = ["model.dtype=bfloat16", "model.remat=full"] if gpu else ["model.dtype=float32", "model.remat=none"]
-    words = [*defaults, f"forget.batch={given.blocks}", *given.words_for_ours]
+    words = [*(GPU_WORDS if gpu else CPU_WORDS), f"forget.batch={given.blocks}", *given.words_for_ours]
     run = config_from({}, words)  # a wrong word should not wait for the weights
     names = [name for name in SIDES if given.side is None or name in given.side]
     with tempfile.TemporaryDirectory() as name:
