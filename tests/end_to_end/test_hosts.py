@@ -1,36 +1,84 @@
-"""Two hosts that share a disk run one command each, and leave what one host leaves."""
+"""Hosts that share a disk leave what one host leaves, and so does a run that goes on with other devices."""
 
 import json
+import os
+import signal
 import socket
+from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 
+from jaxforget.cli import main
+from jaxforget.train.metrics import MetricsLog, read_records
 from tests.end_to_end.processes import Command
 from tests.tiny_run import settings, write_config
 
+UNASKED = {"every": 0, "probes": None, "heldout": None}
+STOPPED = 2
+
+
+def assert_same_weights(run: Path, undisturbed: Path, *names: str) -> None:
+    for name in names:
+        ours, theirs = (load_file(folder / name / "model.safetensors") for folder in (run, undisturbed))
+        assert ours.keys() == theirs.keys()
+        for tensor in ours:
+            np.testing.assert_allclose(ours[tensor], theirs[tensor], atol=1e-5, err_msg=f"{name}: {tensor}")
+
+
+def losses(run: Path) -> dict[tuple[str, int], float]:
+    told = [record for record in read_records(run / "metrics.jsonl") if record["kind"] == "train"]
+    return {(record["stage"], record["step"]): record["loss"] for record in told}
+
 
 def test_two_processes_leave_what_one_leaves(tiny_world, tiny_run, tmp_path):
-    unasked = {"probes": None, "heldout": None}
-    values = settings(tiny_world, tmp_path / "run", targets={"cache": True}, evals=unasked)
+    values = settings(tiny_world, tmp_path / "run", targets={"cache": True}, evals=UNASKED)
     config = write_config(tmp_path / "c.yaml", values)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     several = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2"}
-    hosts = [Command("run", config, devices=1, JAX_PROCESS_ID=str(index), **several) for index in (0, 1)]
+    # Four devices each, where `tiny_run` has eight of its own: the same mesh of a row a device.
+    hosts = [Command("run", config, devices=4, JAX_PROCESS_ID=str(index), **several) for index in (0, 1)]
     assert [host.wait() for host in hosts] == [0, 0], "\n".join(host.told for host in hosts)
     # Only the first one speaks and writes.
     assert any(line.startswith("forget") for line in hosts[0].lines)
     assert not any(line.startswith("forget") for line in hosts[1].lines)
-    for name in ("reinforced", "unlearned", "export"):
-        ours, theirs = (load_file(run / name / "model.safetensors") for run in (tmp_path / "run", tiny_run))
-        assert ours.keys() == theirs.keys()
-        for tensor in ours:
-            np.testing.assert_allclose(ours[tensor], theirs[tensor], atol=1e-5, err_msg=f"{name}: {tensor}")
+    devices = json.loads((tmp_path / "run" / "manifest.json").read_text())["devices"]
+    assert (devices["count"], devices["processes"]) == (8, 2)
+    assert_same_weights(tmp_path / "run", tiny_run, "reinforced", "unlearned", "export")
     for name in ("anchors.json", "blocks/target/blocks.json", "evals/completions.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tiny_run / name).read_bytes()
-    devices = json.loads((tmp_path / "run" / "manifest.json").read_text())["devices"]
-    assert (devices["count"], devices["processes"]) == (2, 2)
-    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
-        json.loads(line)
+    # Of the last batch that gets labels, the second host has no block: nobody waits for it.
+    assert 0 < json.loads((tiny_run / "blocks" / "target" / "blocks.json").read_text())["splits"]["train"] % 8 <= 4
+    ours, theirs = losses(tmp_path / "run"), losses(tiny_run)
+    assert set(ours) == set(theirs) == {("reinforce", n) for n in (1, 2, 3)} | {("forget", n) for n in (1, 2, 3, 4)}
+    np.testing.assert_allclose([ours[step] for step in theirs], list(theirs.values()), rtol=1e-5)
+
+
+def test_stopped_on_eight_devices_it_goes_on_with_two(tiny_world, tiny_run, tmp_path, devices, capfd):
+    given = {"reinforced": str(tiny_run / "reinforced")}
+    config = write_config(tmp_path / "c.yaml", settings(tiny_world, tmp_path / "run", model=given, evals=UNASKED))
+    write = MetricsLog.write
+
+    def stopping(self, step, *values, **more):
+        write(self, step, *values, **more)
+        if step == STOPPED:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MetricsLog, "write", stopping)
+        assert main(["run", str(config)]) == 143
+    # A step's loss is read while the next one runs, which is then saved as well.
+    assert f"forget: stopped by SIGTERM, saved at step {STOPPED + 1}" in capfd.readouterr().err
+    assert not (tmp_path / "run" / "unlearned").exists()
+    command = Command("run", config, devices=2)
+    assert command.wait() == 0, command.told
+    assert f"  going on from the checkpoint of step {STOPPED + 1}" in command.lines
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["devices"]["count"] == 2
+    assert_same_weights(tmp_path / "run", tiny_run, "unlearned", "export")
+    ours, theirs = losses(tmp_path / "run"), losses(tiny_run)
+    np.testing.assert_allclose(
+        [ours["forget", n] for n in (1, 2, 3, 4)], [theirs["forget", n] for n in (1, 2, 3, 4)], rtol=1e-5
+    )
