@@ -47,8 +47,12 @@ class Settings:
     prices: tuple[float, float] | None = None
 
 
-def settings_from(options: EndpointOptions, environment: Mapping[str, str] = os.environ) -> Settings:
+def settings_from(
+    options: EndpointOptions, environment: Mapping[str, str] = os.environ, *, asks: bool = True
+) -> Settings:
     """`options`, completed by OPENAI_BASE_URL, OPENAI_MODEL and OPENAI_API_KEY.
+
+    asks: False where nothing will be asked (a dry run), which needs no key.
 
     Raises:
       UserError: no model, no key for OpenAI's own address, an address that is none or holds a password, a key with
@@ -66,7 +70,7 @@ def settings_from(options: EndpointOptions, environment: Mapping[str, str] = os.
     key = environment.get("OPENAI_API_KEY", "").strip()
     if any(not "!" <= letter <= "~" for letter in key):
         raise UserError("OPENAI_API_KEY holds characters that no key has (spaces, line ends, non-ASCII); set it anew")
-    if not key and url == OPENAI:
+    if asks and not key and url == OPENAI:
         raise UserError(f"OPENAI_API_KEY is not set, which {OPENAI} wants; set it, or another endpoint.base_url")
     prices = (options.price_in, options.price_out)
     if (None in prices) and prices != (None, None):

@@ -45,7 +45,8 @@ def find_by_asking(run: Run, documents: Sequence[Document]) -> Found:
 def preview(run: Run, documents: Sequence[Document]) -> str:
     """What an endpoint would be asked: the number of calls, a rough cost, and one prompt in full. Asks nothing."""
     asked = questions(choose_passages(documents, run.config.anchors.calls, run.config.seed))
-    return Endpoint(settings_from(run.config.endpoint)).preview(asked, answers=run.answers, schema=Expressions)
+    endpoint = Endpoint(settings_from(run.config.endpoint, asks=False))
+    return endpoint.preview(asked, answers=run.answers, schema=Expressions)
 
 
 def _ask_endpoint(run: Run, asked: Sequence[Messages], tolerate: int) -> list[Answer | None]:

@@ -75,6 +75,14 @@ def test_a_preview_asks_nothing(serve, tiny_world, tmp_path):
     assert '"expressions"' in told, "the schema is part of the prompt"
 
 
+def test_a_preview_needs_no_key(tiny_world, tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    run = run_of(tiny_world, tmp_path, url="https://api.openai.com/v1")
+    assert "3 questions, 0 answered in" in preview_anchors(run.config)
+    with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
+        anchors(run)
+
+
 def test_answers_that_fit_nothing(serve, tiny_world, tmp_path):
     stranger = '{"expressions": [{"expression": "Gandalf", "alternatives": ["Bob"]}]}'
     run = run_of(tiny_world, tmp_path, url=serve(lambda *_: stranger).url)
