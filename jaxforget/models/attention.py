@@ -1,8 +1,9 @@
-"""Causal attention whose scores never exist whole: some heads and some queries at a time, forward and backward.
+"""Causal attention; of long blocks the scores never exist whole, but for some heads and queries at a time.
 
 A layer's scores are fp32 [B, H, S, T]: for 16 blocks of 512 and 32 heads half a gigabyte, several times over in the
 backward pass, and eight times that for blocks of 4096. Here loops make them for at most `SCORES` pairs of head and
-query at a time, and the backward pass makes them again rather than keep them. It is plain XLA: every backend runs it.
+query at a time, and the backward pass makes them again rather than keep them. Where a block has no more than `SCORES`
+pairs there is no loop, and model.remat alone decides what is kept. It is plain XLA: every backend runs it.
 
 Letters in shapes: B rows, S queries, T slots, K key/value heads, G query heads that share one, E head width.
 """
