@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxforget.evals.intervals import bootstrap
 from jaxforget.evals.rows import evidence
 from jaxforget.evals.scoring import Scorer
 from jaxforget.train.types import Params
@@ -138,22 +139,18 @@ def audit_rows(found: Sequence[Audited], *, control: bool, model: str) -> list[d
     rows = []
     for metric, of, convention in kinds:
         sums = np.array([of(audited, control=control).sum(dtype=np.float64) for audited in found])
-        rows.append(
-            evidence(metric, convention, model, sums.sum() / counts.sum(), counts.sum(), ratio_interval(sums, counts))
-        )
+        interval = bootstrap(_share, [np.stack([sums, counts], axis=1)])
+        rows.append(evidence(metric, convention, model, sums.sum() / counts.sum(), counts.sum(), interval))
     return rows
+
+
+def _share(totals: np.ndarray) -> float:
+    """Of a passage's sum and its count of words [passages, 2]; 0 where no word of those drawn is looked at."""
+    return totals[:, 0].sum() / max(totals[:, 1].sum(), 1)
 
 
 def _swapped(audited: Audited) -> Audited:
     return dataclasses.replace(audited, model=audited.reference, reference=audited.model)
-
-
-def ratio_interval(sums: np.ndarray, counts: np.ndarray, *, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of sum(sums) / sum(counts), passages drawn anew."""
-    picks = np.random.default_rng(seed).integers(0, len(sums), (draws, len(sums)))
-    ratios = sums[picks].sum(axis=1) / np.maximum(counts[picks].sum(axis=1), 1)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def ranked(

@@ -61,10 +61,3 @@ def top_tokens(
         [(int(i), float(row[i])) for i in np.argsort(-row, kind="stable")[:count]]
         for row in scorer.next_token(params, rows)
     ]
-
-
-def mean_and_interval(values: np.ndarray, *, seed: int = 0, draws: int = 1000) -> tuple[float, float, float]:
-    """Mean and its 95 % percentile bootstrap interval over the probes."""
-    means = np.random.default_rng(seed).choice(values, (draws, len(values))).mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(values.mean()), float(low), float(high)

@@ -11,8 +11,9 @@ import numpy as np
 
 from jaxforget.errors import UserError
 from jaxforget.evals.attacks import Outcome
+from jaxforget.evals.intervals import bootstrap
 from jaxforget.evals.membership import ATTACKS, auc, membership_auc, membership_scores, shares_below
-from jaxforget.evals.rows import bootstrap, evidence, mean_evidence
+from jaxforget.evals.rows import evidence, mean_evidence
 from jaxforget.evals.statistics import StatisticsScorer
 from jaxforget.evals.text_scores import Complete, decode, rouge_l
 from jaxforget.train.types import Params

@@ -2,13 +2,13 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxforget.errors import UserError
-from jaxforget.evals.familiarity import mean_and_interval
+from jaxforget.evals.intervals import bootstrap
 
 
 def evidence(
@@ -21,22 +21,9 @@ def evidence(
 
 
 def mean_evidence(metric: str, convention: str, model: str, values: Any) -> dict[str, Any]:
-    """The mean of one value per item, with its 95 % bootstrap interval over the items."""
+    """The mean of `values`, one per item [items], with its 95 % bootstrap interval over the items."""
     values = np.asarray(values, np.float64)
-    mean, low, high = mean_and_interval(values)
-    return evidence(metric, convention, model, mean, len(values), (low, high))
-
-
-def bootstrap(
-    statistic: Callable[..., float], samples: Sequence[np.ndarray], *, draws: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % percentile interval of `statistic(*samples)` when every sample's items are drawn anew, each by itself."""
-    rng = np.random.default_rng(seed)
-    values = [
-        statistic(*(sample[rng.integers(0, len(sample), len(sample))] for sample in samples)) for _ in range(draws)
-    ]
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+    return evidence(metric, convention, model, values.mean(), len(values), bootstrap(np.mean, [values]))
 
 
 def check_convention(convention: str, known: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxforget.config import Config
 from jaxforget.evals.familiarity import answer_probabilities, perplexity
+from jaxforget.evals.intervals import bootstrap
 from jaxforget.evals.rows import evidence, mean_evidence
 from jaxforget.evals.scoring import Scorer
 from jaxforget.evals.watch import Questions
@@ -32,13 +33,7 @@ def summary_rows(name: str, model: Model, questions: Questions, config: Config, 
     if questions.heldout:
         scores = scorer.log_probabilities(model.params, questions.heldout)
         convention = CONVENTIONS["perplexity"].format(length=length)
-        rows.append(evidence("perplexity", convention, name, perplexity(scores), len(scores), _interval(scores)))
+        totals = np.array([(block.sum(dtype=np.float64), len(block)) for block in scores])  # [blocks, 2]
+        interval = bootstrap(lambda drawn: np.exp(-drawn[:, 0].sum() / drawn[:, 1].sum()), [totals])
+        rows.append(evidence("perplexity", convention, name, perplexity(scores), len(scores), interval))
     return rows
-
-
-def _interval(scores: list[np.ndarray], draws: int = 1000) -> tuple[float, float]:
-    """Of the perplexity, 95 %: blocks drawn anew."""
-    sums, counts = np.array([s.sum(dtype=np.float64) for s in scores]), np.array([len(s) for s in scores])
-    picks = np.random.default_rng(0).integers(0, len(scores), (draws, len(scores)))
-    low, high = np.percentile(np.exp(-sums[picks].sum(axis=1) / counts[picks].sum(axis=1)), [2.5, 97.5])
-    return float(low), float(high)

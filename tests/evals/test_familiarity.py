@@ -7,7 +7,6 @@ from jaxforget.errors import UserError
 from jaxforget.evals.familiarity import (
     answer_probabilities,
     encode_probe,
-    mean_and_interval,
     perplexity,
     top_tokens,
 )
@@ -74,15 +73,3 @@ def test_top_tokens(one):
         logp = whole_logp(row)[-1]
         assert [number for number, _ in found] == np.argsort(-logp)[:5].tolist()
         np.testing.assert_allclose([p for _, p in found], np.exp(np.sort(-logp)[:5] * -1), rtol=1e-5)
-
-
-def test_interval():
-    values = np.random.default_rng(3).normal(5.0, 2.0, 400)
-    mean, low, high = mean_and_interval(values)
-    assert mean == values.mean()
-    # Of a mean of many values: 1.96 standard errors to either side.
-    error = 1.96 * values.std() / 20
-    np.testing.assert_allclose([mean - low, high - mean], error, rtol=0.15)
-    assert mean_and_interval(values) == (mean, low, high), "not the same twice"
-    assert mean_and_interval(np.full(7, 0.25)) == (0.25, 0.25, 0.25)
-    assert mean_and_interval(np.array([0.5])) == (0.5, 0.5, 0.5)
