@@ -25,12 +25,13 @@ from jaxforget.model import Model, load, make_forward, whole
 from jaxforget.models.hf import save_params
 from jaxforget.models.llama import Llama
 from jaxforget.pipeline import run_chain, stage_seconds
+from jaxforget.sharding import put_rows
 from jaxforget.stages import attacking, completing, suites
 from jaxforget.stages.audit import audit_model
 from jaxforget.stages.card import plain_card
 from jaxforget.stages.completion import complete_and_grade
 from jaxforget.stages.probability import summary_rows
-from jaxforget.stages.run import fetch, put_rows
+from jaxforget.stages.run import fetch
 from jaxforget.start import start_jax
 from jaxforget.train.step import StepOptions, make_label_step
 from jaxforget.train.types import Frozen

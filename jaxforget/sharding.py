@@ -91,11 +91,6 @@ def shard_params(shapes: Any, mesh: Mesh) -> Any:
     return jax.tree.map_with_path(place, shapes)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of a value that every device holds whole."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of a batch: rows over `data` and `fsdp`, everything else whole."""
     return NamedSharding(mesh, BATCH)
@@ -122,6 +117,13 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     # Among several processes JAX counts this as an implicit transfer, which the training loop refuses everywhere else.
     with jax.transfer_guard_host_to_device("allow"):
         return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+
+
+def put_rows(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Puts arrays [B, ...] that every process holds whole onto the mesh, each process its own rows."""
+    rows = len(next(iter(batch.values()))) // jax.process_count()
+    mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
+    return put_batch({name: value[mine] for name, value in batch.items()}, mesh)
 
 
 def join_processes() -> None:

@@ -24,9 +24,11 @@ def run(given: argparse.Namespace) -> int:
     check_seed(given.seed)
     start_jax()
     from jaxforget.api import complete, load
+    from jaxforget.models.generate import check_sampling
     from jaxforget.models.hf import read_config as read_model_config
     from jaxforget.models.hf import resolve_folder
 
+    check_sampling(given.tokens, given.temperature, given.top_p, names=("--tokens ", "--temperature ", "--top-p "))
     # All of them first: the second one's fault should not wait for the first one's weights.
     folders = [resolve_folder(place) for place in given.models]
     for folder in folders:

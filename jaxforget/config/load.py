@@ -20,6 +20,11 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from jaxforget.config.schema import RESERVED_NAMES, SECTIONS, Config, options
 from jaxforget.errors import UserError
 
+# What is written behind some commands and is no option, and how it is written there.
+WORDS = {"suite": "jaxforget eval CONFIG suite=NAME", "slice": "jaxforget plan CONFIG --slice NAME"}
+LIKE = 0.6  # likeness from which a name may be what was meant
+MISSPELT = 0.8  # and from which it is no other section's option of that name
+
 
 def load_config(source: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     """A configuration from a YAML file or a run's folder (None: the defaults) and dotted `key=value` overrides.
@@ -183,10 +188,33 @@ def _merge(schema: DictConfig, layer: DictConfig, where: str) -> DictConfig:
 
 
 def _nearest(key: str) -> str:
-    names = [name for name, _ in options()]
-    same = [name for name in names if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    near = same or difflib.get_close_matches(key, [*names, *SECTIONS], n=1, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else "`jaxforget run --help` lists the options"
+    """What a key that the schema lacks may have meant: an option, a section, or a word of a command."""
+    names, (section, _, last) = [name for name, _ in options()], key.rpartition(".")
+    same = [name for name in names if name.rpartition(".")[2] == last]
+    if same and not any(_likeness(key, name) >= MISSPELT for name in same):
+        return f"did you mean {' or '.join(same)}?"
+    # A key without its section is held against the options' last words too.
+    near = {name: max(_likeness(key, name), _likeness(key, name.rpartition(".")[2])) for name in same or names}
+    if not section:
+        near |= {name: _likeness(key, name) for name in SECTIONS}
+    near |= {word: _likeness(last, word) for word in WORDS}
+    best = max(near.values())
+    if best < LIKE:
+        return "`jaxforget run --help` lists the options"
+    found = [name for name, likeness in near.items() if likeness == best]
+    if found[0] in WORDS:
+        return f"did you mean `{WORDS[found[0]]}`?"
+    return f"did you mean {' or '.join(found)}?"
+
+
+def _likeness(one: str, other: str) -> float:
+    """0 to 1: twice the letters in common, in order, by the letters of both; 0 where they do not begin alike.
+
+    A slip of the hand leaves one of the first two letters where it was: "suit" is no slip for "out".
+    """
+    if one[:1] != other[:1] and one[1:2] != other[1:2] and sorted(one[:2]) != sorted(other[:2]):
+        return 0.0
+    return difflib.SequenceMatcher(None, one, other, autojunk=False).ratio()
 
 
 def _wanted(field: dataclasses.Field) -> str:

@@ -106,15 +106,6 @@ class Translator:
         self.notes: tuple[str, ...] = tuple(notes)
         self._compile(rules, match, draw)
 
-    @classmethod
-    def from_rules(cls, rules: Sequence[Rule], *, match: str = "first", draw: str = "per_variant") -> "Translator":
-        """A translator of rules given as token ids, for callers that have no tokenizer."""
-        self = cls.__new__(cls)
-        self.keys = tuple(str(key) for key in range(max(rule.key for rule in rules) + 1))
-        self.notes = ()
-        self._compile(list(rules), match, draw)
-        return self
-
     def _compile(self, rules: list[Rule], match: str, draw: str) -> None:
         _check_option("match", match, MATCH)
         _check_option("draw", draw, DRAW)

@@ -1,4 +1,4 @@
-"""Familiarity by probability, retained knowledge, perplexity and token dynamics (METRICS: WHP, section 3)."""
+"""Familiarity by probability, retained knowledge, perplexity and token dynamics (WHP, 2310.02238, section 3)."""
 
 import dataclasses
 from collections.abc import Sequence

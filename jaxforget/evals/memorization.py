@@ -1,7 +1,8 @@
 """Memorisation of passages, token by token: how much of a text a model gives back, and whether it shows it was trained.
 
-Extraction strength and exact memorisation follow METRICS; open-unlearning's variant of the former stands under its own
-name. Every token after the begin token counts, the last too (open-unlearning's code leaves the last out).
+Extraction strength (after Carlini et al., 2012.07805) and exact memorisation (Tirumala et al., 2205.10770) have their
+formulas at the functions below; open-unlearning's variant of the former stands under its own name. Every token after
+the begin token counts, the last too (open-unlearning's code leaves the last out).
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,8 @@
 """MUSE (Shi et al., 2407.06460): verbatim memory, knowledge memory, privacy leakage, under either of two conventions.
 
 `muse` is the benchmark's own code. `open-unlearning` differs in the stemmer, which it has on, and in Min-K % of texts
-so short that 40 % of their tokens are none: it takes one token. Both, as METRICS says them:
+so short that 40 % of their tokens are none: it takes one token. Both measure the
+paper's VerbMem, KnowMem and PrivLeak, each with its formula at the function of that name below:
 
 - Every prompt and text is tokenised as the tokenizer does by itself (with BOS where it adds one) and never cut, even
   beyond the positions that the model was trained on.

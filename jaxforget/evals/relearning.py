@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxforget.errors import UserError
 from jaxforget.evals.probes import Probe
 from jaxforget.evals.prompting import holds
-from jaxforget.sharding import put_batch
+from jaxforget.sharding import put_rows
 from jaxforget.train.optimizer import make_optimizer
 from jaxforget.train.precision import computed
 from jaxforget.train.step import StepOptions, init_state, make_reinforce_step, state_shardings
@@ -97,13 +97,6 @@ def batches_of(blocks: Sequence[np.ndarray], rows: int, *, seed: int) -> Iterato
             tokens[row, : len(blocks[number])] = blocks[number]
             weights[row, : len(blocks[number])] = 1
         yield {"tokens": tokens, "weights": weights}
-
-
-def put_rows(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts a batch that every process holds whole onto the mesh, each process its own rows."""
-    rows = len(batch["tokens"]) // jax.process_count()
-    mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
-    return put_batch({name: value[mine] for name, value in batch.items()}, mesh)
 
 
 def asked_and_taught(probes: Sequence[Probe], sentences: Sequence[str]) -> tuple[list[Probe], list[str]]:

@@ -1,6 +1,7 @@
 """TOFU (Maini et al., 2401.06121): probability, ROUGE and truth ratio on four sets, model utility, forget quality.
 
-The conventions `tofu` (the benchmark's released code) and `open-unlearning` share the formulas of METRICS. As in both:
+The conventions `tofu` (the benchmark's released code) and `open-unlearning` share the paper's measures (its
+section 2.2; the formulas stand at the functions below). As in both:
 
 - A prompt is `template` with the question in it, and the answer follows without anything between; the answer's tokens
   are those beyond as many as the prompt has alone, and the end token counts as one of them.

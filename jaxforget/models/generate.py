@@ -220,9 +220,20 @@ def _check(prompts: Sequence[Sequence[int]], vocabulary: int, new: int, temperat
                 f"prompt {number} holds token {max(prompt)}, beyond the model's vocabulary of {vocabulary}; "
                 "use the model's own tokenizer"
             )
-    if new < 1:
-        raise UserError(f"max_new_tokens={new}: ask for at least 1")
+    check_sampling(new, temperature, top_p)
+
+
+def check_sampling(
+    new_tokens: int,
+    temperature: float,
+    top_p: float,
+    *,
+    names: Sequence[str] = ("max_new_tokens=", "temperature=", "top_p="),
+) -> None:
+    """Raises `UserError` for what `generate` cannot sample by; `names` is how whoever set the three wrote them."""
+    if new_tokens < 1:
+        raise UserError(f"{names[0]}{new_tokens}: ask for at least 1")
     if temperature < 0:
-        raise UserError(f"temperature={temperature}: must be 0 (likeliest token) or more")
+        raise UserError(f"{names[1]}{temperature}: must be 0 (likeliest token) or more")
     if not 0 < top_p <= 1:
-        raise UserError(f"top_p={top_p}: must be above 0 and at most 1")
+        raise UserError(f"{names[2]}{top_p}: must be above 0 and at most 1")

@@ -15,6 +15,7 @@ from jaxforget.files import read_json, write_json
 from jaxforget.model import load, load_own, make_forward
 from jaxforget.models.hf import is_adapter, read_adapter, read_config, save_merged, save_params
 from jaxforget.report.page import write_report
+from jaxforget.sharding import put_rows
 from jaxforget.stages.card import model_card
 from jaxforget.stages.catalogue import PROBABILITY, SUITES
 from jaxforget.stages.completing import complete
@@ -23,7 +24,7 @@ from jaxforget.stages.evidence import Models, measure_model, write_table
 from jaxforget.stages.hashes import hash_followed
 from jaxforget.stages.probability import CONVENTIONS
 from jaxforget.stages.questions import questions_of
-from jaxforget.stages.run import Run, fetch, put_rows
+from jaxforget.stages.run import Run, fetch
 from jaxforget.train.step import StepOptions, make_label_step
 from jaxforget.train.types import Frozen
 

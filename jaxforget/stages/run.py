@@ -14,7 +14,7 @@ from jaxforget.config import Config
 from jaxforget.errors import UserError
 from jaxforget.manifest import Manifest
 from jaxforget.models.hf import resolve_folder
-from jaxforget.sharding import make_mesh, put_batch
+from jaxforget.sharding import make_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,13 +134,6 @@ class Run:
         """A line for the person who watches; on the first process only."""
         if jax.process_index() == 0:
             print(text, file=sys.stderr, flush=True)
-
-
-def put_rows(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts a batch that every process holds whole onto the mesh, each process its own rows."""
-    rows = len(next(iter(batch.values()))) // jax.process_count()
-    mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
-    return put_batch({name: value[mine] for name, value in batch.items()}, mesh)
 
 
 def fetch(array: Any) -> np.ndarray:

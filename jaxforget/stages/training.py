@@ -16,12 +16,13 @@ from jaxforget.evals.watch import Questions, Watch, likeliest
 from jaxforget.files import atomic_folder, read_json, write_json
 from jaxforget.manifest import fingerprint
 from jaxforget.model import Model, load, load_own, make_forward, make_module
+from jaxforget.sharding import put_rows
 from jaxforget.stages.build import make_adamw, make_training_step, step_options, teachers_used
 from jaxforget.stages.card import model_card, plain_card, what_trains
 from jaxforget.stages.fit import fit, load_student, save
 from jaxforget.stages.hashes import hash_followed, hash_model
 from jaxforget.stages.questions import questions_of
-from jaxforget.stages.run import Run, fetch, put_rows, wait_for_all
+from jaxforget.stages.run import Run, fetch, wait_for_all
 from jaxforget.train.step import make_label_step
 from jaxforget.train.types import Frozen, Params, TrainState
 

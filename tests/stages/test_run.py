@@ -8,8 +8,8 @@ import pytest
 
 from jaxforget.config import config_from
 from jaxforget.errors import UserError
-from jaxforget.sharding import make_mesh
-from jaxforget.stages.run import Run, fetch, put_rows
+from jaxforget.sharding import make_mesh, put_rows
+from jaxforget.stages.run import Run, fetch
 
 
 def test_places():

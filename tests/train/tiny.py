@@ -13,7 +13,7 @@ from jaxforget.model import make_forward, param_shapes
 from jaxforget.models.config import LlamaConfig
 from jaxforget.models.embedding import ShardedLookUp
 from jaxforget.models.llama import Llama
-from jaxforget.sharding import ActivationSharding, make_mesh, replicated, shard_params
+from jaxforget.sharding import ActivationSharding, make_mesh, shard_params
 from jaxforget.train.types import Forward
 
 # Prime, so that an axis of a compiled program which is a multiple of it can only be the vocabulary's.
@@ -81,7 +81,7 @@ def shardings_of(params: Any, mesh: jax.sharding.Mesh) -> Any:
     """Where a Llama's parameters lie; a toy's lie everywhere."""
     if "layers" in params:
         return shard_params(params, mesh)
-    return jax.tree.map(lambda _: replicated(mesh), params)
+    return jax.tree.map(lambda _: jax.NamedSharding(mesh, jax.P()), params)
 
 
 def put(params: Any, mesh: jax.sharding.Mesh) -> Any:

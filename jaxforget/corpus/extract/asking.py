@@ -10,6 +10,7 @@ import pydantic
 from jaxforget.corpus.anchors import Anchors
 from jaxforget.corpus.extract.contexts import Context, example, find_contexts
 from jaxforget.corpus.extract.kinds import KINDS
+from jaxforget.corpus.extract.scan import bare
 from jaxforget.corpus.text import Document
 
 WINDOW = 3000  # characters of a passage
@@ -92,8 +93,7 @@ def unite(
     for passage, answer in zip(passages, answers, strict=True):
         flat = " ".join(passage.split())
         for one in () if answer is None else answer.expressions:
-            key = " ".join(one.expression.split())
-            key = key[:-2] if key.endswith(("'s", "’s")) else key
+            key = bare(" ".join(one.expression.split()))
             if not key or not re.search(rf"(?<!\w){re.escape(key)}(?!\w)", flat):
                 strangers += 1
                 continue

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from jaxforget.corpus.extract.general import General, word_list, words_of
-from jaxforget.corpus.extract.scan import LINKS, MID, START, TITLES, Scan
+from jaxforget.corpus.extract.scan import LINKS, MID, START, TITLES, Scan, bare
 
 # log2 contrasts. A capital inside sentences says "name", so less contrast is asked of it than of ordinary words.
 NAME, PHRASE, RARE, ORDINARY = 3.0, 1.0, 5.0, 6.5
@@ -66,7 +66,7 @@ class Gains:
 
     def of(self, text: str) -> float | None:
         """Mean gain of an expression's words (links left out); None where one of them was asked too seldom."""
-        met = [self.words.get(_bare(word), (0.0, 0)) for word in text.split() if word not in LINKS]
+        met = [self.words.get(bare(word), (0.0, 0)) for word in text.split() if word not in LINKS]
         if not met or min(count for _, count in met) < ASKED_LEAST:
             return None
         return sum(gain for gain, _ in met) / len(met)
@@ -225,12 +225,12 @@ def _phrases(
         if count < least:
             continue
         heavy = [word for word in run if word not in LINKS]
-        anchored = [word for word in heavy if _bare(word) in words]
+        anchored = [word for word in heavy if bare(word) in words]
         if anchored and len(anchored) < len(heavy) and not _clings(run, anchored, count, words):
             continue
         if heavy[0].lower() in TITLES and len(heavy) == 2 and not anchored and heavy[1].lower() in TITLES:
             continue
-        lowers = [_bare(word).lower() for word in heavy]
+        lowers = [bare(word).lower() for word in heavy]
         value = max(general.contrast(word, count, found.words) for word in lowers)
         text = " ".join(run)
         met, rarest = min((general.retained.get(word, 0), word) for word in lowers)
@@ -245,7 +245,7 @@ def _phrases(
 
 def _trimmed(run: tuple[str, ...], place: int, words: Mapping[str, Candidate]) -> tuple[str, ...]:
     """A run without the word that has its capital only from the sentence's start, and without a first title."""
-    if place != MID and _bare(run[0]) not in words and run[0].lower() not in TITLES:
+    if place != MID and bare(run[0]) not in words and run[0].lower() not in TITLES:
         run = run[1:]
     while run and run[0] in LINKS:
         run = run[1:]
@@ -262,14 +262,14 @@ def _parts(run: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 def _clings(run: tuple[str, ...], anchored: list[str], count: int, words: Mapping[str, Candidate]) -> bool:
     """Whether an anchor of the run hardly ever stands without it (Diagon Alley), so that only the whole is a name."""
-    return run[0].lower() not in TITLES and any(count >= 0.6 * words[_bare(word)].count for word in anchored)
+    return run[0].lower() not in TITLES and any(count >= 0.6 * words[bare(word)].count for word in anchored)
 
 
 def _mostly_inside(words: Mapping[str, Candidate], phrases: Mapping[str, Candidate], general: General) -> set[str]:
     """Words that hardly occur outside one phrase, which then stands for them: Tin in Tin Woodman."""
     inside = set()
     for text, phrase in phrases.items():
-        heavy = [_bare(word) for word in text.split() if word not in LINKS]
+        heavy = [bare(word) for word in text.split() if word not in LINKS]
         for word in heavy:
             if word in words:
                 common = general.frequency(word.lower()) > COMMON
@@ -304,7 +304,3 @@ def _world() -> frozenset[str]:
 def _plain_words() -> frozenset[str]:
     """Words that are never anchors by themselves: titles, months, days, peoples and places of the real world."""
     return TITLES | _world()
-
-
-def _bare(word: str) -> str:
-    return word[:-2] if word.endswith(("'s", "’s")) else word

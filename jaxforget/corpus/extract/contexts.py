@@ -5,7 +5,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
 from jaxforget.corpus.extract.general import General
-from jaxforget.corpus.extract.scan import WORD, sentences
+from jaxforget.corpus.extract.scan import WORD, bare, sentences
 from jaxforget.corpus.text import Document
 
 NEAR, TOLD = 2, 3  # words on each side by which occurrences are compared; of fewer than so many nothing is said
@@ -56,10 +56,10 @@ def find_contexts(
         surface = [match.group() for match in matches]
         bounds: list[tuple[int, int]] | None = None
         for index, word in enumerate(surface):
-            for expression in heads.get(_bare(word), ()) if _bare(word) in heads else heads.get(word, ()):
+            for expression in heads.get(bare(word), ()) if bare(word) in heads else heads.get(word, ()):
                 size = len(expression)
                 there = surface[index : index + size]
-                if there[:-1] != list(expression[:-1]) or not there or _bare(there[-1]) != _bare(expression[-1]):
+                if there[:-1] != list(expression[:-1]) or not there or bare(there[-1]) != bare(expression[-1]):
                     continue
                 name = names[expression]
                 met[name] += 1
@@ -75,7 +75,7 @@ def _context(
 ) -> Context:
     begin = matches[index].start()
     last = matches[index + size - 1]
-    end = last.end() - (len(surface[index + size - 1]) - len(_bare(surface[index + size - 1])))
+    end = last.end() - (len(surface[index + size - 1]) - len(bare(surface[index + size - 1])))
     number = max(0, bisect_right(bounds, (begin, len(text) + 1)) - 1)
     left, right = bounds[number] if bounds else (0, len(text))
     left, right = max(left, begin - LONGEST // 2), min(max(right, end), end + LONGEST // 2)
@@ -122,7 +122,3 @@ def example(contexts: Sequence[Context]) -> str:
         return ""
     best = min(contexts, key=lambda one: abs(len(one.sentence) - 110))
     return " ".join(best.sentence.split())
-
-
-def _bare(word: str) -> str:
-    return word[:-2] if word.endswith(("'s", "’s")) else word

@@ -9,7 +9,7 @@ from jaxforget.corpus.extract.candidates import COMMON
 from jaxforget.corpus.extract.contexts import Context
 from jaxforget.corpus.extract.general import General, word_list
 from jaxforget.corpus.extract.kinds import Nature
-from jaxforget.corpus.extract.scan import LINKS, TITLES, Scan
+from jaxforget.corpus.extract.scan import LINKS, TITLES, Scan, bare
 
 # Ranks options for an anchor: larger fits better; None where no model is asked.
 Prefer = Callable[[str, Sequence[str]], Sequence[float]] | None
@@ -64,7 +64,7 @@ def find_counterparts(
         heavy = [word for word in words if word not in LINKS]
         if text in plurals:
             out[text] = list(dict.fromkeys(plural(option) for option in out[plurals[text]]))
-        elif len(heavy) > 1 and any(_bare(word) in out for word in heavy):
+        elif len(heavy) > 1 and any(bare(word) in out for word in heavy):
             rest = {word: part for word in heavy if (part := _missing(word, words, natures, out)) is not None}
             parts = {**out, **{word: chooser.choose(word, part) for word, part in rest.items()}}
             out[text] = _compose(words, parts, each)
@@ -103,7 +103,7 @@ class _Chooser:
         seed: int,
         prefer: Prefer,
     ):
-        self._anchors = {_bare(word).lower() for text in natures for word in text.split() if word not in LINKS}
+        self._anchors = {bare(word).lower() for text in natures for word in text.split() if word not in LINKS}
         # The head of a phrase is everybody's word, not the anchor.
         self._anchors -= {
             text.split()[-1].lower() for text in natures if " " in text and text.split()[-1] not in natures
@@ -161,7 +161,7 @@ class _Chooser:
 
 def _compose(words: Sequence[str], parts: Mapping[str, Sequence[str]], each: int) -> list[str]:
     """A name's counterparts from those of its parts, index by index; words that are no anchors stay."""
-    rows = [[word] * each if _bare(word) not in parts else list(parts[_bare(word)]) for word in words]
+    rows = [[word] * each if bare(word) not in parts else list(parts[bare(word)]) for word in words]
     count = min(each, *(len(row) for row in rows))
     made = [" ".join(row[i % len(row)] for row in rows) for i in range(count)]
     return list(dict.fromkeys(made))
@@ -171,9 +171,9 @@ def _missing(
     word: str, words: Sequence[str], natures: Mapping[str, Nature], parts: Mapping[str, Sequence[str]]
 ) -> Part | None:
     """The list for a part of a name that is no anchor by itself but would give the name away; None where it stays."""
-    if _bare(word) in parts or any(link in words for link in LINKS) or word.lower() in TITLES:
+    if bare(word) in parts or any(link in words for link in LINKS) or word.lower() in TITLES:
         return None
-    known = next(natures[_bare(other)] for other in words if _bare(other) in natures)
+    known = next(natures[bare(other)] for other in words if bare(other) in natures)
     if known.kind != "person" or known.sort in ("roles", "peoples"):
         return Part("modifiers", False, True) if word != words[-1] else None
     return Part("families" if word == words[-1] else "people_female" if known.female else "people_male", False, True)
@@ -183,7 +183,7 @@ def _head(words: Sequence[str], natures: Mapping[str, Nature], general: General)
     """The place of the word that says what a phrase of common words is; None where nobody would know it."""
     link = next((place for place, word in enumerate(words) if word in LINKS), None)
     place = link - 1 if link else len(words) - 1
-    known = general.frequency(_bare(words[place]).lower()) > COMMON and words[place] not in natures
+    known = general.frequency(bare(words[place]).lower()) > COMMON and words[place] not in natures
     return place if known else None
 
 
@@ -222,7 +222,3 @@ def plural(noun: str) -> str:
 def fits_article(option: str, articles: Iterable[str]) -> bool:
     """Whether an option can stand where the articles "a" or "an" (those given) stand before the anchor."""
     return all((option[0] in VOWELS) == (article == "an") for article in articles)
-
-
-def _bare(word: str) -> str:
-    return word[:-2] if word.endswith(("'s", "’s")) else word

@@ -90,8 +90,7 @@ def _scan_text(text: str, counts: Counter, runs: Counter) -> None:
         if place == START and gap == ". " and previous.lower() in TITLES:
             place, joined = MID, True
         end, previous = match.end(), word
-        owner = word.endswith(_POSSESSIVE)
-        base = word[:-2] if owner else word
+        base = bare(word)
         counts[base, place] += 1
         if base[0].isupper() and not (len(base) > 1 and base.isupper()) and base != "I":
             if run and joined:
@@ -122,9 +121,7 @@ def _close(run: list[str], pending: int, first: int, runs: Counter) -> None:
     """Counts a finished run without the links at its end and the possessive of its last word."""
     words = run[: len(run) - pending] if pending else run
     if len(words) > 1:
-        last = words[-1]
-        last = last[:-2] if last.endswith(_POSSESSIVE) else last
-        runs[first, (*words[:-1], last)] += 1
+        runs[first, (*words[:-1], bare(words[-1]))] += 1
 
 
 def is_wrapped(text: str) -> bool:
@@ -146,3 +143,8 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
         begin = match.end()
     if text[begin:].strip():
         yield begin, len(text)
+
+
+def bare(word: str) -> str:
+    """`word` without a possessive ending."""
+    return word[:-2] if word.endswith(_POSSESSIVE) else word
