@@ -22,16 +22,17 @@ from jaxforget.evals.probes import Prompts, load_probes
 from jaxforget.evals.watch import Questions, make_questions
 from jaxforget.files import read_json
 from jaxforget.model import Model, load, make_forward, whole
+from jaxforget.model import complete as complete_texts
 from jaxforget.models.hf import save_params
 from jaxforget.models.llama import Llama
 from jaxforget.pipeline import run_chain, stage_seconds
 from jaxforget.sharding import put_rows
-from jaxforget.stages import attacking, completing, suites
-from jaxforget.stages.audit import audit_model
 from jaxforget.stages.card import plain_card
-from jaxforget.stages.completion import complete_and_grade
-from jaxforget.stages.probability import summary_rows
 from jaxforget.stages.run import fetch
+from jaxforget.stages.suites import loaded, loaded_attacks
+from jaxforget.stages.suites.audit import audit_model
+from jaxforget.stages.suites.completion import complete_and_grade
+from jaxforget.stages.suites.probability import summary_rows
 from jaxforget.start import start_jax
 from jaxforget.train.step import StepOptions, make_label_step
 from jaxforget.train.types import Frozen
@@ -115,7 +116,7 @@ def complete(
     seed: int = 0,
 ) -> list[str]:
     """The text that follows each prompt; `temperature` 0 is greedy."""
-    return completing.complete(model, prompts, new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+    return complete_texts(model, prompts, new_tokens, temperature=temperature, top_p=top_p, seed=seed)
 
 
 def run(config: str | Path | dict[str, Any] | Config, **overrides: Any) -> dict[str, Any]:
@@ -174,7 +175,8 @@ def evaluate(
       "robustness": these three, with their keywords; relearning where there is `data=`.
       "completion": `prompts=FILE`, or `data=` and `anchors=`; `heldout`, `count=`, `new_tokens=`, `temperature=`.
       "audit": `data=`, `control=`; or `base=` and `anchors=`.
-    What the files hold and the keywords mean is said in `jaxforget.stages`: suites, attacking, completion, audit.
+    What the files hold and the keywords mean is said in `jaxforget.stages.suites`: loaded, loaded_attacks, completion,
+    audit.
     """
     if suite in SUITES:
         settings |= {name: path for name, path in {"probes": probes, "heldout": heldout}.items() if path is not None}
@@ -196,15 +198,15 @@ def evaluate(
 
 
 SUITES = {
-    "muse": suites.muse,
-    "tofu": suites.tofu,
-    "memorization": suites.memorization,
-    "membership": suites.membership,
-    "multiple_choice": suites.multiple_choice,
-    "prompting": attacking.prompting,
-    "weights": attacking.weights,
-    "relearning": attacking.relearning,
-    "robustness": attacking.robustness,
+    "muse": loaded.muse,
+    "tofu": loaded.tofu,
+    "memorization": loaded.memorization,
+    "membership": loaded.membership,
+    "multiple_choice": loaded.multiple_choice,
+    "prompting": loaded_attacks.prompting,
+    "weights": loaded_attacks.weights,
+    "relearning": loaded_attacks.relearning,
+    "robustness": loaded_attacks.robustness,
     "completion": complete_and_grade,
     "audit": audit_model,
 }

@@ -1,7 +1,7 @@
 """A loaded model: parameters on a mesh, tokenizer, and the functions that the training step is given."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from jaxforget.errors import UserError
+from jaxforget.evals.text_scores import Complete
 from jaxforget.models.config import LlamaConfig
 from jaxforget.models.embedding import ShardedLookUp
+from jaxforget.models.generate import generate
 from jaxforget.models.hf import (
     AdapterFile,
     check_tokenizer,
@@ -186,3 +188,50 @@ def param_shapes(config: LlamaConfig, dtype: Any) -> Params:
 def param_shardings(config: LlamaConfig, mesh: Mesh) -> Params:
     """The `NamedSharding` of every parameter of `config` on `mesh`."""
     return shard_params(param_shapes(config, jnp.float32), mesh)
+
+
+def completer(model: Model, **sampling: Any) -> Complete:
+    """Generation by `model`, (token ids of prompts, new tokens) -> new token ids, the end token left out; greedy unless
+    `sampling` (see `models.generate.generate`) says otherwise."""
+    eos = model.config.eos_token_id
+    ends = () if eos is None else eos if isinstance(eos, tuple) else (eos,)
+
+    def complete(prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
+        return generate(
+            model.module, model.params, prompts, max_new_tokens=new_tokens, eos_ids=ends, mesh=model.mesh, **sampling
+        )
+
+    return complete
+
+
+def complete(model: Model, prompts: Sequence[str], new_tokens: int, **sampling: Any) -> list[str]:
+    """The text that follows each prompt; greedy unless `sampling` (see `models.generate.generate`) says otherwise.
+
+    Raises:
+      UserError: a prompt and its new tokens are beyond the positions that the model was trained on.
+    """
+    if not prompts:
+        return []
+    ids = [model.tokenizer(prompt)["input_ids"] for prompt in prompts]
+    room = model.config.max_position_embeddings
+    for prompt, tokens in zip(prompts, ids, strict=True):
+        if len(tokens) + new_tokens > room:
+            raise UserError(
+                f"prompt {shortened(prompt)!r}: its {len(tokens)} tokens and {new_tokens} new ones are beyond the "
+                f"{room} positions of {model.folder}; ask for fewer"
+            )
+    new = completer(model, **sampling)(ids, new_tokens)
+    return [continuation(model.tokenizer, prompt, made) for prompt, made in zip(prompts, new, strict=True)]
+
+
+def shortened(text: str, length: int = 40) -> str:
+    """`text` on one line, cut."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 3] + "..."
+
+
+def continuation(tokenizer: Any, prompt: str, new_ids: list[int]) -> str:
+    """The text that `new_ids` add to `prompt`: decoding them alone would lose the space before the first word."""
+    before = tokenizer(prompt)["input_ids"]
+    whole = tokenizer.decode([*before, *new_ids], skip_special_tokens=True)
+    return whole[len(tokenizer.decode(before, skip_special_tokens=True)) :]

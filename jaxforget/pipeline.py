@@ -11,17 +11,18 @@ import jax
 
 from jaxforget.config import Config, to_yaml
 from jaxforget.errors import UserError
-from jaxforget.evals.attacks import brought_back, leak_table
+from jaxforget.evals.outcomes import brought_back, leak_table
 from jaxforget.files import write_text
 from jaxforget.manifest import changed, fingerprint
 from jaxforget.models.export import LICENCE_FILES, TOKENIZER_FILES
 from jaxforget.report.artefacts import read_attack_metrics
-from jaxforget.stages import anchors, corpus, evaluation, training
-from jaxforget.stages.catalogue import SUITES
+from jaxforget.report.page import write_report
+from jaxforget.stages import anchors, corpus, evaluation, export, training
 from jaxforget.stages.check import check
-from jaxforget.stages.evidence import chosen, compared, measure, preview
 from jaxforget.stages.hashes import hash_model, hash_papers, hash_questions, hash_text
 from jaxforget.stages.run import Run, wait_for_all
+from jaxforget.stages.suites.catalogue import SUITES
+from jaxforget.stages.suites.suite import chosen, compared, measure, preview
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,11 +223,11 @@ STAGES: tuple[Stage, ...] = (
         lambda run, _: evaluation.evaluate(run),
         lambda run: [run.evals / f"{name}.json" for name in ("summary", "completions", "passage")],
     ),
-    Stage("export", _export_inputs, lambda run, _: evaluation.export(run), lambda run: [run.export / "config.json"]),
+    Stage("export", _export_inputs, lambda run, _: export.export(run), lambda run: [run.export / "config.json"]),
     Stage(
         "report",
         lambda run: {},
-        lambda run, _: evaluation.report(run),
+        lambda run, _: run.say(f"  {write_report(run.folder)}"),
         lambda run: [run.folder / "report.html"],
         together=False,
         always=True,
@@ -280,7 +281,7 @@ def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
 
     Args:
       config: the run's.
-      names: of suites or their groups, separated by commas; "all". See `jaxforget.stages.catalogue`.
+      names: of suites or their groups, separated by commas; "all". See `jaxforget.stages.suites.catalogue`.
       dry_run: measure nothing; say what each suite would ask an endpoint, with one prompt in full.
 
     Raises:

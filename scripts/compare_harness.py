@@ -29,7 +29,7 @@ import jaxforget
 from jaxforget.errors import UserError
 from jaxforget.evals.multiple_choice import Document, choice_likelihoods, load_choices, right_answers
 from jaxforget.models.hf import is_adapter
-from jaxforget.stages.suites import endings, harness_model
+from jaxforget.stages.suites.loaded import endings, harness_model
 
 METRICS = ("acc", "acc_norm")
 TASK = "choices"

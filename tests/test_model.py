@@ -8,7 +8,16 @@ from flax import traverse_util
 
 import jaxforget
 from jaxforget.errors import UserError
-from jaxforget.model import load, make_forward, make_module, param_shapes, param_shardings
+from jaxforget.model import (
+    continuation,
+    load,
+    make_forward,
+    make_module,
+    param_shapes,
+    param_shardings,
+    shortened,
+)
+from jaxforget.models.hf import load_tokenizer
 from jaxforget.sharding import make_mesh
 
 
@@ -68,3 +77,16 @@ def test_what_it_refuses(tiny_world, tmp_path):
         load(tmp_path / "nowhere")
     with pytest.raises(UserError, match="config.json: no such file"):
         load(tmp_path)
+
+
+def test_a_continuation_keeps_its_first_space(tiny_world):
+    tokenizer = load_tokenizer(tiny_world / "base")
+    prompt, rest = "Zorvath met", " Quillon near"
+    new = tokenizer(prompt + rest)["input_ids"][len(tokenizer(prompt)["input_ids"]) :]
+    assert continuation(tokenizer, prompt, new) == rest
+    assert continuation(tokenizer, prompt, []) == ""
+
+
+def test_shortened():
+    assert shortened("two\n words") == "two words"
+    assert shortened("x" * 41) == "x" * 37 + "..."

@@ -40,7 +40,7 @@ SECTIONS = {
     "export": ("", "model", "export"),
     "report": ("",),
 }
-# Those of jaxforget.stages.catalogue and their groups, which a test compares: help must not wait for JAX.
+# Those of jaxforget.stages.suites.catalogue and their groups, which a test compares: help must not wait for JAX.
 SUITES = (
     "probability",
     "multiple_choice",

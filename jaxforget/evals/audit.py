@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxforget.evals.evidence import evidence
 from jaxforget.evals.intervals import bootstrap
-from jaxforget.evals.rows import evidence
 from jaxforget.evals.scoring import Scorer
 from jaxforget.train.types import Params
 

@@ -12,9 +12,9 @@ import numpy as np
 import pydantic
 
 from jaxforget.errors import UserError
+from jaxforget.evals.evidence import evidence, mean_evidence
 from jaxforget.evals.prompting import holds, split_sentences
 from jaxforget.evals.records import TEXT, TEXTS, Field, read_records
-from jaxforget.evals.rows import evidence, mean_evidence
 
 SUBTLETY = Field("a whole number from 1 to 10", lambda value: type(value) is int and 1 <= value <= 10)
 BEFORE, BEHIND = 240, 160  # characters of text that a prompt takes, and behind it that references are taken from

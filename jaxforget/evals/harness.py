@@ -18,8 +18,8 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from jaxforget.errors import UserError
+from jaxforget.evals.evidence import evidence
 from jaxforget.evals.multiple_choice import Score, cut_pair
-from jaxforget.evals.rows import evidence
 from jaxforget.evals.text_scores import cut_at, decode
 
 NEW_TOKENS = 256  # where a task does not say how many, as the harness's own model

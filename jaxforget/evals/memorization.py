@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from jaxforget.errors import UserError
-from jaxforget.evals.attacks import Outcome
+from jaxforget.evals.evidence import evidence, mean_evidence
 from jaxforget.evals.intervals import bootstrap
 from jaxforget.evals.membership import ATTACKS, auc, membership_auc, membership_scores, shares_below
-from jaxforget.evals.rows import evidence, mean_evidence
-from jaxforget.evals.statistics import StatisticsScorer
+from jaxforget.evals.outcomes import Outcome
 from jaxforget.evals.text_scores import Complete, decode, rouge_l
+from jaxforget.evals.token_statistics import StatisticsScorer
 from jaxforget.train.types import Params
 
+PASSAGE = 128  # tokens of a passage at most, where nothing else is asked for
 CONVENTIONS = {
     "extraction_strength": "1 - k/n; 0 where no token is extracted",
     "extraction_strength_open_unlearning": "1 - k/n; 1/n where no token is extracted (open-unlearning)",

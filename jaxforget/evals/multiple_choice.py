@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from jaxforget.errors import UserError
+from jaxforget.evals.evidence import mean_evidence
 from jaxforget.evals.records import NUMBER, TEXTS, Field, read_records
-from jaxforget.evals.rows import mean_evidence
 
 # (token ids of beginning and ending of each) -> (summed log-likelihood, whether every token is the likeliest)
 Score = Callable[[Sequence[tuple[Sequence[int], Sequence[int]]]], list[tuple[float, bool]]]

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from jaxforget.errors import UserError
+from jaxforget.evals.evidence import check_convention, evidence, mean_evidence
 from jaxforget.evals.intervals import bootstrap
 from jaxforget.evals.membership import auc, lowest_mean
 from jaxforget.evals.records import TEXT, read_records, read_texts
-from jaxforget.evals.rows import check_convention, evidence, mean_evidence
 from jaxforget.evals.scoring import Scorer
 from jaxforget.evals.text_scores import Complete, cut_at, decode, rouge_l
 from jaxforget.train.types import Params

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from jaxforget.errors import UserError
-from jaxforget.evals.attacks import Outcome, repeated
 from jaxforget.evals.familiarity import Answered, answer_probabilities, encode_probe
+from jaxforget.evals.outcomes import Outcome, repeated
 from jaxforget.evals.probes import Probe, read_probe
 from jaxforget.evals.scoring import Scorer
 from jaxforget.files import read_json

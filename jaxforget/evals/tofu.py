@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from jaxforget.errors import UserError
+from jaxforget.evals.evidence import check_convention, evidence, mean_evidence
 from jaxforget.evals.intervals import bootstrap
 from jaxforget.evals.records import TEXT, TEXTS, optional, read_records
-from jaxforget.evals.rows import check_convention, evidence, mean_evidence
 from jaxforget.evals.scoring import Scorer
 from jaxforget.evals.text_scores import Complete, decode, rouge_l
 from jaxforget.train.types import Params

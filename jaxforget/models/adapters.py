@@ -195,7 +195,7 @@ def save_merged(
     """Writes base's stored weights with the adapter's products added, in fp32 before `dtype`; a tensor at a time.
 
     Nothing goes through a device: a model that only fits in int8 is merged in full. Returns the share of the update
-    that `dtype` keeps, as `stages.evaluation.surviving_update`, on the first process.
+    that `dtype` keeps, as `stages.export.surviving_update`, on the first process.
     """
     dtype = float_dtype(dtype)
     stored, file = Checkpoint(base), AdapterFile(adapter, config)

@@ -12,9 +12,8 @@ from jaxforget.corpus.text import Document
 from jaxforget.endpoint import Answer, Endpoint, settings_from
 from jaxforget.endpoint.answers import Answers, Messages, UnusableError, instructed, parse, request_hash
 from jaxforget.errors import UserError
-from jaxforget.model import Model, load
+from jaxforget.model import Model, complete, load
 from jaxforget.models.hf import resolve_folder
-from jaxforget.stages.completing import complete
 from jaxforget.stages.run import Run, wait_for_all
 
 UNUSABLE = 0.1  # of all answers, how many may be nonsense

@@ -1,9 +1,8 @@
-"""Stages `eval`, `export` and `report`: the evidence, the folder for others, the page."""
+"""Stage `eval`: the evidence of a run, what its models say, and one passage with its labels."""
 
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxforget.corpus.loader import collate, open_blocks, read_summary
@@ -12,19 +11,15 @@ from jaxforget.evals.probes import load_probes, load_prompts
 from jaxforget.evals.scoring import Scorer
 from jaxforget.evals.watch import likeliest, measure_ends, moved
 from jaxforget.files import read_json, write_json
-from jaxforget.model import load, load_own, make_forward
-from jaxforget.models.hf import is_adapter, read_adapter, read_config, save_merged, save_params
-from jaxforget.report.page import write_report
+from jaxforget.model import complete, load, load_own, make_forward
 from jaxforget.sharding import put_rows
-from jaxforget.stages.card import model_card
-from jaxforget.stages.catalogue import PROBABILITY, SUITES
-from jaxforget.stages.completing import complete
 from jaxforget.stages.corpus import read_dictionary
-from jaxforget.stages.evidence import Models, measure_model, write_table
 from jaxforget.stages.hashes import hash_followed
-from jaxforget.stages.probability import CONVENTIONS
 from jaxforget.stages.questions import questions_of
 from jaxforget.stages.run import Run, fetch
+from jaxforget.stages.suites.catalogue import PROBABILITY, SUITES
+from jaxforget.stages.suites.probability import CONVENTIONS
+from jaxforget.stages.suites.suite import Models, measure_model, write_table
 from jaxforget.train.step import StepOptions, make_label_step
 from jaxforget.train.types import Frozen
 
@@ -105,75 +100,6 @@ def passage(run: Run) -> dict[str, Any]:
             for token, label, anchor in zip(tokens, labels, anchored, strict=False)
         ],
     }
-
-
-def export(run: Run) -> None:
-    """The unlearned model in export.dtype, with its card; says how much of the update that dtype keeps.
-
-    An adapter is merged into base's stored weights, whatever form base was held in while it trained.
-    """
-    config = run.config
-    dtype, card = config.export.dtype, model_card(config, "unlearned")
-    shard_bytes = int(config.export.shard_gigabytes * 1e9)
-    if is_adapter(run.unlearned):
-        llama, raw = read_config(run.base)
-        kept = save_merged(
-            run.export,
-            read_adapter(run.unlearned),
-            run.base,
-            llama,
-            raw,
-            dtype=dtype,
-            max_shard_bytes=shard_bytes,
-            model_card=card,
-        )
-        _say_kept(run, kept)
-    else:
-        model = load(run.unlearned, "float32", run.mesh)
-        if dtype != "float32":
-            base = load(run.base, "float32", run.mesh)
-            _say_kept(run, surviving_update(base.params, model.params, dtype))
-            del base
-        save_params(
-            run.export,
-            model.params,
-            model.config,
-            model.raw_config,
-            run.base,
-            dtype=dtype,
-            max_shard_bytes=shard_bytes,
-            model_card=card,
-        )
-    run.say(f"  {run.export}")
-
-
-def _say_kept(run: Run, kept: float) -> None:
-    dtype = run.config.export.dtype
-    if dtype != "float32":
-        run.say(f"  {dtype} keeps {kept:.1%} of the update (by squared size); float32 keeps all of it")
-
-
-def surviving_update(base: Any, params: Any, dtype: str) -> float:
-    """Projection of (rounded params - base) on the true update, as a share of the update; 1 = all of it, 0 = none."""
-    kind = jnp.finfo(dtype)
-
-    @jax.jit
-    def share(base: Any, params: Any) -> jax.Array:
-        def products(p: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-            # Not astype and back: the compiler may skip a pair of conversions.
-            stored = jax.lax.reduce_precision(p, kind.nexp, kind.nmant)
-            return ((p - b) * (stored - b)).sum(), ((p - b) ** 2).sum()
-
-        pairs = zip(jax.tree.leaves(params), jax.tree.leaves(base), strict=True)
-        inner, size = zip(*(products(p, b) for p, b in pairs), strict=True)
-        return sum(inner) / jnp.maximum(sum(size), 1e-30)
-
-    return float(share(base, params))
-
-
-def report(run: Run) -> None:
-    """The page."""
-    run.say(f"  {write_report(run.folder)}")
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:

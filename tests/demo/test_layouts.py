@@ -11,8 +11,8 @@ from jaxforget.demo.recipes import RECOMMENDED, unlearning
 from jaxforget.evals.multiple_choice import load_choices
 from jaxforget.evals.muse import load_muse
 from jaxforget.evals.tofu import load_tofu
-from jaxforget.stages.catalogue import SUITES
 from jaxforget.stages.run import Run
+from jaxforget.stages.suites.catalogue import SUITES
 
 SEED = 3
 

@@ -11,7 +11,7 @@ from jaxforget.evals.memorization import (
     open_unlearning_strength,
     verbatim_rouge,
 )
-from jaxforget.evals.statistics import TokenStatistics
+from jaxforget.evals.token_statistics import TokenStatistics
 from tests.evals.words import BOS, Words
 
 

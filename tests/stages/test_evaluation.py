@@ -1,10 +1,8 @@
-"""Tables, completions, the labelled passage, and what a narrower dtype keeps of an update."""
+"""Tables, completions and the labelled passage."""
 
 import json
 import shutil
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,8 +10,8 @@ import jaxforget
 from jaxforget.config import load_config
 from jaxforget.corpus.loader import open_blocks
 from jaxforget.pipeline import run_chain
-from jaxforget.stages import completing, evaluation
-from jaxforget.stages.probability import CONVENTIONS
+from jaxforget.stages import evaluation
+from jaxforget.stages.suites.probability import CONVENTIONS
 from tests.tiny_run import BLOCK
 
 
@@ -54,18 +52,6 @@ def test_summary_and_curve_agree_where_they_measure_the_same(tiny_run):
         assert row["n"] == {"familiarity": 2, "retained": 2, "perplexity": 8}[row["metric"]]
 
 
-def test_a_continuation_keeps_its_first_space(base):
-    prompt, rest = "Zorvath met", " Quillon near"
-    new = base.tokenizer(prompt + rest)["input_ids"][len(base.tokenizer(prompt)["input_ids"]) :]
-    assert completing.continuation(base.tokenizer, prompt, new) == rest
-    assert completing.continuation(base.tokenizer, prompt, []) == ""
-
-
-def test_shortened():
-    assert completing.shortened("two\n words") == "two words"
-    assert completing.shortened("x" * 41) == "x" * 37 + "..."
-
-
 def test_table_has_a_row_a_model_and_a_gap_where_nothing_was_measured():
     rows = [
         {"model": "base", "metric": "familiarity", "value": 0.5},
@@ -78,34 +64,6 @@ def test_table_has_a_row_a_model_and_a_gap_where_nothing_was_measured():
         "unlearned                   13.0000",
     ]
     assert evaluation.table([]) == []
-
-
-@pytest.mark.parametrize(("dtype", "lost", "kept"), [("bfloat16", 1e-3, 0.25), ("float16", 1e-4, 0.125)])
-def test_what_survives_of_an_update(dtype, lost, kept):
-    """Near 1 bfloat16 has steps of 1/128 and float16 of 1/1024: a smaller update is lost, a larger one is kept."""
-    base = {"w": jnp.ones((64, 64)), "v": jnp.ones(3)}
-
-    def share(size: float, dtype: str) -> float:
-        return evaluation.surviving_update(base, jax.tree.map(lambda p: p + size, base), dtype)
-
-    assert share(lost, dtype) == 0.0
-    assert share(kept, dtype) == pytest.approx(1.0)
-    assert share(0.0, dtype) == 0.0
-    assert share(1e-6, "float32") == pytest.approx(1.0)
-
-
-def test_what_survives_is_what_an_export_holds(tiny_run, tiny_world, tmp_path):
-    base, model = jaxforget.load(tiny_world / "base"), jaxforget.load(tiny_run / "unlearned")
-    stored = jaxforget.load(jaxforget.export(model, tmp_path / "half", dtype="bfloat16"))
-    update, rest = (
-        np.concatenate(
-            [np.ravel(p - b) for p, b in zip(*map(jax.tree.leaves, (which.params, base.params)), strict=True)]
-        )
-        for which in (model, stored)
-    )
-    expected = (update * rest).sum() / (update * update).sum()
-    assert evaluation.surviving_update(base.params, model.params, "bfloat16") == pytest.approx(expected, rel=1e-3)
-    assert expected != pytest.approx(1.0, abs=1e-3), "an update that is kept whole would prove nothing"
 
 
 def test_other_questions_leave_no_older_curve(tiny_run, tiny_world, tmp_path):

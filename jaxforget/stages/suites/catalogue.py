@@ -8,18 +8,18 @@ from jaxforget.errors import UserError
 from jaxforget.evals import muse as muse_eval
 from jaxforget.evals import tofu as tofu_eval
 from jaxforget.evals.benchmarks import BENCHMARKS
+from jaxforget.evals.memorization import PASSAGE
 from jaxforget.evals.probes import Prompts, load_probes
-from jaxforget.stages import suites
-from jaxforget.stages.audit import AUDIT
-from jaxforget.stages.completion import COMPLETION
-from jaxforget.stages.evidence import Models, Row, Suite
+from jaxforget.model import completer
 from jaxforget.stages.hashes import hash_data, hash_questions, hash_text
-from jaxforget.stages.probability import summary_rows
 from jaxforget.stages.questions import questions_of
-from jaxforget.stages.robustness import ROBUSTNESS
 from jaxforget.stages.run import Run
-
-PASSAGE = 128  # tokens of a passage at most
+from jaxforget.stages.suites import loaded
+from jaxforget.stages.suites.attacks import ROBUSTNESS
+from jaxforget.stages.suites.audit import AUDIT
+from jaxforget.stages.suites.completion import COMPLETION
+from jaxforget.stages.suites.probability import summary_rows
+from jaxforget.stages.suites.suite import Models, Row, Suite
 
 
 def _needs(key: str, what: str) -> Callable[[Run], str | None]:
@@ -61,11 +61,11 @@ def _choice_inputs(run: Run) -> dict[str, str]:
 def _choices(run: Run, models: Models, name: str) -> list[Row]:
     place = Path(run.config.evals.choices)
     if not place.is_dir():
-        return suites.multiple_choice(models[name], place)
+        return loaded.multiple_choice(models[name], place)
     files = sorted(place.glob("*.jsonl"))
     if not files:
         raise UserError(f"evals.choices={place}: holds no .jsonl file; name one, or a folder of some")
-    found = {path.stem: suites.multiple_choice(models[name], path) for path in files}
+    found = {path.stem: loaded.multiple_choice(models[name], path) for path in files}
     return [{**row, "metric": f"{stem}_{row['metric']}"} for stem, rows in found.items() for row in rows]
 
 
@@ -93,7 +93,7 @@ def _benchmark_inputs(run: Run) -> dict[str, str]:
 def _benchmarks(run: Run, models: Models, name: str) -> list[Row]:
     evals = run.config.evals
     given = {"folder": evals.tfds, "limit": evals.benchmark_documents}
-    return [row for b in _names(evals.benchmarks) for row in suites.benchmark(models[name], b, **given)]
+    return [row for b in _names(evals.benchmarks) for row in loaded.benchmark(models[name], b, **given)]
 
 
 def _lacks_tasks(run: Run) -> str | None:
@@ -111,7 +111,7 @@ def _task_inputs(run: Run) -> dict[str, str]:
 def _tasks(run: Run, models: Models, name: str) -> list[Row]:
     evals = run.config.evals
     given = {"folder": evals.tasks_folder, "limit": evals.benchmark_documents}
-    return suites.harness(models[name], _names(evals.tasks), **given)
+    return loaded.harness(models[name], _names(evals.tasks), **given)
 
 
 def _muse_inputs(run: Run) -> dict[str, str]:
@@ -124,7 +124,7 @@ def _muse(run: Run, models: Models, name: str) -> list[Row]:
     given = {"auc_control": evals.auc_control}
     if evals.auc_control is None and "control" in models:
         given = {"control": models["control"]}
-    return _both(suites.muse, muse_eval.CONVENTIONS, models, name, evals.muse, **given)
+    return _both(loaded.muse, muse_eval.CONVENTIONS, models, name, evals.muse, **given)
 
 
 def _tofu_inputs(run: Run) -> dict[str, str]:
@@ -136,7 +136,7 @@ def _tofu(run: Run, models: Models, name: str) -> list[Row]:
     evals = run.config.evals
     control = models.get("control")
     conventions = tuple(tofu_eval.CONVENTIONS)
-    return _both(suites.tofu, conventions, models, name, evals.tofu, control=control, template=evals.tofu_template)
+    return _both(loaded.tofu, conventions, models, name, evals.tofu, control=control, template=evals.tofu_template)
 
 
 def _both(
@@ -144,7 +144,7 @@ def _both(
 ) -> list[Row]:
     """A suite under each of its conventions; what they ask alike is generated once."""
     model = models[name]
-    complete = suites.remembered(suites.completer(model))
+    complete = loaded.remembered(completer(model))
     return [
         row
         for convention in conventions
@@ -170,7 +170,7 @@ def _passages(run: Run) -> dict[str, Any]:
 
 
 def _memorization(run: Run, models: Models, name: str) -> list[Row]:
-    return suites.memorization(models[name], run.corpus, **_passages(run))
+    return loaded.memorization(models[name], run.corpus, **_passages(run))
 
 
 def _membership_inputs(run: Run) -> dict[str, str]:
@@ -180,7 +180,7 @@ def _membership_inputs(run: Run) -> dict[str, str]:
 def _membership(run: Run, models: Models, name: str) -> list[Row]:
     control = models["control"] if "control" in models and name != "control" else None
     place = run.config.evals.holdout
-    return suites.membership(models[name], run.corpus, holdout=place, control=control, **_passages(run))
+    return loaded.membership(models[name], run.corpus, holdout=place, control=control, **_passages(run))
 
 
 PROBABILITY = Suite(

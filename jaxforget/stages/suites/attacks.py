@@ -6,15 +6,15 @@ from pathlib import Path
 
 from jaxforget.corpus.text import read_documents
 from jaxforget.corpus.tokens import cut_blocks
-from jaxforget.evals.attacks import Outcome, outcome_rows
+from jaxforget.evals.outcomes import Outcome, outcome_rows
 from jaxforget.evals.probes import load_probes
 from jaxforget.evals.prompting import load_wording, split_sentences
 from jaxforget.evals.relearning import RelearnOptions
-from jaxforget.stages.attacking import prompting_outcomes, relearn_outcomes, relearn_steps, weight_outcomes
 from jaxforget.stages.corpus import read_dictionary
-from jaxforget.stages.evidence import Models, Row, Suite, keep
 from jaxforget.stages.hashes import hash_data, hash_model, hash_papers, hash_text
 from jaxforget.stages.run import Run
+from jaxforget.stages.suites.loaded_attacks import prompting_outcomes, relearn_outcomes, relearn_steps, weight_outcomes
+from jaxforget.stages.suites.suite import Models, Row, Suite, keep
 
 GROUP = ("robustness",)
 NEIGHBOURS = 2000  # documents of the retained text that are read at most

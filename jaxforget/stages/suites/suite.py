@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from jaxforget.errors import UserError
-from jaxforget.evals.rows import evidence_csv, evidence_markdown
+from jaxforget.evals.evidence import evidence_csv, evidence_markdown
 from jaxforget.files import read_json, write_json, write_text
 from jaxforget.manifest import changed, fingerprint
 from jaxforget.model import Model, load

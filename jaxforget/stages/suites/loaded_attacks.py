@@ -12,8 +12,8 @@ from jaxforget.corpus.anchors import Anchors
 from jaxforget.corpus.text import Document, read_documents
 from jaxforget.corpus.tokens import cut_blocks
 from jaxforget.errors import UserError
-from jaxforget.evals.attacks import Outcome, outcome_rows
 from jaxforget.evals.familiarity import answer_probabilities, encode_probe
+from jaxforget.evals.outcomes import Outcome, outcome_rows
 from jaxforget.evals.probes import Probe, Probes, load_probes
 from jaxforget.evals.prompting import (
     CONVENTION,
@@ -28,7 +28,7 @@ from jaxforget.evals.relearning import RelearnOptions, asked_and_taught, make_re
 from jaxforget.evals.weight_attacks import QUANTISED_SAID, interpolated, quantised
 from jaxforget.model import Model, load, make_forward, make_module, whole
 from jaxforget.models.llama import Llama
-from jaxforget.stages.suites import scorer
+from jaxforget.stages.suites.loaded import scorer
 
 BITS = (8, 4)
 SHARES = (0.25, 0.5, 0.75)

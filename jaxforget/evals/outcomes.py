@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxforget.evals.rows import mean_evidence
+from jaxforget.evals.evidence import mean_evidence
 
 ABOVE = "_above_control"
 

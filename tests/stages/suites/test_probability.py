@@ -7,7 +7,7 @@ import numpy as np
 from jaxforget.config import Config
 from jaxforget.evals.familiarity import perplexity
 from jaxforget.evals.watch import Questions
-from jaxforget.stages import probability
+from jaxforget.stages.suites import probability
 
 QUESTIONS = Questions(familiarity=(), retained=(), heldout=((1, 2),), dynamics=(), dynamics_ids=())
 

@@ -12,11 +12,11 @@ from jaxforget.evals.familiarity import answer_probabilities, encode_probe
 from jaxforget.evals.probes import load_probes
 from jaxforget.evals.weight_attacks import quantised
 from jaxforget.model import load
-from jaxforget.stages import attacking
-from jaxforget.stages.evidence import measure
-from jaxforget.stages.robustness import ROBUSTNESS, outcome_file
 from jaxforget.stages.run import Run
-from jaxforget.stages.suites import scorer
+from jaxforget.stages.suites import loaded_attacks
+from jaxforget.stages.suites.attacks import ROBUSTNESS, outcome_file
+from jaxforget.stages.suites.loaded import scorer
+from jaxforget.stages.suites.suite import measure
 
 PROMPTING, WEIGHTS, RELEARNING = ROBUSTNESS
 
@@ -77,7 +77,7 @@ def test_attacks_find_what_the_plain_functions_find(run, rows):
 def test_the_control_is_attacked_once_for_all(run, monkeypatch):
     """Rows that are gone are made again from the outcomes that are kept: no model is asked anew."""
     shutil.rmtree(run.evals / "rows")
-    monkeypatch.setattr(attacking, "scorer", lambda model: pytest.fail("asked again"))
+    monkeypatch.setattr(loaded_attacks, "scorer", lambda model: pytest.fail("asked again"))
     measure(run, ROBUSTNESS, ROBUSTNESS)
 
 

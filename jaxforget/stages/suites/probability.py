@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from jaxforget.config import Config
+from jaxforget.evals.evidence import evidence, mean_evidence
 from jaxforget.evals.familiarity import answer_probabilities, perplexity
 from jaxforget.evals.intervals import bootstrap
-from jaxforget.evals.rows import evidence, mean_evidence
 from jaxforget.evals.scoring import Scorer
 from jaxforget.evals.watch import Questions
 from jaxforget.model import Model, make_forward

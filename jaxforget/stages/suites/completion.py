@@ -28,12 +28,11 @@ from jaxforget.evals.completion import (
     prompts_offline,
 )
 from jaxforget.files import write_json
-from jaxforget.model import Model
-from jaxforget.stages.completing import complete
-from jaxforget.stages.evidence import Models, Row, Suite, keep
+from jaxforget.model import Model, complete
 from jaxforget.stages.hashes import hash_data, hash_model, hash_papers, hash_text
-from jaxforget.stages.robustness import cues_of
 from jaxforget.stages.run import Run, wait_for_all
+from jaxforget.stages.suites.attacks import cues_of
+from jaxforget.stages.suites.suite import Models, Row, Suite, keep
 
 UNUSABLE = 0.1  # of a prompt maker's answers, how many may be nonsense; a grader's none
 

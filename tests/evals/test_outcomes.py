@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxforget.evals.attacks import Outcome, brought_back, leak_table, outcome_rows, repeated
+from jaxforget.evals.outcomes import Outcome, brought_back, leak_table, outcome_rows, repeated
 
 
 def outcome(attack: str, *values: float, leak: bool = True) -> Outcome:

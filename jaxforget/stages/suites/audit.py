@@ -18,15 +18,15 @@ from jaxforget.evals.audit import (
     ranked,
     word_probabilities,
 )
+from jaxforget.evals.memorization import PASSAGE
 from jaxforget.files import write_json
 from jaxforget.model import Model
 from jaxforget.stages.corpus import read_dictionary
-from jaxforget.stages.evidence import Models, Row, Suite
 from jaxforget.stages.hashes import hash_data, hash_text
 from jaxforget.stages.run import Run
-from jaxforget.stages.suites import passages_of, scorer
+from jaxforget.stages.suites.loaded import passages_of, scorer
+from jaxforget.stages.suites.suite import Models, Row, Suite
 
-PASSAGE = 128  # tokens at most
 BLANKS = ("Ġ", "▁")
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from jaxforget.config import load_config
 from jaxforget.model import load
-from jaxforget.stages.audit import AUDIT, audit_file
-from jaxforget.stages.evidence import measure
 from jaxforget.stages.run import Run
-from jaxforget.stages.suites import passages_of, scorer
+from jaxforget.stages.suites.audit import AUDIT, audit_file
+from jaxforget.stages.suites.loaded import passages_of, scorer
+from jaxforget.stages.suites.suite import measure
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxforget.evals.statistics import StatisticsScorer
+from jaxforget.evals.token_statistics import StatisticsScorer
 from tests.evals.asking import placed, whole_logp
 from tests.train.tiny import VOCABULARY, mesh_of, toy_forward, whole_logits
 

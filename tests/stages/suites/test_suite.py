@@ -10,10 +10,10 @@ import pytest
 from jaxforget.cli.chain import SUITES as LISTED
 from jaxforget.config import load_config
 from jaxforget.errors import UserError
-from jaxforget.evals.rows import evidence
-from jaxforget.stages.catalogue import SUITES
-from jaxforget.stages.evidence import Suite, chosen, measure
+from jaxforget.evals.evidence import evidence
 from jaxforget.stages.run import Run
+from jaxforget.stages.suites.catalogue import SUITES
+from jaxforget.stages.suites.suite import Suite, chosen, measure
 
 
 @pytest.fixture

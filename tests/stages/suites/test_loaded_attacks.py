@@ -8,11 +8,11 @@ import pytest
 import jaxforget
 from jaxforget.config import load_config
 from jaxforget.errors import UserError
-from jaxforget.stages.audit import AUDIT
-from jaxforget.stages.completion import COMPLETION
-from jaxforget.stages.evidence import measure
-from jaxforget.stages.robustness import ROBUSTNESS
 from jaxforget.stages.run import Run
+from jaxforget.stages.suites.attacks import ROBUSTNESS
+from jaxforget.stages.suites.audit import AUDIT
+from jaxforget.stages.suites.completion import COMPLETION
+from jaxforget.stages.suites.suite import measure
 
 
 @pytest.fixture(scope="module")

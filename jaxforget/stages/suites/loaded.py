@@ -10,10 +10,11 @@ from jax.sharding import Mesh
 from jaxforget.corpus.text import read_documents
 from jaxforget.errors import UserError
 from jaxforget.evals import tofu as tofu_eval
-from jaxforget.evals.attacks import ABOVE, Outcome, outcome_rows
 from jaxforget.evals.benchmarks import BENCHMARKS, load_benchmark
 from jaxforget.evals.endings import EndingScorer
+from jaxforget.evals.evidence import check_convention
 from jaxforget.evals.memorization import (
+    PASSAGE,
     cut_passages,
     membership_outcomes,
     membership_rows,
@@ -28,11 +29,10 @@ from jaxforget.evals.muse import (
     muse_rows,
     privleak_auc,
 )
-from jaxforget.evals.rows import check_convention
-from jaxforget.evals.statistics import StatisticsScorer
+from jaxforget.evals.outcomes import ABOVE, Outcome, outcome_rows
 from jaxforget.evals.text_scores import Complete
-from jaxforget.model import Model, make_forward
-from jaxforget.models.generate import generate
+from jaxforget.evals.token_statistics import StatisticsScorer
+from jaxforget.model import Model, completer, make_forward
 from jaxforget.models.llama import Llama
 
 BATCH, TILE = 16, 1024
@@ -117,7 +117,7 @@ def memorization(
     data: str | Path,
     *,
     holdout: str | Path | None = None,
-    length: int = 128,
+    length: int = PASSAGE,
     limit: int = 200,
     field: str = "text",
 ) -> list[dict[str, Any]]:
@@ -190,7 +190,7 @@ def membership(
     *,
     holdout: str | Path,
     control: Model | None = None,
-    length: int = 128,
+    length: int = PASSAGE,
     limit: int = 200,
     field: str = "text",
 ) -> list[dict[str, Any]]:
@@ -251,20 +251,6 @@ def endings(model: Model) -> Score:
 @functools.lru_cache(maxsize=4)
 def _ending_scorer(module: Llama, mesh: Mesh) -> EndingScorer:
     return EndingScorer(module, mesh)
-
-
-def completer(model: Model, **sampling: Any) -> Complete:
-    """Generation by `model`, (token ids of prompts, new tokens) -> new token ids, the end token left out; greedy unless
-    `sampling` (see `models.generate.generate`) says otherwise."""
-    eos = model.config.eos_token_id
-    ends = () if eos is None else eos if isinstance(eos, tuple) else (eos,)
-
-    def complete(prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
-        return generate(
-            model.module, model.params, prompts, max_new_tokens=new_tokens, eos_ids=ends, mesh=model.mesh, **sampling
-        )
-
-    return complete
 
 
 def harness_model(model: Model) -> Any:

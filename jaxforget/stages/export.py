@@ -1,0 +1,75 @@
+"""Stage `export`: the unlearned model as a folder for others, and how much of the update its dtype keeps."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxforget.model import load
+from jaxforget.models.hf import is_adapter, read_adapter, read_config, save_merged, save_params
+from jaxforget.stages.card import model_card
+from jaxforget.stages.run import Run
+
+
+def export(run: Run) -> None:
+    """The unlearned model in export.dtype, with its card; says how much of the update that dtype keeps.
+
+    An adapter is merged into base's stored weights, whatever form base was held in while it trained.
+    """
+    config = run.config
+    dtype, card = config.export.dtype, model_card(config, "unlearned")
+    shard_bytes = int(config.export.shard_gigabytes * 1e9)
+    if is_adapter(run.unlearned):
+        llama, raw = read_config(run.base)
+        kept = save_merged(
+            run.export,
+            read_adapter(run.unlearned),
+            run.base,
+            llama,
+            raw,
+            dtype=dtype,
+            max_shard_bytes=shard_bytes,
+            model_card=card,
+        )
+        _say_kept(run, kept)
+    else:
+        model = load(run.unlearned, "float32", run.mesh)
+        if dtype != "float32":
+            base = load(run.base, "float32", run.mesh)
+            _say_kept(run, surviving_update(base.params, model.params, dtype))
+            del base
+        save_params(
+            run.export,
+            model.params,
+            model.config,
+            model.raw_config,
+            run.base,
+            dtype=dtype,
+            max_shard_bytes=shard_bytes,
+            model_card=card,
+        )
+    run.say(f"  {run.export}")
+
+
+def _say_kept(run: Run, kept: float) -> None:
+    dtype = run.config.export.dtype
+    if dtype != "float32":
+        run.say(f"  {dtype} keeps {kept:.1%} of the update (by squared size); float32 keeps all of it")
+
+
+def surviving_update(base: Any, params: Any, dtype: str) -> float:
+    """Projection of (rounded params - base) on the true update, as a share of the update; 1 = all of it, 0 = none."""
+    kind = jnp.finfo(dtype)
+
+    @jax.jit
+    def share(base: Any, params: Any) -> jax.Array:
+        def products(p: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+            # Not astype and back: the compiler may skip a pair of conversions.
+            stored = jax.lax.reduce_precision(p, kind.nexp, kind.nmant)
+            return ((p - b) * (stored - b)).sum(), ((p - b) ** 2).sum()
+
+        pairs = zip(jax.tree.leaves(params), jax.tree.leaves(base), strict=True)
+        inner, size = zip(*(products(p, b) for p, b in pairs), strict=True)
+        return sum(inner) / jnp.maximum(sum(size), 1e-30)
+
+    return float(share(base, params))

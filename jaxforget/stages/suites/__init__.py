@@ -1,0 +1,1 @@
+"""Suites of evaluations: what `jaxforget eval CONFIG suite=NAME` and `jaxforget.evaluate` measure."""
