@@ -179,12 +179,21 @@ def _merge(schema: DictConfig, layer: DictConfig, where: str) -> DictConfig:
     try:
         return OmegaConf.merge(schema, layer)
     except ConfigKeyError as error:
-        key = error.full_key or ""
+        key = _whole(layer, error.full_key or "")
         raise UserError(f"{where}unknown key {key!r}; {_nearest(key)}") from None
     except OmegaConfBaseException as error:
         key = error.full_key or ""
         wanted = {name: _wanted(field) for name, field in options()}.get(key)
         raise UserError(f"{where}{key} takes {wanted}" if wanted else f"{where}{key}: {_first_line(error)}") from None
+
+
+def _whole(layer: DictConfig, key: str) -> str:
+    """The unknown `key` of `layer`, with what was set in it where that is one thing: "froget.batch", not "froget"."""
+    node = OmegaConf.to_container(layer).get(key)
+    while isinstance(node, dict) and len(node) == 1:
+        (inner, node), *_ = node.items()
+        key = f"{key}.{inner}"
+    return key
 
 
 def _nearest(key: str) -> str:
