@@ -66,6 +66,10 @@ class Manifest:
         if self._values.get("stages", {}).pop(name, None) is not None:
             self._save()
 
+    def described(self) -> bool:
+        """Whether the surroundings of an earlier start are noted."""
+        return "devices" in self._values
+
     def describe(self, command: list[str]) -> None:
         """Notes the surroundings of this start."""
         devices = jax.devices()

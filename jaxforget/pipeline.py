@@ -23,6 +23,7 @@ from jaxforget.stages.hashes import hash_model, hash_papers, hash_questions, has
 from jaxforget.stages.run import Run, wait_for_all
 from jaxforget.stages.suites.catalogue import SUITES
 from jaxforget.stages.suites.suite import chosen, compared, measure, preview
+from jaxforget.train.loop import Preempted, hosts_preempted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,8 +244,9 @@ def run_chain(config: Config, stages: tuple[str, ...] = tuple(stage.name for sta
     """
     run = Run(config)
     check(run, stages)
-    _start(run)
-    for stage in links(run, stages):
+    chain = links(run, stages)
+    _start(run, chain)
+    for stage in chain:
         run_stage(run, stage)
     return run
 
@@ -291,7 +293,7 @@ def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
     suites = chosen(SUITES, names)
     run = Run(config)
     check(run, ("eval",))
-    _start(run)
+    _start(run, STAGES)
     _finished(run, "forget")
     if dry_run:
         preview(run, suites)
@@ -326,6 +328,8 @@ def run_stage(run: Run, stage: Stage) -> bool:
     if done and standing and done["inputs"] == inputs and not stage.always:
         run.say(f"{stage.name}: up to date")
         return False
+    if hosts_preempted():
+        raise Preempted(stage.name)
     why = ""
     if done and not stage.always:
         names = changed(done["inputs"], inputs)
@@ -349,13 +353,14 @@ def _work(run: Run, stage: Stage, mark: str) -> None:
         raise UserError(f"out={run.folder}: this process does not see what the first one wrote; name a shared folder")
 
 
-def _start(run: Run) -> None:
-    """Makes the folder and notes the surroundings."""
+def _start(run: Run, chain: Collection[Stage]) -> None:
+    """Makes the folder and notes the surroundings; where it is only shown, those of what is shown stay."""
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"out={run.folder}: cannot be made: {error.strerror}; give another out=") from None
-    run.manifest.describe([Path(sys.argv[0]).name, *sys.argv[1:]])
+    if not (all(stage.always for stage in chain) and run.manifest.described()):
+        run.manifest.describe([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def _save_config(run: Run) -> None:

@@ -5,7 +5,6 @@ Mesh axes: `data` replicates parameters, `fsdp` splits them and the batch, `tens
 
 import dataclasses
 import math
-import os
 import re
 from typing import Any
 
@@ -124,24 +123,3 @@ def put_rows(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     rows = len(next(iter(batch.values()))) // jax.process_count()
     mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
     return put_batch({name: value[mine] for name, value in batch.items()}, mesh)
-
-
-def join_processes() -> None:
-    """Joins the hosts of a pod, or the processes named by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID.
-
-    A single process needs none of it. Called once, before the first computation.
-    """
-    coordinator = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    if coordinator is not None:
-        try:
-            count, index = int(os.environ["JAX_NUM_PROCESSES"]), int(os.environ["JAX_PROCESS_ID"])
-        except (KeyError, ValueError):
-            raise UserError(
-                "JAX_COORDINATOR_ADDRESS is set; JAX_NUM_PROCESSES and JAX_PROCESS_ID must be whole numbers beside it"
-            ) from None
-        if jax.config.jax_platforms == "cpu":
-            jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(coordinator, count, index)
-    elif "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
-        # A pod slice: every host runs the same command, and the platform tells them of each other.
-        jax.distributed.initialize()

@@ -49,7 +49,8 @@ def ours(folder: Path, case: str) -> dict[str, Any]:
     from jaxforget.model import param_shardings
     from jaxforget.models import hf
     from jaxforget.models.load import Checkpoint
-    from jaxforget.sharding import join_processes, make_mesh
+    from jaxforget.sharding import make_mesh
+    from jaxforget.start import join_processes
 
     if case == "two":
         join_processes()

@@ -16,6 +16,7 @@ from jaxforget.corpus.loader import read_summary
 from jaxforget.errors import UserError
 from jaxforget.files import write_text
 from jaxforget.pipeline import STAGES, run_chain, stage_seconds
+from jaxforget.train.loop import Preempted
 from tests.tiny_run import settings
 
 NAMES = tuple(stage.name for stage in STAGES)
@@ -269,6 +270,27 @@ def test_a_stage_that_failed_runs_again(stubbed, monkeypatch):
     # Back to the first configuration: the output stands, but it was in the making.
     monkeypatch.setattr(pipeline, "STAGES", working)
     assert stubbed()[0] == ["forget"]
+
+
+def test_among_hosts_sigterm_between_two_stages_stops_before_the_second(stubbed, monkeypatch):
+    stubbed()
+    asked = iter([False, True])
+    monkeypatch.setattr(pipeline, "hosts_preempted", lambda: next(asked))
+    with pytest.raises(Preempted, match="reinforce: stopped by SIGTERM, not begun; run the same command"):
+        stubbed(blocks={"length": 24})
+    monkeypatch.setattr(pipeline, "hosts_preempted", lambda: False)
+    assert stubbed(blocks={"length": 24})[0] == ALL[2:]
+
+
+def test_showing_elsewhere_keeps_the_surroundings_that_are_shown(stubbed):
+    stubbed()
+    manifest = stubbed.run / "manifest.json"
+    values = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(values | {"devices": {"count": 64, "kind": "TPU v4", "processes": 16}}))
+    chain(stubbed.world, stubbed.run, stages=("report",))
+    assert json.loads(manifest.read_text())["devices"]["count"] == 64
+    stubbed()
+    assert json.loads(manifest.read_text())["devices"]["count"] == 8
 
 
 def test_a_given_reinforced_model_is_taken(stubbed):

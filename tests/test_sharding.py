@@ -126,28 +126,3 @@ def test_activations_are_pinned():
     assert pin == sharding.ActivationSharding(sharding.make_mesh())
     pinned = jax.jit(lambda: pin(jax.numpy.zeros((8, 3, 4))))()
     assert pinned.sharding.is_equivalent_to(sharding.batch_sharding(mesh), 3)
-
-
-@pytest.mark.parametrize(
-    "set_", [{}, {"JAX_NUM_PROCESSES": "2"}, {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "first"}], ids=str
-)
-def test_half_a_description_of_processes(monkeypatch, set_):
-    for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
-    for name, value in set_.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="JAX_NUM_PROCESSES and JAX_PROCESS_ID must be whole numbers"):
-        sharding.join_processes()
-
-
-def test_one_process_joins_nobody(monkeypatch):
-    monkeypatch.delenv("JAX_COORDINATOR_ADDRESS", raising=False)
-    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *_: pytest.fail("joined"))
-    sharding.join_processes()
-    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "t0,t1")
-    joined = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *_: joined.append(1))
-    sharding.join_processes()
-    assert joined

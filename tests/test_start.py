@@ -1,20 +1,103 @@
-"""What is set before the first computation, in processes of their own: it is once and for all."""
+"""What is set before the first computation, in processes of their own where that is once and for all."""
 
+import http.server
+import json
 import os
+import re
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jaxforget.start import _has_tpu
+import jax
+import pytest
+
+from jaxforget import start
+from jaxforget.errors import UserError
+from jaxforget.start import _has_tpu, count_hosts, join_processes, start_jax
 
 ROOT = Path(__file__).parents[1]
+ENDPOINTS, ENVIRONMENT = "worker-network-endpoints", "tpu-env"
+OLD = "worker-0:12:10.0.0.2,worker-1:13:10.0.0.3"
+TWO_SLICES = "ACCELERATOR_TYPE: 'v5litepod-16'\nMEGASCALE_NUM_SLICES: '2'\nWORKER_ID: '0'\n"
 
 
-def python(code: str, **environment: str) -> subprocess.CompletedProcess:
-    mine = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "TPU_", "XLA_"))}
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=mine | environment
-    )
+def environment(**values: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "TPU_", "XLA_"))}
+    return kept | values
+
+
+def python(code: str, **values: str) -> subprocess.CompletedProcess:
+    words = [sys.executable, "-c", code]
+    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment(**values), timeout=120)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def metadata() -> Iterator[Callable[..., str]]:
+    """Starts a metadata server that knows the given attributes, and gives its address."""
+    servers = []
+
+    def serve(attributes: dict[str, str], broken: int = 0) -> str:
+        faults = iter(range(broken))
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                found = attributes.get(self.path.removeprefix("/computeMetadata/v1/instance/attributes/"))
+                if self.headers["Metadata-Flavor"] != "Google":
+                    status = 403
+                elif next(faults, None) is not None:
+                    status = 503
+                else:
+                    status = 404 if found is None else 200
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write((found or "").encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"127.0.0.1:{server.server_port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def on_tpu(monkeypatch) -> None:
+    """As on a machine with TPUs, with nothing said of other hosts and no server that could; and nobody waits."""
+    for name in list(os.environ):
+        if name.startswith(("TPU_", "MEGASCALE_", "JAX_COORD")):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(start, "_has_tpu", lambda devices: True)
+    monkeypatch.setattr(start.time, "sleep", lambda seconds: None)
+    monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{free_port()}")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", "tpu,cpu")  # as JAX sets it there; the backend here has long been chosen
+    yield
+    jax.config.update("jax_platforms", before)
+
+
+@pytest.fixture
+def joined(monkeypatch) -> list[tuple]:
+    """The arguments with which JAX was asked to join."""
+    calls: list[tuple] = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **_: calls.append(given))
+    return calls
 
 
 def test_compilations_are_kept_and_libtpu_without_a_tpu_is_quiet(tmp_path):
@@ -55,3 +138,144 @@ def test_device_files_of_a_tpu(tmp_path):
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "accel0").touch()
     assert _has_tpu(tmp_path / "old")
+
+
+@pytest.mark.parametrize(
+    "set_", [{}, {"JAX_NUM_PROCESSES": "2"}, {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "first"}], ids=str
+)
+def test_half_a_description_of_processes(monkeypatch, set_):
+    for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
+    for name, value in set_.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="JAX_NUM_PROCESSES and JAX_PROCESS_ID must be whole numbers"):
+        join_processes()
+
+
+@pytest.mark.parametrize(
+    ("variables", "hosts"),
+    [
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, 1),
+        ({"TPU_WORKER_HOSTNAMES": "t0,t1"}, 2),
+        ({"TPU_WORKER_HOSTNAMES": "t0,t1", "TPU_PROCESS_ADDRESSES": "t0:1,t0:2,t1:1,t1:2"}, 4),
+        ({"TPU_WORKER_HOSTNAMES": "t0", "MEGASCALE_NUM_SLICES": "3"}, 3),
+        ({"TPU_WORKER_HOSTNAMES": "t0,t1", "TPU_PROCESS_BOUNDS": "1,1,1"}, 1),
+        ({"TPU_SKIP_MDS_QUERY": "1"}, 1),
+    ],
+    ids=str,
+)
+def test_hosts_that_the_environment_names(on_tpu, joined, monkeypatch, capsys, variables, hosts):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert count_hosts() == hosts
+    join_processes()
+    assert joined == [()] * (hosts > 1)
+    assert capsys.readouterr().err == (f"joining {hosts} hosts ...\n" if hosts > 1 else "")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "hosts"),
+    [
+        ({}, 1),
+        ({ENDPOINTS: "10.0.0.2"}, 1),
+        ({ENDPOINTS: "10.0.0.2", ENVIRONMENT: "WORKER_ID: '0'\n"}, 1),
+        ({ENDPOINTS: "t0,t1,t2,t3"}, 4),
+        ({ENDPOINTS: OLD}, 2),
+        ({ENDPOINTS: "t0,t1", ENVIRONMENT: TWO_SLICES}, 4),
+        ({ENDPOINTS: "t0", ENVIRONMENT: TWO_SLICES}, 2),
+    ],
+    ids=str,
+)
+def test_hosts_that_the_metadata_server_names(on_tpu, joined, monkeypatch, capsys, metadata, attributes, hosts):
+    monkeypatch.setenv("GCE_METADATA_IP", metadata(attributes))
+    join_processes()
+    assert joined == [()] * (hosts > 1)
+    assert capsys.readouterr().err == (f"joining {hosts} hosts ...\n" if hosts > 1 else "")
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    assert count_hosts() == 1
+
+
+def test_a_server_that_stumbles_is_asked_again(on_tpu, monkeypatch, metadata):
+    monkeypatch.setenv("GCE_METADATA_IP", metadata({ENDPOINTS: "t0,t1"}, broken=2))
+    assert count_hosts() == 2
+
+
+def test_without_a_server_or_a_tpu_there_is_one_host(on_tpu, joined, monkeypatch, metadata):
+    join_processes()  # nobody listens
+    monkeypatch.setenv("GCE_METADATA_IP", metadata({ENDPOINTS: "t0,t1"}))
+    jax.config.update("jax_platforms", "cpu")
+    join_processes()
+    jax.config.update("jax_platforms", "tpu,cpu")
+    monkeypatch.setattr(start, "_has_tpu", lambda devices: False)
+    join_processes()
+    assert joined == []
+    monkeypatch.setattr(start, "_has_tpu", lambda devices: True)
+    join_processes()
+    assert joined == [()]
+
+
+def test_alone_on_a_pod_the_processors_compute(on_tpu, joined, monkeypatch, capsys):
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "t0,t1")
+    start_jax(alone=True)
+    assert jax.config.jax_platforms == "cpu"
+    assert "one of 2 hosts alone" in capsys.readouterr().err
+    jax.config.update("jax_platforms", "tpu,cpu")
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "t0")
+    start_jax(alone=True)
+    assert jax.config.jax_platforms == "tpu,cpu"
+    assert joined == []
+
+
+def test_what_the_platform_refuses_is_told_in_a_line(on_tpu, monkeypatch):
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "t0,t1")
+
+    def refuse(**_: object) -> None:
+        raise ValueError("coordinator_address should be defined.\nand more")
+
+    monkeypatch.setattr(jax.distributed, "initialize", refuse)
+    with pytest.raises(UserError, match=r"^joining 2 hosts: coordinator_address should be defined.; .*--worker=all"):
+        join_processes()
+    monkeypatch.setenv("MEGASCALE_NUM_SLICES", "few")
+    with pytest.raises(UserError, match="MEGASCALE_NUM_SLICES=few"):
+        join_processes()
+
+
+def test_hosts_that_do_not_come_are_given_up():
+    # The first process is the one that others would join: JAX alone would end it with a stack trace, or hang.
+    code = (
+        "from jaxforget.errors import UserError\nfrom jaxforget.start import join_processes\n"
+        "try: join_processes(patience=1)\nexcept UserError as error: print(error)"
+    )
+    address = f"localhost:{free_port()}"
+    hosts = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
+    done = python(code, JAX_PLATFORMS="cpu", **hosts)
+    assert re.fullmatch(r"joining 2 processes: not all came within 1 s; .*JAX_PROCESS_ID.*\n", done.stdout)
+    assert (done.stderr, done.returncode) == ("joining 2 processes ...\n", 2)
+
+
+def test_two_hosts_of_a_pod_find_each_other_by_their_metadata(metadata):
+    # All of it but the TPU: that there is one, JAX and this program are told; then both compute on processors.
+    code = (
+        "import json, os, jax\nfrom jaxforget import start\n"
+        "del os.environ['TPU_SKIP_MDS_QUERY']\nstart._has_tpu = lambda devices: True\n"
+        "start.start_jax()\n"
+        "jax.config.update('jax_platforms', 'cpu')\n"
+        "jax.config.update('jax_cpu_collectives_implementation', 'gloo')\n"
+        "print(json.dumps([jax.process_index(), jax.process_count(), jax.device_count()]))\n"
+    )
+    common = {"JAX_FORCE_TPU_INIT": "1", "JAX_COORDINATOR_PORT": str(free_port())}
+    started = []
+    for index in range(2):
+        said = {ENDPOINTS: "localhost,localhost", "agent-worker-number": str(index), ENVIRONMENT: "WORKER_ID: '0'\n"}
+        variables = environment(**common, GCE_METADATA_IP=metadata(said))
+        words = [sys.executable, "-c", code]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(words, env=variables, cwd=ROOT, **pipes))
+    try:
+        ended = [process.communicate(timeout=120) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [json.loads(out) for out, _ in ended] == [[0, 2, 2], [1, 2, 2]], ended
+    assert all("joining 2 hosts ..." in err for _, err in ended)

@@ -22,7 +22,7 @@ def add(add_command) -> None:
 def run(given: argparse.Namespace) -> int:
     """Prints every model's completion of every prompt."""
     check_seed(given.seed)
-    start_jax()
+    start_jax(alone=True)
     from jaxforget.api import complete, load
     from jaxforget.models.generate import check_sampling
     from jaxforget.models.hf import read_config as read_model_config

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
+import itertools
 import math
 import signal
 import threading
@@ -20,10 +22,11 @@ from jaxforget.train.types import Batch, TrainState
 
 
 class Preempted(Exception):
-    """SIGTERM came; everything up to `step` of `stage` is saved, and the same command goes on from there."""
+    """SIGTERM came; everything up to `step` of `stage`, or before it, is saved: the same command goes on from there."""
 
-    def __init__(self, stage: str, step: int):
-        super().__init__(f"{stage}: stopped by SIGTERM, saved at step {step}; run the same command to go on")
+    def __init__(self, stage: str, step: int | None = None):
+        how = "not begun" if step is None else f"saved at step {step}"
+        super().__init__(f"{stage}: stopped by SIGTERM, {how}; run the same command to go on")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +55,23 @@ def _sigterm() -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _preempted(stop: threading.Event, step: int) -> bool:
+def hosts_preempted() -> bool:
+    """Whether one of several hosts got SIGTERM since it was last asked; True on all of them at the same call.
+
+    Among several hosts JAX takes SIGTERM and nothing else hears it, so this is asked between stages as between steps,
+    by all hosts equally often.
+    """
     if jax.process_count() == 1:
-        return stop.is_set()
-    # Hosts hear of a preemption at different times; this agrees on one step for all of them.
+        return False
     from jax.experimental import multihost_utils
 
-    return multihost_utils.reached_preemption_sync_point(step)
+    return multihost_utils.reached_preemption_sync_point(next(_asked()))
+
+
+@functools.cache
+def _asked() -> Iterator[int]:
+    """Numbers the questions, of which JAX picks one that all hosts have yet to ask: one that comes twice is missed."""
+    return itertools.count(1)
 
 
 def run_loop(
@@ -135,7 +148,7 @@ def run_loop(
             pending = (step, metrics)
             last = step == options.steps
             due = last or (options.evaluate_every and step % options.evaluate_every == 0)
-            leave = _preempted(stop, step)
+            leave = stop.is_set() or hosts_preempted()
             if due or leave or step % options.checkpoint_every == 0:
                 settle()
                 checkpoints.save(step, state, measure(step, computed(state.params)) if due else {})
@@ -145,6 +158,6 @@ def run_loop(
         checkpoints.wait()
         # A signal during the last evaluation or save must not be lost: what follows would run on until it is killed.
         # Several hosts agree on it as on any step; this one is nobody's.
-        if leave or _preempted(stop, step + 1):
+        if leave or stop.is_set() or hosts_preempted():
             raise Preempted(options.stage, step)
     return state

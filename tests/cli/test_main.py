@@ -180,3 +180,28 @@ def test_interruptions(capsys, config, monkeypatch):
     assert status_of("run", config) == 143
     assert "stopped by SIGTERM" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "alone"),
+    [
+        (["report"], True),
+        (["anchors", "anchors.path=a.json"], True),
+        (["anchors", "anchors.path=null", "anchors.extractor=statistics"], True),
+        (["anchors", "anchors.path=null", "anchors.extractor=models"], False),
+        (["prepare"], False),  # two of them would write one folder
+        (["forget"], False),
+    ],
+    ids=str,
+)
+def test_what_joins_no_other_host(monkeypatch, tmp_path, words, alone):
+    class Asked(Exception):
+        pass
+
+    def start(*, alone: bool) -> None:
+        raise Asked(alone)
+
+    monkeypatch.setattr("jaxforget.cli.chain.start_jax", start)
+    with pytest.raises(Asked) as asked:
+        main([words[0], str(ROOT / "configs" / "toy.yaml"), f"out={tmp_path}", *words[1:]])
+    assert asked.value.args == (alone,)

@@ -8,10 +8,11 @@ import time
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from jaxforget.errors import UserError
 from jaxforget.train.checkpoint import Checkpoints
-from jaxforget.train.loop import Preempted
+from jaxforget.train.loop import Preempted, hosts_preempted
 from jaxforget.train.metrics import MetricsLog, read_records
 from tests.train.looping import SCHEDULE, STEPS, batches, compiled, fit, fresh, opened
 from tests.train.tiny import assert_same_bits
@@ -172,6 +173,21 @@ def test_sigterm_during_the_last_save(tmp_path, whole, monkeypatch):
         fit(tmp_path)
     monkeypatch.undo()
     assert_same_bits(fit(tmp_path), whole[1])
+
+
+def test_hosts_ask_with_a_new_number_in_every_stage(tmp_path, monkeypatch):
+    # JAX picks a number that is yet to come: after 30 steps of one stage, one counted anew would miss it for 30 more.
+    asked = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: bool(asked.append(step)))
+    assert [hosts_preempted() for _ in range(3)] == [False] * 3
+    assert asked == list(range(asked[0], asked[0] + 3))
+    hosts_preempted()
+    assert asked[-1] == asked[0] + 3
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: True)
+    assert hosts_preempted()
+    monkeypatch.undo()
+    assert not hosts_preempted()
 
 
 def test_the_handler_of_before_comes_back(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from jaxforget.sharding import join_processes
+from jaxforget.start import join_processes
 from jaxforget.train.loop import Preempted
 from tests.evals.asking import placed, scorer
 from tests.train.looping import fit
