@@ -133,7 +133,8 @@ def make_batches(
 
 
 def read_all(folder: str | Path, split: str, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """The split once, in order; the last batch is filled with rows of weight 0."""
+    """The split once, in order, in batches as `collate` makes them: B = `batch_size`, the last one filled with rows of
+    weight 0."""
     summary = read_summary(folder)
     source = open_blocks(folder, split)
     for first in range(0, len(source), batch_size):
@@ -144,7 +145,12 @@ def read_all(folder: str | Path, split: str, batch_size: int) -> Iterator[dict[s
 def collate(
     records: Sequence[Mapping[str, Any]], summaries: Sequence[Mapping[str, Any]], rows: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Records padded on the right to the largest widths of `summaries`, and to `rows` rows of weight 0."""
+    """Records padded on the right to the largest widths of `summaries`, and to `rows` rows of weight 0.
+
+    Returns:
+      tokens, position_map int32 [B, S], translated int32 [B, S'], suppress_ids, suppress_from int32 [B, K] (-1 =
+      padding, of position_map not trained), weights fp32 [B, S] and retain fp32 [B].
+    """
     rows = len(records) if rows is None else rows
     widths = {name: max(summary[name] for summary in summaries) for name in ("length", "translated_length", "suppress")}
     length, pad = widths["length"], summaries[0]["pad_id"]

@@ -68,7 +68,7 @@ def _seam(ids, offsets, next_ids, next_offsets) -> tuple[int, int] | None:
 def cut_blocks(
     documents: Iterable[Document], tokenizer: Any, *, length: int, mode: str = "document"
 ) -> tuple[list[np.ndarray], int]:
-    """Blocks of at most `length` token ids (int32, not overlapping) and the number of documents.
+    """Blocks of at most `length` token ids (int32 [n], not overlapping) and the number of documents.
 
     Mode "document": each document in one pass behind one BOS, its tail kept as a shorter block; no block
     holds two documents. Mode "paper": pieces of 10,000 characters each behind a BOS, joined and cut, the tail

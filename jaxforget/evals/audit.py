@@ -92,7 +92,14 @@ def audit(
     reference: Sequence[np.ndarray],
     watched: Sequence[np.ndarray] | None = None,
 ) -> list[Audited]:
-    """Puts the probabilities of two models side by side; `watched` None: every word is."""
+    """Puts the probabilities of two models side by side.
+
+    Args:
+      passages: what both read.
+      model: the first one's probability of each word, fp64 [words] a passage.
+      reference: the same of the second.
+      watched: whether each word is looked at, bool [words] a passage; None: every word is.
+    """
     every = [np.ones(len(passage.words), bool) for passage in passages]
     parts = zip(passages, model, reference, every if watched is None else watched, strict=True)
     return [Audited(*part) for part in parts]

@@ -48,7 +48,10 @@ def answer_probabilities(scorer: Scorer, params: Params, probes: Sequence[Answer
 
 
 def perplexity(scores: Sequence[np.ndarray]) -> float:
-    """exp(mean token negative log-likelihood) over all tokens of all rows, from `Scorer.log_probabilities`."""
+    """exp(mean token negative log-likelihood) over all tokens of all rows.
+
+    `scores` are from `Scorer.log_probabilities`: fp32 [tokens - 1] a row.
+    """
     total, count = sum(float(row.sum(dtype=np.float64)) for row in scores), sum(len(row) for row in scores)
     return float(np.exp(-total / count))
 
@@ -56,7 +59,7 @@ def perplexity(scores: Sequence[np.ndarray]) -> float:
 def top_tokens(
     scorer: Scorer, params: Params, rows: Sequence[Sequence[int]], count: int
 ) -> list[list[tuple[int, float]]]:
-    """The `count` most probable next tokens of every row as (id, probability), best first."""
+    """The `count` most probable next tokens of every row (token ids [n]) as (id, probability), best first."""
     return [
         [(int(i), float(row[i])) for i in np.argsort(-row, kind="stable")[:count]]
         for row in scorer.next_token(params, rows)

@@ -33,7 +33,10 @@ def lowest_mean(values: np.ndarray, share: float, *, at_least_one: bool = False)
 
 
 def auc(higher: np.ndarray, lower: np.ndarray) -> float:
-    """P(a > b) + P(a = b) / 2 for a drawn from `higher` and b from `lower`: the area under the ROC curve."""
+    """P(a > b) + P(a = b) / 2 for a drawn from `higher` and b from `lower`: the area under the ROC curve.
+
+    Both are float [texts], of as many texts each as there are.
+    """
     return float(shares_below(higher, lower).mean())
 
 
@@ -74,7 +77,7 @@ def membership_scores(
 
 def membership_auc(members: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Each attack's AUC, P(member scores higher than non-member): .5 = cannot tell, 1 = always, 0 = always wrong (the
-    members are abnormally unlikely, a trace too)."""
+    members are abnormally unlikely, a trace too). Both sides are from `membership_scores`, fp64 [texts] an attack."""
     return {name: auc(members[name], others[name]) for name in ATTACKS}
 
 

@@ -44,7 +44,7 @@ def extraction_strength(likeliest: np.ndarray) -> float:
 
 
 def open_unlearning_strength(likeliest: np.ndarray) -> float:
-    """The same, but 1/n where even the last token is not the argmax."""
+    """The same of the same bool [n], but 1/n where even the last token is not the argmax."""
     return max(extraction_strength(likeliest), 1 / len(likeliest))
 
 

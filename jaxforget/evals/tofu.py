@@ -168,12 +168,12 @@ def truth_ratios(paraphrased: Any, perturbed: Any, epsilon: float = 0.0) -> np.n
 
 
 def forget_truth_ratio(ratios: np.ndarray) -> np.ndarray:
-    """min(R, 1/R) of each item: 1 where true and false answers are equally likely."""
+    """min(R, 1/R) of each item, fp64 [items] as R: 1 where true and false answers are equally likely."""
     return np.minimum(ratios, 1 / ratios)
 
 
 def utility_truth_ratio(ratios: np.ndarray) -> np.ndarray:
-    """max(0, 1 - 1/R) of each item: near 1 where the true answer is much likelier."""
+    """max(0, 1 - 1/R) of each item, fp64 [items] as R: near 1 where the true answer is much likelier."""
     return np.maximum(0, 1 - 1 / ratios)
 
 
@@ -184,7 +184,10 @@ def harmonic_mean(values: Sequence[float]) -> float:
 
 
 def forget_quality(unlearned: np.ndarray, control: np.ndarray) -> float:
-    """p-value of the two-sample Kolmogorov-Smirnov test between the Rs of two models on the forget set: 1 = alike."""
+    """p-value of the two-sample Kolmogorov-Smirnov test between the Rs of two models on the forget set: 1 = alike.
+
+    Both are fp64 [items], from `Asker.ratios`.
+    """
     from scipy.stats import ks_2samp  # half a second to import
 
     return float(ks_2samp(unlearned, control).pvalue)
@@ -207,7 +210,7 @@ def tofu_rows(
       asker: the model.
       complete: its greedy generation.
       model: its name in the rows.
-      control_ratios: `ratios` of the control on the forget set.
+      control_ratios: `ratios` of the control on the forget set, fp64 [items].
     """
     check_convention(asker.convention, tuple(CONVENTIONS))
     rows, utility, forget = [], [], None

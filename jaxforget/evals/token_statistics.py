@@ -61,7 +61,7 @@ class StatisticsScorer(Scorer):
         self._statistics = jax.jit(statistics, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
     def statistics(self, params: Params, rows: Sequence[Sequence[int]]) -> list[TokenStatistics]:
-        """`TokenStatistics` of every sequence of token ids, in the order given."""
+        """`TokenStatistics` of every sequence of token ids [n], in the order given."""
         out: list[TokenStatistics | None] = [None] * len(rows)
         for numbers, tokens, _ in self._buckets(rows):
             labels = np.zeros_like(tokens)

@@ -122,6 +122,8 @@ def write_model(
 ) -> None:
     """`save_params` of a model that need not exist whole: `tensors` yields what `export_order` names, as it is stored.
 
+    Matrices are [out, in], as `torch.nn.Linear` holds them, every tensor of `dtype`.
+
     Raises:
       UserError: the folder cannot be written.
     """

@@ -97,7 +97,10 @@ gated.defvjp(_gated_forward, _gated_backward)
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over D, computed in fp32 as the mean of squares overflows or rounds in bf16."""
+    """Root-mean-square norm over D, computed in fp32 as the mean of squares overflows or rounds in bf16.
+
+    [..., D] of any float dtype -> [..., D] of `dtype`.
+    """
 
     epsilon: float
     dtype: jnp.dtype
@@ -112,7 +115,10 @@ class RMSNorm(nn.Module):
 
 
 class Layer(nn.Module):
-    """One decoder layer: attention and a gated feed-forward, each behind a norm and added to the stream."""
+    """One decoder layer: attention and a gated feed-forward, each behind a norm and added to the stream.
+
+    [B, S, D] of `dtype` at `positions`, int32 [B, S] -> the same shape and dtype, and the cache with their keys in it.
+    """
 
     config: LlamaConfig
     dtype: jnp.dtype

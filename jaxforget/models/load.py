@@ -75,7 +75,10 @@ class Checkpoint:
                 )
 
     def read_into(self, out: np.ndarray, tensor: str, region: tuple[slice, ...], transposed: bool) -> None:
-        """Copies `region` (in stored axes) of `tensor` into `out`, cast; touches that region's pages only."""
+        """Copies `region` (in stored axes) of `tensor` into `out`, cast; touches that region's pages only.
+
+        `out` has the region's shape, [out, in] of a matrix, or its transpose where `transposed`, and any float dtype.
+        """
         file = self.files[tensor]
         copy_cast(out, file.view(tensor)[region], transpose=transposed)
         file.release(tensor, region[0])
@@ -89,7 +92,7 @@ def load_params(
     shardings: Any = None,
     convert: Callable[[str, jax.Array], Any] = lambda name, array: array,
 ) -> dict[str, Any]:
-    """The parameters in `folder` as the tree of `models.llama.Llama`.
+    """The parameters in `folder` as the tree of `models.llama.Llama`: kernels [layers, in, out], as `layout` says.
 
     Args:
       folder: holds `model.safetensors`, or an index and its shards.

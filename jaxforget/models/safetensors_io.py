@@ -99,7 +99,8 @@ class MappedFile:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def view(self, name: str) -> np.ndarray:
-        """Tensor `name` as a read-only array over the mapping: nothing is read until it is touched."""
+        """Tensor `name`, [...] of its stored shape and dtype, as a read-only array over the mapping: nothing is read
+        until it is touched."""
         stored = self.tensors[name]
         flat = np.frombuffer(self._map, FLOATS[stored.code], math.prod(stored.shape), stored.start)
         return flat.reshape(stored.shape)
@@ -154,7 +155,10 @@ def code_of(dtype: np.dtype) -> str:
 
 
 def write_file(path: Path, dtype: np.dtype, shapes: dict[str, tuple[int, ...]], tensors: Iterable[np.ndarray]) -> None:
-    """Writes `tensors`, in the order of `shapes` and all of `dtype`, to `path`, holding one at a time."""
+    """Writes `tensors`, in the order of `shapes` and all of `dtype`, to `path`, holding one at a time.
+
+    Each tensor has the shape [...] that `shapes` gives it, axes as they are to be stored.
+    """
     # transformers reads only files that name a framework.
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     offset = 0
