@@ -46,12 +46,22 @@ def _lacks(run: Run) -> str | None:
     evals = run.config.evals
     if evals.completion_prompts is None and evals.prompt_maker == "offline" and not cues_of(run):
         return "evals.completion_prompts is not set, and there are no anchors to find prompts by"
-    if "endpoint" in (evals.grader, evals.prompt_maker):
-        try:
-            settings_from(run.config.endpoint)
-        except UserError as fault:
-            # Now, and not when every prompt has been completed.
-            return str(fault)
+    return _endpoint_fault(run, asks=False)
+
+
+def _barred(run: Run) -> str | None:
+    """What keeps the endpoint from being asked: told now, and not when every prompt has been completed."""
+    return _endpoint_fault(run, asks=True)
+
+
+def _endpoint_fault(run: Run, *, asks: bool) -> str | None:
+    evals = run.config.evals
+    if "endpoint" not in (evals.grader, evals.prompt_maker):
+        return None
+    try:
+        settings_from(run.config.endpoint, asks=asks)
+    except UserError as fault:
+        return str(fault)
     return None
 
 
@@ -90,8 +100,8 @@ def _inputs(run: Run) -> dict[str, str]:
     return {**_text_inputs(run), **graded}
 
 
-def _endpoint(options: EndpointOptions) -> Endpoint:
-    return _kept_endpoint(settings_from(options))
+def _endpoint(options: EndpointOptions, *, asks: bool = True) -> Endpoint:
+    return _kept_endpoint(settings_from(options, asks=asks))
 
 
 @functools.lru_cache(maxsize=1)
@@ -244,7 +254,7 @@ def _preview(run: Run, models: Models) -> str:
     evals, endpoint = run.config.evals, None
     lines = []
     if "endpoint" in (evals.grader, evals.prompt_maker):
-        endpoint = _endpoint(run.config.endpoint)
+        endpoint = _endpoint(run.config.endpoint, asks=False)
     answers = completion_folder(run) / "answers.jsonl"
     asked = len(models)
     if evals.completion_prompts is None and evals.prompt_maker == "endpoint":
@@ -275,5 +285,6 @@ COMPLETION = Suite(
     _inputs,
     _measure,
     leaves=lambda run, name: [_result(run, name)],
+    barred=_barred,
     preview=_preview,
 )

@@ -77,6 +77,7 @@ class Suite:
     against: models whose weights the rows depend on too, where the run has them.
     only: the models that are asked; empty for all. without: those that are not.
     leaves: what it writes beside its rows of a model, which must stand where they are not measured again.
+    barred: None, or what else is missing to measure it, which a dry run can do without.
     preview: for a dry run, what it would ask an endpoint; None where it asks none.
     """
 
@@ -90,6 +91,7 @@ class Suite:
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     leaves: Callable[[Run, str], Sequence[Path]] = lambda run, name: ()
+    barred: Callable[[Run], str | None] = lambda run: None
     preview: Callable[[Run, Models], str] | None = None
 
     def asked(self, models: Models) -> list[str]:
@@ -133,7 +135,7 @@ def measure(run: Run, suites: Sequence[Suite], chosen: Sequence[Suite], *, named
     models = Models(run)
     ready = []
     for suite in chosen:
-        if missing := suite.lacks(run):
+        if missing := suite.lacks(run) or suite.barred(run):
             if suite.name in named:
                 raise UserError(f"suite={suite.name}: {missing}")
             run.say(f"{suite.name}: left out: {missing}")

@@ -135,6 +135,19 @@ def test_a_dry_run_offline(finished):
     assert not (run.evals / "rows" / "completion").exists()
 
 
+def test_a_dry_run_needs_no_key(finished, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    run = finished("evals.grader=endpoint", "endpoint.model=judge", "endpoint.base_url=https://api.openai.com/v1")
+    preview(run, [COMPLETION])
+    assert "24 questions, 0 answered" in finished.said[-1]
+    with pytest.raises(UserError, match="^suite=completion: OPENAI_API_KEY is not set"):
+        measure(run, [COMPLETION], [COMPLETION], named=["completion"])
+    assert not completion_folder(run).joinpath("texts").exists(), "told before a prompt is completed"
+    nameless = finished("evals.grader=endpoint", "endpoint.base_url=https://api.openai.com/v1")
+    preview(nameless, [COMPLETION])
+    assert finished.said[-1].startswith("completion: left out: endpoint.model is not set")
+
+
 def test_without_anchors_or_prompts(finished):
     run = finished()
     run.anchors.unlink()
