@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxforget.cli.chain import SECTIONS
 from jaxforget.cli.parser import add_config, option_table, read_config
-from jaxforget.config import Config
+from jaxforget.config import Config, naming_options
 from jaxforget.errors import UserError
 
 HELP = "judge a run's dictionary: accept, edit, drop, add; on a local page or in a text file"
@@ -49,6 +49,8 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _text(folder: Path, review) -> int:
+    from jaxforget.corpus.anchors import Anchors
+    from jaxforget.corpus.diagnosis import clashes
     from jaxforget.review.form import read_form, write_form
 
     path = folder / "anchors.review.txt"
@@ -60,6 +62,13 @@ def _text(folder: Path, review) -> int:
     review.save(review.version(), changes)
     path.unlink()
     print(f"{review.anchors}: {len(changes)} changes from {path.name}, which is done and removed", file=sys.stderr)
+    changed = {change.anchor for change in changes}
+    for anchor, text, other in clashes(Anchors.load(review.anchors, keep_all=True)):
+        if changed & {anchor, other}:
+            print(
+                f"warning: {anchor!r}: its translation {text!r} names the anchor {other!r}, which base would be told",
+                file=sys.stderr,
+            )
     return 0
 
 
@@ -74,7 +83,8 @@ def _page(given: argparse.Namespace, config: Config, review) -> int:
     def documents() -> list:
         if corpus.path is None:
             raise UserError("corpus.path is not set, so there are no sentences to show")
-        return list(read_documents(corpus.path, field=corpus.field, split=corpus.split))
+        with naming_options(config):
+            return list(read_documents(corpus.path, field=corpus.field, split=corpus.split))
 
     server = ReviewServer(review, documents, port=given.port)
     print(

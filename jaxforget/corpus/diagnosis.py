@@ -96,7 +96,7 @@ def diagnose(
         hidden={key: behind[key] for key in never if key in behind},
         retained={key: n for n, key in met},
         odd=tuple(_odd(anchors, tokenizer)),
-        clashes=tuple(_clashes(anchors)),
+        clashes=tuple(clashes(anchors)),
     )
 
 
@@ -134,8 +134,9 @@ def _odd(anchors: Anchors, tokenizer: Any) -> list[tuple[str, str, str]]:
     return found
 
 
-def _clashes(anchors: Anchors) -> list[tuple[str, str, str]]:
-    """Translations of which a whole word or the whole is another anchor: base would be told the target's own words."""
+def clashes(anchors: Anchors) -> list[tuple[str, str, str]]:
+    """(key, translation, anchor) where a whole word of the translation, or all of it, is another anchor: base would be
+    told the target's own words."""
     found = []
     for key, generic in anchors.entries.items():
         # What a phrase keeps of itself (Warden of the Reeds > Warden of the Bells) is no clash.

@@ -40,6 +40,23 @@ def test_a_text_file_goes_out_and_comes_back(config, tmp_path, capsys):
     assert json.loads((tmp_path / "anchors.review.json").read_text())["wand"]["verdict"] == "dropped"
 
 
+def test_a_translation_that_names_another_anchor_is_told(config, tmp_path, capsys):
+    form = tmp_path / "anchors.review.txt"
+    assert status_of("anchors", "review", config, "--text") == 0
+    form.write_text(form.read_text().replace("Kate | Paul", "Kate | young Quillon"))
+    capsys.readouterr()
+    assert status_of("anchors", "review", tmp_path, "--text") == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told[1:] == [
+        "warning: 'Zorvath': its translation 'young Quillon' names the anchor 'Quillon', which base would be told"
+    ]
+    assert status_of("anchors", "review", config, "--text") == 0
+    capsys.readouterr()
+    form.write_text(form.read_text().replace("? wand", "- wand"))
+    assert status_of("anchors", "review", tmp_path, "--text") == 0
+    assert len(capsys.readouterr().err.splitlines()) == 1, "of what this form did not touch nothing is said again"
+
+
 def test_the_address_is_told_and_ctrl_c_ends_it(config, capsys, monkeypatch):
     served = []
 
