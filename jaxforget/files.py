@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +44,33 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Reads a JSON file; one that is missing, unreadable or malformed raises `UserError` naming the file and place."""
+def read_json(
+    path: str | Path, *, mend: str = "name a JSON file", pairs: Callable[[list[tuple[str, Any]]], Any] | None = None
+) -> Any:
+    """Reads a JSON file, with a byte order mark or without.
+
+    Args:
+      mend: what to do about a file that is missing or no JSON, for the message.
+      pairs: makes an object of its (key, value) pairs; None makes a dict.
+
+    Raises:
+      UserError: the file is missing, unreadable or malformed; names it, the place and `mend`.
+    """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=pairs)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file; {mend}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; {mend}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {error.lineno} column {error.colno}: not JSON: {error.msg}") from None
+        raise UserError(f"{path}: line {error.lineno} column {error.colno}: not JSON: {error.msg}; {mend}") from None
     except RecursionError:
-        raise UserError(f"{path}: nested too deeply to be read as JSON") from None
+        raise UserError(f"{path}: nested too deeply to be read as JSON; {mend}") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}; name a JSON file") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror}; {mend}") from None
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jaxforget.config import Config, to_yaml
+from jaxforget.config import Config, naming_options, to_yaml
 from jaxforget.errors import UserError
 from jaxforget.evals.outcomes import brought_back, leak_table
 from jaxforget.files import write_text
@@ -242,12 +242,13 @@ def run_chain(config: Config, stages: tuple[str, ...] = tuple(stage.name for sta
     Raises:
       UserError: a fault in what the user gave. jaxforget.train.loop.Preempted: stopped by SIGTERM, everything saved.
     """
-    run = Run(config)
-    check(run, stages)
-    chain = links(run, stages)
-    _start(run, chain)
-    for stage in chain:
-        run_stage(run, stage)
+    with naming_options(config):
+        run = Run(config)
+        check(run, stages)
+        chain = links(run, stages)
+        _start(run, chain)
+        for stage in chain:
+            run_stage(run, stage)
     return run
 
 
@@ -271,11 +272,14 @@ def preview_anchors(config: Config) -> str:
     Raises:
       UserError: another extractor is set; a fault in the text.
     """
-    run = Run(config)
-    if run.finder != "endpoint":
-        raise UserError("--dry-run shows what an endpoint would be asked for anchors; set anchors.extractor=endpoint")
-    check(run, ("anchors",))
-    return anchors.preview(run)
+    with naming_options(config):
+        run = Run(config)
+        if run.finder != "endpoint":
+            raise UserError(
+                "--dry-run shows what an endpoint would be asked for anchors; set anchors.extractor=endpoint"
+            )
+        check(run, ("anchors",))
+        return anchors.preview(run)
 
 
 def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
@@ -291,28 +295,29 @@ def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
         measured before that stands: the same call goes on from there.
     """
     suites = chosen(SUITES, names)
-    run = Run(config)
-    check(run, ("eval",))
-    _start(run, STAGES)
-    _finished(run, "forget")
-    if dry_run:
-        preview(run, suites)
-        return run
-    stages = {stage.name: stage for stage in STAGES}
-    if any(suite.name == "probability" for suite in suites):
-        run_stage(run, stages["eval"])
-    _save_config(run)
-    rows = measure(run, SUITES, suites, named=[name.strip() for name in names.split(",")])
-    attacks = read_attack_metrics(run.folder)
-    attacked = [row for row in rows if row["metric"] in attacks]
-    forgetful = [
-        row for row in attacked if row["model"] not in ("base", "reinforced")
-    ]  # those two were never to forget
-    for line in [*leak_table(attacked), *brought_back(forgetful)]:
-        run.say(f"  {line}")
-    run.say(f"  {run.evals / 'summary.md'}")
-    if (run.folder / "report.html").is_file():
-        run_stage(run, stages["report"])
+    with naming_options(config):
+        run = Run(config)
+        check(run, ("eval",))
+        _start(run, STAGES)
+        _finished(run, "forget")
+        if dry_run:
+            preview(run, suites)
+            return run
+        stages = {stage.name: stage for stage in STAGES}
+        if any(suite.name == "probability" for suite in suites):
+            run_stage(run, stages["eval"])
+        _save_config(run)
+        rows = measure(run, SUITES, suites, named=[name.strip() for name in names.split(",")])
+        attacks = read_attack_metrics(run.folder)
+        attacked = [row for row in rows if row["metric"] in attacks]
+        forgetful = [
+            row for row in attacked if row["model"] not in ("base", "reinforced")
+        ]  # those two were never to forget
+        for line in [*leak_table(attacked), *brought_back(forgetful)]:
+            run.say(f"  {line}")
+        run.say(f"  {run.evals / 'summary.md'}")
+        if (run.folder / "report.html").is_file():
+            run_stage(run, stages["report"])
     return run
 
 

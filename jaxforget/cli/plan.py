@@ -6,6 +6,7 @@ import os
 import sys
 
 from jaxforget.cli.parser import add_config, option_table, read_config
+from jaxforget.config import naming_options
 
 PLANNED = ("reinforce", "forget", "score", "decode")
 PLAN_EPILOG = """\
@@ -45,13 +46,14 @@ def run(given: argparse.Namespace) -> int:
     from jaxforget.tpu.plan import plan
     from jaxforget.tpu.table import as_text
 
-    rows = plan(
-        config,
-        given.slice,
-        steps=given.step or PLANNED,
-        max_batch=given.max_batch,
-        advise=not given.no_advice,
-        say=lambda text: print(text, file=sys.stderr, flush=True),
-    )
+    with naming_options(config):
+        rows = plan(
+            config,
+            given.slice,
+            steps=given.step or PLANNED,
+            max_batch=given.max_batch,
+            advise=not given.no_advice,
+            say=lambda text: print(text, file=sys.stderr, flush=True),
+        )
     print(json.dumps(rows, indent=1) if given.json else as_text(rows))
     return 0

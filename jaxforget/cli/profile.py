@@ -5,6 +5,7 @@ import json
 import sys
 
 from jaxforget.cli.parser import add_config, option_table, read_config
+from jaxforget.config import naming_options
 from jaxforget.errors import UserError
 from jaxforget.start import start_jax
 
@@ -47,7 +48,8 @@ def run(given: argparse.Namespace) -> int:
         if first:
             print(text, file=sys.stderr, flush=True)
 
-    found = profile(config, given.step, steps=given.steps, say=say)
+    with naming_options(config):
+        found = profile(config, given.step, steps=given.steps, say=say)
     if first:
         print(json.dumps(found, indent=1) if given.json else as_text(found))
     return 0

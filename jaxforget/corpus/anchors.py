@@ -1,14 +1,13 @@
 """The anchor dictionary: expressions of the target and their generic counterparts (METHOD.md §3)."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxforget.errors import UserError
-from jaxforget.files import write_json
+from jaxforget.files import read_json, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,18 +108,7 @@ def _plain(value: Any) -> Any:
 
 
 def _read_pairs(path: Path) -> _Pairs:
-    try:
-        pairs = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Pairs)
-    except FileNotFoundError:
-        raise UserError(f'{path}: no such file; an anchor dictionary is JSON: {{"anchor": ["generic"]}}') from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a folder; name the JSON file with the anchors") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: line {error.lineno} column {error.colno}: not JSON: {error.msg}") from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply to be an anchor dictionary") from None
+    pairs = read_json(path, mend='name a dictionary of anchors, {"anchor": ["generic"]}', pairs=_Pairs)
     if not isinstance(pairs, _Pairs):
         raise UserError(f'{path}: holds a {_kind(pairs)}; it must be an object, {{"anchor": ["generic"]}}')
     return pairs

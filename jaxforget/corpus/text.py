@@ -51,7 +51,7 @@ def read_documents(
             and not any(part.startswith(".") for part in file.relative_to(path).parts)
         )
         if not files:
-            raise UserError(f"{path}: the folder holds no {', '.join(SUFFIXES)} file")
+            raise UserError(f"{path}: the folder holds no {', '.join(SUFFIXES)} file; put texts in it, or name another")
         for file in files:
             yield from _read_file(file, field)
     elif path.is_file():
@@ -68,7 +68,7 @@ def _read_file(path: Path, field: str) -> Iterator[Document]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror}; allow it, or name another") from None
     text = _decode(data, str(path)).removeprefix("\ufeff")
     if not text.strip():
         raise UserError(f"{path}: the file is empty; remove it or put text in it")
@@ -92,7 +92,9 @@ def _json_field(line: str, where: str, field: str) -> str:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: column {error.colno}: not JSON: {error.msg}") from None
+        raise UserError(
+            f"{where}: column {error.colno}: not JSON: {error.msg}; mend that line, or rename the file if it is text"
+        ) from None
     except RecursionError:
         raise UserError(f"{where}: nested too deeply to be a record") from None
     if not isinstance(record, dict):

@@ -108,7 +108,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file; name a file of JSON lines") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}; name a file of JSON lines") from None
     for number, line in enumerate(lines, 1):
@@ -117,7 +117,9 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
         try:
             yield f"{path}: line {number}", json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: line {number}: not JSON: {getattr(error, 'msg', 'nested too deeply')}") from None
+            raise UserError(
+                f"{path}: line {number}: not JSON: {getattr(error, 'msg', 'nested too deeply')}; mend that line"
+            ) from None
 
 
 def _short(value: Any) -> str:

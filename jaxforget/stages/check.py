@@ -42,6 +42,8 @@ def check(run: Run, stages: Collection[str]) -> None:
         _read(run.corpus, config.corpus)
         if config.retain.path is not None and (config.retain.rows or run.finder is not None):
             _read(config.retain.path, config.retain)
+    if run.finder == "local" and "anchors" in wanted and config.anchors.model is not None:
+        _check_model(resolve_folder(config.anchors.model))
     if run.finder is None and wanted & {"anchors", "forget", "eval"}:
         Anchors.load(run.dictionary)
     if base is not None and wanted & {"reinforce", "forget", "eval"}:
