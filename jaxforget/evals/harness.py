@@ -174,7 +174,10 @@ def run_tasks(
     manager = TaskManager(include_path=None if folder is None else str(folder))
     for name in tasks:
         if not manager.match_tasks([name]):
-            raise UserError(f"evals.tasks: lm-evaluation-harness knows no task {name!r}; `lm-eval ls tasks` lists them")
+            nor = "" if folder is None else f", nor does a YAML file in evals.tasks_folder={folder} describe it"
+            raise UserError(
+                f"evals.tasks: lm-evaluation-harness knows no task {name!r}{nor}; `lm-eval ls tasks` lists them"
+            )
     try:
         results = simple_evaluate(
             lm, tasks=list(tasks), task_manager=manager, limit=limit, bootstrap_iters=1000, log_samples=False

@@ -50,7 +50,7 @@ def test_out(capsys, config, tiny_world, tmp_path):
         ("anchors.path=WORLD", "is a folder; name a dictionary of anchors"),
         ("anchors.path=WORLD/target/0.txt", "0.txt: line 1 column 1: not JSON"),
         ("evals.probes=/nowhere.json", "/nowhere.json: no such file"),
-        ("evals.probes=WORLD", "cannot be read: Is a directory; name a JSON file"),
+        ("evals.probes=WORLD", "is a folder; name a JSON file"),
         ("evals.probes=WORLD/anchors.json", "unknown key 'Zorvath'; the keys are familiarity and retained"),
         ("evals.prompts=WORLD/probes.json", "unknown key 'familiarity'; the keys are dynamics and completions"),
         ("evals.heldout=/nowhere", "/nowhere: no such file or folder"),

@@ -22,15 +22,18 @@ from jaxforget.stages.suites.probability import summary_rows
 from jaxforget.stages.suites.suite import Models, Row, Suite
 
 
-def _needs(key: str, what: str) -> Callable[[Run], str | None]:
-    """For `Suite.lacks`: the option evals.`key` names `what`, which must be there."""
+def _needs(key: str, what: str, *, folder: bool = False) -> Callable[[Run], str | None]:
+    """For `Suite.lacks`: the option evals.`key` names `what`, which must be there, as a `folder` if it is said."""
 
     def lacks(run: Run) -> str | None:
         place = getattr(run.config.evals, key)
         if place is None:
             return f"evals.{key} is not set; it names {what}"
+        if folder and Path(place).is_file():
+            return f"evals.{key}={place}: is a file; it names {what}"
         # A name such as tfds:NAME is no path, and is found missing when it is read.
-        return None if Path(place).exists() or ":" in place else f"evals.{key}={place}: no such file or folder"
+        there = Path(place).exists() or ":" in place
+        return None if there else f"evals.{key}={place}: no such file or folder; it names {what}"
 
     return lacks
 
@@ -78,7 +81,7 @@ def _lacks_benchmarks(run: Run) -> str | None:
     for name in _names(evals.benchmarks):
         if name not in BENCHMARKS:
             raise UserError(f"evals.benchmarks: no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
-    return _needs("tfds", "the data folder of tensorflow-datasets")(run)
+    return _needs("tfds", "the data folder of tensorflow-datasets", folder=True)(run)
 
 
 def _benchmark_inputs(run: Run) -> dict[str, str]:
@@ -99,7 +102,9 @@ def _benchmarks(run: Run, models: Models, name: str) -> list[Row]:
 def _lacks_tasks(run: Run) -> str | None:
     if not run.config.evals.tasks:
         return "evals.tasks is not set; it names tasks of lm-evaluation-harness, as hellaswag,arc_easy"
-    return None
+    if run.config.evals.tasks_folder is None:
+        return None
+    return _needs("tasks_folder", "a folder of YAML files that describe tasks", folder=True)(run)
 
 
 def _task_inputs(run: Run) -> dict[str, str]:
@@ -210,7 +215,7 @@ SUITES: tuple[Suite, ...] = (
     Suite(
         "muse",
         "MUSE under both conventions",
-        _needs("muse", "the folder of MUSE's files"),
+        _needs("muse", "the folder of MUSE's files", folder=True),
         _muse_inputs,
         _muse,
         against=("control",),
@@ -218,7 +223,7 @@ SUITES: tuple[Suite, ...] = (
     Suite(
         "tofu",
         "TOFU under both conventions",
-        _needs("tofu", "the folder of TOFU's four .jsonl files"),
+        _needs("tofu", "the folder of TOFU's four .jsonl files", folder=True),
         _tofu_inputs,
         _tofu,
         against=("control",),
