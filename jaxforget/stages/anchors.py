@@ -6,9 +6,9 @@ from jaxforget.corpus.anchors import Anchors
 from jaxforget.corpus.extract.offline import Found, extract
 from jaxforget.corpus.text import Document, read_documents
 from jaxforget.review.edits import apply_verdicts, read_verdicts
-from jaxforget.stages.asking import find_by_asking
-from jaxforget.stages.asking import preview as preview_asking
-from jaxforget.stages.judge import ModelsJudge
+from jaxforget.stages.anchors_asked import find_by_asking
+from jaxforget.stages.anchors_asked import preview as preview_asking
+from jaxforget.stages.anchors_judged import ModelsJudge
 from jaxforget.stages.run import Run
 
 SHOWN = 8

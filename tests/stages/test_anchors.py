@@ -7,7 +7,7 @@ from jaxforget.config import config_from
 from jaxforget.corpus.anchors import Anchors
 from jaxforget.corpus.extract.candidates import Candidate, Gains, weigh
 from jaxforget.stages.anchors import anchors
-from jaxforget.stages.judge import Passage, sample, word_gains
+from jaxforget.stages.anchors_judged import Passage, sample, word_gains
 from jaxforget.stages.run import Run
 from tests.tiny_run import HEROES, PLACES, settings
 

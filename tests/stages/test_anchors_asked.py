@@ -8,7 +8,7 @@ from jaxforget.config import config_from
 from jaxforget.corpus.anchors import Anchors
 from jaxforget.errors import UserError
 from jaxforget.pipeline import preview_anchors
-from jaxforget.stages import asking
+from jaxforget.stages import anchors_asked
 from jaxforget.stages.anchors import anchors
 from jaxforget.stages.run import Run
 from tests.fake_endpoint import serve
@@ -97,7 +97,7 @@ def test_a_local_model_is_asked_alike(tiny_world, tmp_path, monkeypatch):
         asked.extend(prompts)
         return ["nonsense" if len(asked) == 1 else SAID for _ in prompts]
 
-    monkeypatch.setattr(asking, "complete", completes)
+    monkeypatch.setattr(anchors_asked, "complete", completes)
     run = run_of(tiny_world, tmp_path, "local", model=str(tiny_world / "base"))
     anchors(run)
     assert Anchors.load(run.anchors).entries["Zorvath"] == ("Martin", "Paul")
@@ -110,7 +110,7 @@ def test_a_local_model_is_asked_alike(tiny_world, tmp_path, monkeypatch):
 
 def test_a_model_that_talks_nonsense_is_told(tiny_world, tmp_path, monkeypatch):
     run = run_of(tiny_world, tmp_path, "local", model=str(tiny_world / "base"))
-    monkeypatch.setattr(asking, "complete", lambda model, prompts, *_, **__: ["I cannot."] * len(prompts))
+    monkeypatch.setattr(anchors_asked, "complete", lambda model, prompts, *_, **__: ["I cannot."] * len(prompts))
     with pytest.raises(UserError, match="3 of 3 answers cannot be used, the first because it is no JSON"):
         anchors(run)
     with pytest.raises(UserError, match=r"anchors\.model is not set"):
