@@ -12,7 +12,7 @@ from jaxforget.demo.recipes import RECOMMENDED, unlearning
 from jaxforget.errors import UserError
 from jaxforget.tpu.topology import find_slice
 
-PRESETS = Path(__file__).parents[1] / "configs"
+PRESETS = Path(__file__).parents[2] / "configs"
 # WHP, section 3 (arXiv 2310.02238): the paper's table, key by key.
 PAPER = {
     "model.folder": "meta-llama/Llama-2-7b-chat-hf",
