@@ -95,7 +95,7 @@ def test_bad_json_is_named_with_its_place(content, says, tmp_path):
 def test_json_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match=r"nothing\.json: no such file"):
         read_json(tmp_path / "nothing.json")
-    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+    with pytest.raises(UserError, match="is a folder; name a JSON file"):
         read_json(tmp_path)
 
 
