@@ -148,7 +148,7 @@ def test_no_such_text(capsys, config):
 def test_dictionaries(content, says, capsys, config, tmp_path):
     path = tmp_path / "anchors.json"
     path.write_text(content)
-    assert fault(capsys, "run", config, f"anchors.path={path}").startswith(f"{path}: ")
+    assert fault(capsys, "run", config, f"anchors.path={path}").startswith(f"anchors.path: {path}: ")
     assert says in fault(capsys, "run", config, f"anchors.path={path}")
 
 
