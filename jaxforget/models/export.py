@@ -1,8 +1,11 @@
 """Parameters out to a folder that `transformers` loads, one tensor at a time."""
 
+import collections
 import math
+import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,13 @@ from jaxforget.files import atomic_folder, write_json, write_text
 from jaxforget.models.config import LlamaConfig
 from jaxforget.models.layout import Leaf, leaves
 from jaxforget.models.load import INDEX, float_dtype
-from jaxforget.models.safetensors_io import copy_cast, write_file
+from jaxforget.models.safetensors_io import TILE, copy_cast, write_file
 
 # Licences too: those of the Llama models ask that they travel with what is made from them.
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*")
 LICENCE_FILES = ("LICENSE*", "USE_POLICY*", "NOTICE*")
+AHEAD = 256 << 20  # bytes of tensors that threads make while the one before them is written
+CHUNK = 4 << 20  # bytes that a thread makes at once
 
 
 def config_to_hf(config: LlamaConfig) -> dict[str, Any]:
@@ -78,7 +83,8 @@ def save_params(
 
     Args:
       folder: replaced if it exists.
-      params: the tree of `models.llama.Llama`, sharded in any way; one tensor at a time comes to the host.
+      params: the tree of `models.llama.Llama`, sharded in any way; one tensor at a time comes to the host, or `AHEAD`
+        bytes of small ones.
       config: the model's shape.
       raw_config: the original's `config.json`, kept but for the dtype; None for a model made here.
       tokenizer_source: folder of the original (its tokenizer, generation config and licence are copied), a
@@ -100,12 +106,13 @@ def save_params(
     for leaf in leaves(config):
         if leaf.name not in flat or flat[leaf.name].shape != leaf.shape:
             raise ValueError(f"parameter {leaf.name} must be {leaf.shape}")
-    tensors = (_to_host(flat[leaf.name], leaf, layer, dtype) for _, leaf, layer in export_order(config))
-    if jax.process_index() == 0:
-        write_model(folder, tensors, config, raw, tokenizer_source, dtype, max_shard_bytes, model_card)
-    else:
-        for _ in tensors:
-            pass
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        tensors = _to_host(flat, config, dtype, pool)
+        if jax.process_index() == 0:
+            write_model(folder, tensors, config, raw, tokenizer_source, dtype, max_shard_bytes, model_card)
+        else:
+            for _ in tensors:
+                pass
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"jaxforget.save_params {folder}")
 
@@ -150,18 +157,51 @@ def export_order(config: LlamaConfig) -> Iterator[tuple[str, Leaf, int | None]]:
     yield from single[1:]
 
 
-def _to_host(array: jax.Array, leaf: Leaf, layer: int | None, dtype: np.dtype) -> np.ndarray | None:
-    """One tensor as it is stored, gathered from its devices; None on a process that does not write."""
-    out = np.empty(leaf.stored_shape, dtype)
+def _to_host(
+    flat: dict[str, jax.Array], config: LlamaConfig, dtype: np.dtype, pool: ThreadPoolExecutor
+) -> Iterator[np.ndarray | None]:
+    """The tensors of `export_order` as they are stored, gathered from their devices; on a process that does not write,
+    None for each that it only helps to gather.
+
+    Threads cast and transpose them, some ahead of the one that is asked for: writing must not wait for each.
+    """
+    making: collections.deque[tuple[np.ndarray | None, list[Future[None]]]] = collections.deque()
+    held = 0
+    for _, leaf, layer in export_order(config):
+        size = math.prod(leaf.stored_shape) * dtype.itemsize
+        while making and held + size > AHEAD:
+            done = _made(*making.popleft())
+            held -= 0 if done is None else done.nbytes
+            yield done
+            del done  # else it would stay beside those made next
+        making.append(_make(flat[leaf.name], leaf, layer, dtype, pool))
+        held += 0 if making[-1][0] is None else size
+    while making:
+        yield _made(*making.popleft())
+
+
+def _made(out: np.ndarray | None, jobs: list[Future[None]]) -> np.ndarray | None:
+    for job in jobs:
+        job.result()  # a thread's failure is raised here
+    return out
+
+
+def _make(
+    array: jax.Array, leaf: Leaf, layer: int | None, dtype: np.dtype, pool: ThreadPoolExecutor
+) -> tuple[np.ndarray | None, list[Future[None]]]:
+    """One tensor, not yet filled, and the threads' jobs that fill it; None on a process that does not write."""
     if not array.is_fully_addressable:
+        # By all processes in one order, and so not by threads.
         whole = array if layer is None else _layer_of(array, layer)
         gathered = multihost_utils.process_allgather(whole, tiled=True)
         if jax.process_index() != 0:
-            return None
-        copy_cast(out, np.asarray(gathered), transpose=leaf.transposed)
-        return out
+            return None, []
+        out = np.empty(leaf.stored_shape, dtype)
+        return out, _fill(out, np.asarray(gathered), leaf.transposed, pool)
+    out = np.empty(leaf.stored_shape, dtype)
     target = out.T if leaf.transposed else out
     pieces = {str(shard.index): shard for shard in array.addressable_shards}  # replicas once
+    jobs = []
     for shard in pieces.values():
         index, data = shard.index, shard.data
         if layer is not None:
@@ -172,8 +212,20 @@ def _to_host(array: jax.Array, leaf: Leaf, layer: int | None, dtype: np.dtype) -
             index = index[1:]
             data = np.asarray(data)[layer - start] if _on_host(data) else _layer_of(data, layer - start)
         piece = target[index]
-        copy_cast(piece.T if leaf.transposed else piece, np.asarray(data), transpose=leaf.transposed)
-    return out
+        jobs += _fill(piece.T if leaf.transposed else piece, np.asarray(data), leaf.transposed, pool)
+    return out, jobs
+
+
+def _fill(out: np.ndarray, source: np.ndarray, transposed: bool, pool: ThreadPoolExecutor) -> list[Future[None]]:
+    """Jobs of runs of rows of `out`: whole tiles, where it is transposed."""
+    step = max(1, CHUNK * out.shape[0] // max(1, out.nbytes))
+    step = -(-step // TILE) * TILE if transposed else step
+    jobs = []
+    for start in range(0, out.shape[0], step):
+        rows = slice(start, start + step)
+        part = source[:, rows] if transposed else source[rows]
+        jobs.append(pool.submit(copy_cast, out[rows], part, transpose=transposed))
+    return jobs
 
 
 def _on_host(data: jax.Array) -> bool:

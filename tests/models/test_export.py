@@ -1,19 +1,23 @@
 """Weights out: what transformers makes of the folder, and what is left when writing fails."""
 
 import json
+import weakref
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
 import transformers
+from flax.traverse_util import flatten_dict
 
-from jaxforget import sharding
+from jaxforget import model, sharding
 from jaxforget.errors import UserError
 from jaxforget.models import export as models_export
 from jaxforget.models import hf
 from jaxforget.models.config import LlamaConfig
 from jaxforget.models.load import INDEX
+from jaxforget.models.safetensors_io import MappedFile
 from tests.models.placing import shardings_of
 from tests.models.tiny import LENGTH, SHAPES, save_tiny
 
@@ -49,6 +53,64 @@ def test_a_mesh_writes_the_same_bytes(tmp_path, sizes):
     export(tmp_path / "in", tmp_path / "split", mesh=sharding.make_mesh(*sizes))
     name = "model.safetensors"
     assert (tmp_path / "split" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+@pytest.mark.parametrize("sizes", [None, (1, 2, 4)], ids=["one device", "a mesh"])
+def test_threads_ahead_of_the_file_write_what_each_in_turn_would(tmp_path, monkeypatch, sizes):
+    config = LlamaConfig(700, 384, 520, 3, 4, 2, 96)
+    rng = np.random.default_rng(0)
+    shardings = None if sizes is None else shardings_of(config, sharding.make_mesh(*sizes))
+    params = jax.tree.map(
+        lambda leaf: rng.standard_normal(leaf.shape, np.float32), model.param_shapes(config, np.float32)
+    )
+    placed = jax.device_put(params, shardings)
+    monkeypatch.setattr(models_export, "CHUNK", 70_000)  # several runs of rows a tensor, the last one short
+    monkeypatch.setattr(models_export, "AHEAD", 1_500_000)  # some tensors at once, the embedding by itself
+    hf.save_params(tmp_path, placed, config, None, None, dtype="bfloat16", max_shard_bytes=3_000_000, model_card="")
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert len(files) > 2
+    flat = flatten_dict(params, sep="/")
+    for name, leaf, layer in models_export.export_order(config):
+        mine = flat[leaf.name] if layer is None else flat[leaf.name][layer]
+        wanted = (mine.T if leaf.transposed else mine).astype(ml_dtypes.bfloat16)
+        file = MappedFile(tmp_path / json.loads((tmp_path / INDEX).read_text())["weight_map"][name])
+        assert file.view(name).tobytes() == np.ascontiguousarray(wanted).tobytes(), name
+
+
+def test_what_a_thread_cannot_do_is_raised(tmp_path, monkeypatch):
+    save_tiny(tmp_path / "in")
+
+    def fail(*given, **named):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(models_export, "copy_cast", fail)
+    with pytest.raises(MemoryError, match="no room"):
+        export(tmp_path / "in", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_no_more_is_held_than_may_be_ahead(tmp_path, monkeypatch):
+    """Of a model of many equal tensors, those that are made and not yet written."""
+    save_tiny(tmp_path / "in")
+    config, original = hf.read_config(tmp_path / "in")
+    largest = max(np.prod(leaf.stored_shape) for _, leaf, _ in models_export.export_order(config)) * 4
+    params = hf.load_params(tmp_path / "in", config, dtype="float32")
+    held, most = set(), []
+    make = models_export._make
+
+    def counted(*given):
+        out, jobs = make(*given)
+        held.add(id(out))
+        sizes[id(out)] = out.nbytes
+        weakref.finalize(out, held.discard, id(out))
+        most.append(sum(sizes[number] for number in held))
+        return out, jobs
+
+    sizes: dict[int, int] = {}
+    monkeypatch.setattr(models_export, "_make", counted)
+    monkeypatch.setattr(models_export, "AHEAD", 2 * largest)
+    hf.save_params(tmp_path / "out", params, config, original, None, dtype="float32", model_card="")
+    assert largest < max(most) <= 3 * largest  # and the one that is being written
 
 
 def test_shards_keep_to_their_size_and_the_index_adds_up(tmp_path):
