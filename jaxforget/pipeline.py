@@ -23,6 +23,7 @@ from jaxforget.stages.hashes import hash_model, hash_papers, hash_questions, has
 from jaxforget.stages.run import Run, wait_for_all
 from jaxforget.stages.suites.catalogue import SUITES
 from jaxforget.stages.suites.suite import chosen, compared, measure, preview
+from jaxforget.train.checkpoint import discard
 from jaxforget.train.loop import Preempted, hosts_preempted
 
 
@@ -31,8 +32,10 @@ class Stage:
     """One link.
 
     name: the subcommand. inputs: what its output depends on, as name -> hash or value. work: makes the output.
-    outputs: files that stand when it is done. together: whether all processes of a run must work on it at once, because
-    it computes on their devices. always: whether it is made again every time: it is cheap and shows whatever is there.
+    outputs: files that stand when it is done. together: whether all processes of a run must work on it at once,
+    because it computes on their devices. trains: whether it leaves checkpoints, of no use once its output is
+    recorded: with other inputs, more steps among them, it starts anew. always: whether it is made again every time:
+    it is cheap and shows whatever is there.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Stage:
     work: Callable[[Run, str], None]
     outputs: Callable[[Run], list[Path]]
     together: bool = True
+    trains: bool = False
     always: bool = False
 
 
@@ -211,12 +215,15 @@ STAGES: tuple[Stage, ...] = (
         lambda run: [folder / "blocks.json" for folder in (run.blocks, run.retain_blocks) if folder is not None],
         together=False,
     ),
-    Stage("reinforce", _reinforce_inputs, training.reinforce, lambda run: [run.reinforced / "config.json"]),
+    Stage(
+        "reinforce", _reinforce_inputs, training.reinforce, lambda run: [run.reinforced / "config.json"], trains=True
+    ),
     Stage(
         "forget",
         _forget_inputs,
         training.forget,
         lambda run: [run.unlearned / "config.json", run.unlearned / "steps.json", run.evals / "curve.json"],
+        trains=True,
     ),
     Stage(
         "eval",
@@ -332,6 +339,7 @@ def run_stage(run: Run, stage: Stage) -> bool:
     wait_for_all(f"{stage.name}: judged")  # before any process changes what the others judge by
     if done and standing and done["inputs"] == inputs and not stage.always:
         run.say(f"{stage.name}: up to date")
+        _tidy(run, stage)
         return False
     if hosts_preempted():
         raise Preempted(stage.name)
@@ -345,8 +353,15 @@ def run_stage(run: Run, stage: Stage) -> bool:
     _work(run, stage, fingerprint(inputs))
     seconds = time.perf_counter() - began
     run.manifest.record(stage.name, inputs, seconds)
+    _tidy(run, stage)
     run.say(f"  {seconds:.1f} s")
     return True
+
+
+def _tidy(run: Run, stage: Stage) -> None:
+    """Removes the checkpoints of a stage that is recorded: killed before that, it goes on from them in no time."""
+    if stage.trains and jax.process_index() == 0:
+        discard(run.checkpoints(stage.name))
 
 
 def _work(run: Run, stage: Stage, mark: str) -> None:

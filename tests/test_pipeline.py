@@ -15,6 +15,7 @@ from jaxforget.config import config_from
 from jaxforget.corpus.loader import read_summary
 from jaxforget.errors import UserError
 from jaxforget.files import write_text
+from jaxforget.manifest import Manifest
 from jaxforget.pipeline import STAGES, run_chain, stage_seconds
 from jaxforget.train.loop import Preempted
 from tests.tiny_run import settings
@@ -270,6 +271,35 @@ def test_a_stage_that_failed_runs_again(stubbed, monkeypatch):
     # Back to the first configuration: the output stands, but it was in the making.
     monkeypatch.setattr(pipeline, "STAGES", working)
     assert stubbed()[0] == ["forget"]
+
+
+def test_checkpoints_go_once_their_stage_is_recorded(stubbed, monkeypatch):
+    kept = {stage: stubbed.run / "checkpoints" / stage / "state" for stage in ("reinforce", "forget")}
+    record = Manifest.record
+
+    def training(stage):
+        def work(run, mark):
+            write_text(kept[stage.name], "81 GB at 7B")
+            stage.work(run, mark)
+
+        return dataclasses.replace(stage, work=work) if stage.name in kept else stage
+
+    def killed(self, name, inputs, seconds):
+        if name == "reinforce":
+            raise KeyboardInterrupt
+        record(self, name, inputs, seconds)
+
+    monkeypatch.setattr(pipeline, "STAGES", tuple(training(stage) for stage in pipeline.STAGES))
+    monkeypatch.setattr(Manifest, "record", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stubbed()
+    assert kept["reinforce"].is_file()  # from which the next attempt goes on
+    monkeypatch.setattr(Manifest, "record", record)
+    stubbed()
+    assert not any(path.parent.exists() for path in kept.values())
+    write_text(kept["forget"], "left by a process that was killed right then")
+    assert stubbed()[0] == []
+    assert not kept["forget"].parent.exists()
 
 
 def test_among_hosts_sigterm_between_two_stages_stops_before_the_second(stubbed, monkeypatch):

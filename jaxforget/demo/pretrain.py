@@ -89,4 +89,5 @@ def pretrain_stage(folder: Path) -> Stage:
         },
         partial(_pretrain, folder=folder),
         lambda run: [folder / "config.json"],
+        trains=True,
     )

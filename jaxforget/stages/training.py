@@ -1,6 +1,5 @@
 """Stages `reinforce` and `forget`: models in, the compiled step in its loop, a model out."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,10 +53,6 @@ def reinforce(run: Run, mark: str) -> None:
     params, step = fit(run, "reinforce", mark, student, schedule, optimizer, steps, make_step, batches)
     what = f"base trained {step} steps further on a text: {what_trains(config, 'reinforce')}"
     save(run, run.reinforced, student, params, plain_card(what, config.model.folder), weights)
-    if jax.process_index() == 0:
-        # The mark goes first: a process killed halfway leaves checkpoints that nobody takes for whole.
-        (run.checkpoints("reinforce") / "fingerprint.json").unlink(missing_ok=True)
-        shutil.rmtree(run.checkpoints("reinforce"), ignore_errors=True)
 
 
 def forget(run: Run, mark: str) -> None:

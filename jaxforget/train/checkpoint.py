@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from jaxforget.files import write_json
 from jaxforget.train.types import TrainState
 
+MARK = "fingerprint.json"
 LOWER_IS_BETTER = {"familiarity": True, "perplexity": True, "retained": False}
 
 
@@ -33,12 +34,9 @@ class Checkpoints:
         # Orbax takes absolute paths only.
         folder = folder.resolve()
         self._select, self._folder = select, folder
-        mark = folder / "fingerprint.json"
+        mark = folder / MARK
         if jax.process_index() == 0 and not _marked(mark, fingerprint):
-            # The mark first: a folder half removed must not pass for whole.
-            mark.unlink(missing_ok=True)
-            if folder.exists():
-                shutil.rmtree(folder)
+            discard(folder)
             write_json(mark, {"fingerprint": fingerprint})
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
@@ -92,6 +90,14 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and stops orbax's threads."""
         self._manager.close()
+
+
+def discard(folder: Path) -> None:
+    """Removes a stage's checkpoints, if there are any."""
+    # The mark first: a folder half removed must not pass for whole.
+    (folder / MARK).unlink(missing_ok=True)
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def _marked(mark: Path, fingerprint: str) -> bool:

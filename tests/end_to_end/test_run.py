@@ -92,9 +92,7 @@ def test_a_runs_folder_holds_everything(run, tiny_world):
         "summary",
     }
     assert list((run / "tensorboard").rglob("events.out.tfevents.*"))
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["forget"], (
-        "what trains next is kept, the rest not"
-    )
+    assert not list((run / "checkpoints").iterdir())  # at 7B, 54 to 81 GB each, and nothing reads them any more
     for model in ("reinforced", "unlearned", "export"):
         names = {path.name for path in (run / model).iterdir()}
         assert {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= names

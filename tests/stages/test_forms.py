@@ -15,7 +15,7 @@ import torch
 import transformers
 
 import jaxforget
-from jaxforget import cli
+from jaxforget import cli, pipeline
 from jaxforget.config import config_from
 from jaxforget.errors import UserError
 from jaxforget.model import load, load_own
@@ -48,8 +48,11 @@ def losses(run: Path, stage: str) -> list[float]:
 
 @pytest.fixture(scope="module")
 def adapted(tiny_world, tmp_path_factory) -> Path:
-    """A finished run in which both trained models are adapters; not to be changed."""
-    return chain(tiny_world, tmp_path_factory.mktemp("forms") / "run", **LORA).folder
+    """A finished run in which both trained models are adapters, its checkpoints aside; not to be changed."""
+    folder = tmp_path_factory.mktemp("forms")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "discard", lambda made: made.exists() and made.rename(folder / made.name))
+        return chain(tiny_world, folder / "run", **LORA).folder
 
 
 def test_what_an_adapter_run_leaves(adapted, tiny_world):
@@ -70,12 +73,12 @@ def test_what_an_adapter_run_leaves(adapted, tiny_world):
 
 
 def test_checkpoints_hold_only_what_trains(adapted, tiny_run):
-    def size(run: Path) -> int:
-        return sum(path.stat().st_size for path in (run / "checkpoints" / "forget").rglob("*") if path.is_file())
-
-    names = {path.name for path in (adapted / "checkpoints" / "forget").rglob("*")}
-    assert not any("embed" in name or "kernel" in name for name in names)
-    assert size(adapted) < size(tiny_run)
+    made = list((adapted.parent / "forget").rglob("*"))
+    assert any("lora" in path.name for path in made)
+    assert not any("embed" in path.name or "kernel" in path.name for path in made)
+    size = sum(path.stat().st_size for path in made if path.is_file())
+    kept = config_from(settings(tiny_run, adapted)).checkpoints.keep
+    assert size < kept * (tiny_run / "unlearned" / "model.safetensors").stat().st_size
 
 
 def test_an_adapter_forgets_and_starts_as_base(adapted, tiny_run):
