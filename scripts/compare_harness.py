@@ -188,7 +188,7 @@ def main() -> int:
     try:
         import lm_eval  # noqa: F401
     except ImportError as error:
-        raise UserError(f"lm-evaluation-harness is not installed ({error}); pip install 'jaxforget[eval]'") from None
+        raise UserError(f"lm-evaluation-harness is not installed ({error}); pip install -e '.[eval]'") from None
     result: dict[str, Any] = {"agreement": {}, "speed": [], "load": os.getloadavg()[0]}
     for folder in given.models:
         model = jaxforget.load(folder)

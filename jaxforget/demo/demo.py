@@ -1,6 +1,7 @@
 """`jaxforget demo`: a toy world, two models trained from scratch on it, and the pipeline run on them as on any."""
 
 import contextlib
+import os
 import resource
 import sys
 import time
@@ -71,6 +72,7 @@ def run_demo(out: Path, seed: int) -> dict[str, Any]:
         "models": _models(done, paper),
         "seconds": seconds.total(),
         "peak_rss_bytes": _peak_memory(),
+        "cores": os.cpu_count(),
         "folders": {name: str(folder) for name, folder in folders.items()},
         "stages": {name: stage_seconds(run) for name, run in (("recommended", done), ("paper", paper))},
     }

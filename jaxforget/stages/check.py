@@ -93,6 +93,10 @@ def check_select(config: Config) -> None:
 def _check_out(run: Run) -> None:
     """The run's folder is no file, holds no other's work, and lies in nothing that the run reads."""
     config, folder = run.config, run.folder
+    if "://" in (config.out or ""):
+        raise UserError(
+            f"out={config.out}: a run fills a folder of this machine; mount the bucket (gcsfuse) and name that"
+        )
     if folder.exists() and not folder.is_dir():
         raise UserError(f"out={folder}: is a file; name a folder, as out=runs/NAME")
     written = folder / "config.yaml"

@@ -30,6 +30,8 @@ HEADER = (
     "FLOP bound, s",
 )
 
+UNSEEN = ("out", "forget.max_steps", "reinforce.max_steps")  # options that change nothing a row says
+
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
@@ -74,7 +76,7 @@ def _settings(config: Config) -> str:
     found = {}
     for name, _ in options():
         value, usual = (functools.reduce(getattr, name.split("."), of) for of in (config, default))
-        if value != usual and name != "out":
+        if value != usual and name not in UNSEEN:
             found[name] = value
     return json.dumps(found, sort_keys=True)
 

@@ -262,7 +262,7 @@ def harness_model(model: Model) -> Any:
     try:
         from jaxforget.evals.harness import HarnessModel
     except ImportError as error:
-        raise UserError(f"lm-evaluation-harness is not installed ({error}); pip install 'jaxforget[eval]'") from None
+        raise UserError(f"lm-evaluation-harness is not installed ({error}); pip install -e '.[eval]'") from None
 
     def make(prompts: Sequence[Sequence[int]], new: int, temperature: float, top_p: float) -> list[list[int]]:
         return completer(model, temperature=temperature, top_p=top_p)(prompts, new)
