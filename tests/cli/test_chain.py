@@ -22,6 +22,9 @@ def test_out(capsys, config, tiny_world, tmp_path):
     (tmp_path / "file").write_text("mine")
     assert f"out={tmp_path}/file: is a file; name a folder" in fault(capsys, "run", config, f"out={tmp_path}/file")
     assert "cannot be made: Not a directory" in fault(capsys, "run", config, f"out={tmp_path}/file/run")
+    assert "out=gs://mine/run: a run fills a folder of this machine" in fault(
+        capsys, "run", config, "out=gs://mine/run"
+    )
     inside = tiny_world / "target" / "run"
     assert f"lies inside corpus.path={tiny_world}/target" in fault(capsys, "run", config, f"out={inside}")
     assert f"lies inside model.folder={tiny_world}/base" in fault(capsys, "run", config, f"out={tiny_world}/base")

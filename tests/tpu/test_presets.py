@@ -26,6 +26,12 @@ ROW = {
 }
 
 
+def test_every_preset_forgets_on_as_many_blocks_as_the_paper():
+    seen = {preset.name: preset.config.forget.max_steps * preset.config.forget.batch for preset in find_presets(FOLDER)}
+    assert len(seen) >= 13
+    assert set(seen.values()) == {120 * 128}
+
+
 def test_llama_2_7b_trains_whole_on_a_v5e_8():
     """Every parameter, in fp32, by the paper's batch of 128 blocks, in one step: the real compiler, minutes."""
     [preset] = find_presets(FOLDER, ["llama2_7b_v5e-8"])
