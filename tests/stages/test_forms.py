@@ -72,13 +72,14 @@ def test_what_an_adapter_run_leaves(adapted, tiny_world):
     assert inputs["lora.rank"] == "4"
 
 
-def test_checkpoints_hold_only_what_trains(adapted, tiny_run):
-    made = list((adapted.parent / "forget").rglob("*"))
-    assert any("lora" in path.name for path in made)
-    assert not any("embed" in path.name or "kernel" in path.name for path in made)
-    size = sum(path.stat().st_size for path in made if path.is_file())
-    kept = config_from(settings(tiny_run, adapted)).checkpoints.keep
-    assert size < kept * (tiny_run / "unlearned" / "model.safetensors").stat().st_size
+def test_checkpoints_hold_only_what_trains(adapted):
+    # Orbax's own list of what lies in a checkpoint: files are not named by it.
+    noted = next((adapted.parent / "forget").rglob("_METADATA"))
+    names = list(json.loads(noted.read_text())["tree_metadata"])
+    trained = [name for name in names if name.startswith("('params'")]
+    assert trained
+    assert all("'lora'" in name for name in trained)
+    assert not any("embed" in name or "kernel" in name for name in names)
 
 
 def test_an_adapter_forgets_and_starts_as_base(adapted, tiny_run):
