@@ -54,7 +54,7 @@ class ShardedLookUp:
 
     def __call__(self, table: Array, tokens: Array) -> Array:
         """[B, S, D], its rows split as those of `tokens` are; where they do not divide, as the compiler likes."""
-        if tokens.shape[0] % math.prod(self.mesh.shape[axis] for axis in self.rows):
+        if self.mesh.size == 1 or tokens.shape[0] % math.prod(self.mesh.shape[axis] for axis in self.rows):
             return look_up(table, tokens)
         return _look_up_sharded(self, table, tokens)
 

@@ -163,11 +163,12 @@ def _local_loss(hidden: Array, head: Array, coefficients: Array, teachers: Teach
         counts = coefficient > 0
         h = jnp.where(counts[:, None], _take(flat, index), 0)
         label, q, use_q = _target(teachers, index, length, options)
+        q = None if q is None else jnp.where(counts[:, None], q, 0)
         loss, d_logits = _tile_gradient(_logits(h, head), label, q, use_q, coefficient)
         loss = jnp.where(counts, loss * coefficient, 0.0)
         kept = jnp.zeros_like(loss) if teachers.retain is None else _take(teachers.retain, index // length)
         losses = losses + jnp.stack([jnp.sum(loss * (1 - kept)), jnp.sum(loss * kept)])
-        d_logits = jnp.where(counts[:, None], d_logits, 0.0).astype(head.dtype)
+        d_logits = d_logits.astype(head.dtype)
         d_h = jax.lax.dot_general(d_logits, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
         d_sorted = jax.lax.dynamic_update_slice_in_dim(d_sorted, d_h.astype(hidden.dtype), i * tile, 0)
         d_head = d_head + _logits(_turned(h, options.mesh), d_logits)
@@ -200,10 +201,12 @@ def _loss_and_gradients(hidden, head, coefficients, teachers, options):
 
     def local(hidden, head, coefficients, teachers):
         losses, d_hidden, d_head = _local_loss(hidden, head, coefficients, teachers, options=options)
-        losses = jax.lax.psum(losses, ROWS)
-        # Each device needs only its part of the head's gradient: reduce-scatter, half an all-reduce's traffic.
-        d_head = jax.lax.psum_scatter(d_head, "fsdp", tiled=True) if scatter else jax.lax.psum(d_head, "fsdp")
-        d_head = jax.lax.psum(d_head, "data").astype(head.dtype)
+        if mesh.size > 1:  # one device would copy what it has
+            losses = jax.lax.psum(losses, ROWS)
+            # Each device needs only its part of the head's gradient: reduce-scatter, half an all-reduce's traffic.
+            d_head = jax.lax.psum_scatter(d_head, "fsdp", tiled=True) if scatter else jax.lax.psum(d_head, "fsdp")
+            d_head = jax.lax.psum(d_head, "data")
+        d_head = d_head.astype(head.dtype)
         # Together, or the sum over devices waits for the optimiser: the layers' backward pass would run beside an fp32
         # array of the whole head's size.
         return jax.lax.optimization_barrier((losses, d_hidden, d_head))
