@@ -1,5 +1,6 @@
 """The chain, read top to bottom: which stages there are, what each depends on, and when one need not run again."""
 
+import contextlib
 import dataclasses
 import sys
 import time
@@ -361,7 +362,9 @@ def run_stage(run: Run, stage: Stage) -> bool:
 def _tidy(run: Run, stage: Stage) -> None:
     """Removes the checkpoints of a stage that is recorded: killed before that, it goes on from them in no time."""
     if stage.trains and jax.process_index() == 0:
-        discard(run.checkpoints(stage.name))
+        # A network disk may hold on to some of it: without the mark that counts for nothing, and the stage is done.
+        with contextlib.suppress(OSError):
+            discard(run.checkpoints(stage.name))
 
 
 def _work(run: Run, stage: Stage, mark: str) -> None:

@@ -69,7 +69,7 @@ def join_processes(patience: float = PATIENCE) -> None:
 
     Raises:
       UserError: half a description of processes; this process has computed before; after `patience` seconds some host
-        is missing.
+        is missing. JAX is then left halfway, so a new process is needed to try again; this one ends with status 2.
     """
     import jax
 
@@ -155,12 +155,16 @@ def count_hosts() -> int:
     workers = os.environ.get("TPU_PROCESS_ADDRESSES", os.environ.get("TPU_WORKER_HOSTNAMES"))
     slices = os.environ.get("MEGASCALE_NUM_SLICES")
     if "TPU_SKIP_MDS_QUERY" not in os.environ:
-        if workers is None:
-            workers = _attribute("worker-network-endpoints")
-        if workers is not None and slices is None:
-            # Lines such as MEGASCALE_NUM_SLICES: '2'
-            named = re.search(r"^\s*MEGASCALE_NUM_SLICES\s*:\s*'?(\d+)", _attribute("tpu-env") or "", re.MULTILINE)
-            slices = named[1] if named else None
+        try:
+            if workers is None:
+                workers = _attribute("worker-network-endpoints")
+            if workers is not None and slices is None:
+                # Lines such as MEGASCALE_NUM_SLICES: '2'
+                named = re.search(r"^\s*MEGASCALE_NUM_SLICES\s*:\s*'?(\d+)", _attribute("tpu-env") or "", re.MULTILINE)
+                slices = named[1] if named else None
+        except ConnectionError as error:
+            if workers is None:
+                print(f"{error}: hosts that it would name are not joined", file=sys.stderr, flush=True)
     try:
         return len((workers or "").split(",")) * int(slices or 1)
     except ValueError:
@@ -168,7 +172,11 @@ def count_hosts() -> int:
 
 
 def _attribute(name: str) -> str | None:
-    """What the cloud's metadata server says of this machine under `name`; None where it, or there, is nothing."""
+    """What the cloud's metadata server says of this machine under `name`; None where that is nothing.
+
+    Raises:
+      ConnectionError: it does not answer.
+    """
     address = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
     request = urllib.request.Request(_METADATA.format(address, name), headers={"Metadata-Flavor": "Google"})
     # It is this machine's own: no proxy knows it.
@@ -184,7 +192,7 @@ def _attribute(name: str) -> str | None:
             pass
         if left:
             time.sleep(0.5)
-    return None
+    raise ConnectionError(f"{address}: no answer about {name}")
 
 
 def _has_tpu(devices: Path) -> bool:

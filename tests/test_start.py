@@ -215,6 +215,14 @@ def test_without_a_server_or_a_tpu_there_is_one_host(on_tpu, joined, monkeypatch
     assert joined == [()]
 
 
+def test_a_server_that_does_not_answer_is_told_of_and_not_waited_for(on_tpu, joined, capsys):
+    join_processes()
+    assert not joined
+    assert (
+        "no answer about worker-network-endpoints: hosts that it would name are not joined" in capsys.readouterr().err
+    )
+
+
 def test_alone_on_a_pod_the_processors_compute(on_tpu, joined, monkeypatch, capsys):
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "t0,t1")
     start_jax(alone=True)

@@ -5,7 +5,6 @@ import sys
 
 from jaxforget.cli.faults import quiet_threads
 from jaxforget.cli.parser import add_config, option_table, read_config
-from jaxforget.config import Config
 from jaxforget.errors import UserError
 from jaxforget.start import start_jax
 
@@ -91,7 +90,7 @@ def run(given: argparse.Namespace) -> int:
     if given.name == "eval" and given.dry_run and not suites:
         raise UserError("--dry-run shows what suites would ask an endpoint; name them, as suite=completion")
     config = read_config(given.config, [word for word in given.overrides if word not in suites])
-    start_jax(alone=_alone(given, config))
+    start_jax(alone=given.name == "report" or (given.name == "anchors" and given.dry_run))
     from jaxforget.pipeline import STAGES, preview_anchors, run_chain, run_suites
     from jaxforget.train.loop import Preempted
 
@@ -109,11 +108,3 @@ def run(given: argparse.Namespace) -> int:
         print(f"jaxforget: {stopped}", file=sys.stderr)
         return 143
     return 0
-
-
-def _alone(given: argparse.Namespace, config: Config) -> bool:
-    """Whether the command computes nothing that hosts would share, nor writes what two of them could tear apart."""
-    if given.name == "anchors":
-        searched = config.anchors.path is None and config.anchors.extractor in ("models", "local")
-        return given.dry_run or not searched
-    return given.name == "report"

@@ -8,6 +8,8 @@ from typing import Any
 from jaxforget.config.schema import Config, options
 from jaxforget.errors import UserError
 
+STAGES = {"prepare", "eval", "export", "report"}  # that are no sections
+
 
 @contextlib.contextmanager
 def naming_options(config: Config) -> Iterator[None]:
@@ -44,8 +46,9 @@ def _places(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _told(place: str) -> set[str]:
-    """How faults spell a place: as it was given, as a path, as a data set."""
-    return {place, str(Path(place)), f"tfds:{place}"}
+    """How faults spell a place: as it was given, as a path, as a data set; but for what stages and sections are called,
+    with which other faults begin."""
+    return {place, str(Path(place)), f"tfds:{place}"} - {name.partition(".")[0] for name, _ in options()} - STAGES
 
 
 def _begins(fault: str, place: str) -> bool:

@@ -25,7 +25,8 @@ def attend(query: Array, key: Array, value: Array, positions: Array) -> Array:
     """Causal grouped-query attention. query [B,S,H,E], key and value [B,T,K,E], positions int [B,S] -> [B,S,H,E].
 
     Slot t of the keys holds position t: `t <= position` is both causality and the end of what a cache holds,
-    and right padding needs no mask. The softmax is fp32: bf16 loses small probabilities among many slots.
+    and right padding needs no mask. Where there are as many slots as queries, query i stands at i or before it. The
+    softmax is fp32: bf16 loses small probabilities among many slots.
     """
     rows, length, heads, width = query.shape
     groups = key.shape[2]
@@ -61,12 +62,12 @@ def _rows(x: Array, part: slice) -> Array:
 
 
 def _few_forward(query: Array, key: Array, value: Array, positions: Array):
-    scale = jnp.asarray(key.shape[-1] ** -0.5, query.dtype)
-    q, k, v = _heads_first(query) * scale, _heads_first(key), _heads_first(value)
-    groups = q.shape[2]
+    q, k, v = _heads_first(query), _heads_first(key), _heads_first(value)
+    groups, scale = q.shape[2], key.shape[-1] ** -0.5
     ys, exponents, inverses = [], [], []
     for part, seen in _parts(query.shape[1], key.shape[1]):
-        scores = _product("bkre,bkte->bkrt", _rows(q, part), k[:, :, seen])
+        # Scaled in fp32: of a query in bf16 it would round every number once more.
+        scores = _product("bkre,bkte->bkrt", _rows(q, part), k[:, :, seen]) * scale
         visible = jnp.arange(seen.stop) <= jnp.tile(positions[:, part], groups)[..., None]  # [B, R, T]
         scores = jnp.where(visible[:, None], scores, jnp.finfo(jnp.float32).min)
         # Divided by their sum after the product with values: E numbers a row, not T.
@@ -96,16 +97,15 @@ def _few_backward(kept: tuple, gradient: Array):
     inner = jnp.sum(gradient.astype(jnp.float32) * y.astype(jnp.float32), axis=-1, keepdims=True)
     inner = _heads_first(inner) * inverse
     d = (_heads_first(gradient) * inverse).astype(v.dtype)
-    d_query, d_key, d_value = [], 0.0, 0.0
+    d_query, d_key, d_value, scale = [], 0.0, 0.0, k.shape[-1] ** -0.5
     for (part, seen), exponent in zip(_parts(q.shape[-2], k.shape[-2]), exponents, strict=True):
         d_part, behind = _rows(d, part), ((0, 0), (0, 0), (0, k.shape[-2] - seen.stop), (0, 0))
         d_probability = _product("bkre,bkte->bkrt", d_part, v[:, :, seen])
-        d_scores = (exponent * (d_probability - _rows(inner, part))).astype(q.dtype)
+        d_scores = (exponent * (d_probability - _rows(inner, part)) * scale).astype(q.dtype)
         d_query.append(jnp.einsum("bkrt,bkte->bkre", d_scores, k[:, :, seen]).reshape(*q.shape[:3], -1, q.shape[-1]))
         d_key += jnp.pad(_product("bkrt,bkre->bkte", d_scores, _rows(q, part)), behind)
         d_value += jnp.pad(_product("bkrt,bkre->bkte", exponent.astype(v.dtype), d_part), behind)
-    scale = jnp.asarray(k.shape[-1] ** -0.5, q.dtype)
-    back = (jnp.concatenate(d_query, axis=-2) * scale, d_key.astype(k.dtype), d_value.astype(v.dtype))
+    back = (jnp.concatenate(d_query, axis=-2), d_key.astype(k.dtype), d_value.astype(v.dtype))
     return *(jnp.moveaxis(x, -2, 1) for x in back), None
 
 
@@ -117,15 +117,11 @@ def _head_blocks(x: Array) -> Array:
     return jnp.moveaxis(x.reshape(*x.shape[:2], HEADS, -1, *x.shape[3:]), 3, 0)
 
 
-def _visible(positions: Array, slots: int) -> Array:
-    """Which of the slots a query at its position sees: bool [B, 1, 1, S, T]."""
-    return (jnp.arange(slots)[None, None, :] <= positions[:, :, None])[:, None, None]
-
-
 def _probabilities(query: Array, key: Array, positions: Array) -> Array:
     """fp32 [B,K,G,S,T]."""
     scores = jnp.einsum("bskge,btke->bkgst", query, key, preferred_element_type=jnp.float32) * key.shape[-1] ** -0.5
-    return jax.nn.softmax(jnp.where(_visible(positions, key.shape[1]), scores, jnp.finfo(jnp.float32).min), axis=-1)
+    visible = jnp.arange(key.shape[1])[None, None, :] <= positions[:, :, None]  # [B, S, T]
+    return jax.nn.softmax(jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min), axis=-1)
 
 
 def _chunks(x: Array, heads: int) -> Array:

@@ -169,7 +169,8 @@ def _to_host(
     held = 0
     for _, leaf, layer in export_order(config):
         size = math.prod(leaf.stored_shape) * dtype.itemsize
-        while making and held + size > AHEAD:
+        # One stays in the making however large it is, or nothing would be made while that before it is written.
+        while len(making) > 1 and held + size > AHEAD:
             done = _made(*making.popleft())
             held -= 0 if done is None else done.nbytes
             yield done

@@ -157,7 +157,7 @@ def run_loop(
                 break
         checkpoints.wait()
         # A signal during the last evaluation or save must not be lost: what follows would run on until it is killed.
-        # Several hosts agree on it as on any step; this one is nobody's.
+        # Several hosts agree on it as on any step: their `stop` is never set, so that all of them ask.
         if leave or stop.is_set() or hosts_preempted():
             raise Preempted(options.stage, step)
     return state

@@ -69,9 +69,9 @@ def _rows_spec(tree: Any, whole: tuple[str, ...]) -> Any:
     return type(tree)(**specs)
 
 
-def _logits(hidden: Array, head: Array) -> Array:
-    """fp32 logits of a tile; the product accumulates in fp32 whatever its inputs are."""
-    return jnp.dot(hidden, head, preferred_element_type=jnp.float32)
+def _product(left: Array, right: Array) -> Array:
+    """fp32 [T, V] of states and a head, or [D, V] of states and gradients, whatever the two are in."""
+    return jnp.dot(left, right, preferred_element_type=jnp.float32)
 
 
 def _turned(hidden: Array, mesh: Mesh) -> Array:
@@ -90,12 +90,12 @@ def _generic(teachers: Teachers, index: Array, length: int, options: TileOptions
     row = index // length
     position = _take(teachers.position_map.reshape(-1), index)
     flat_base = teachers.base_hidden.reshape(-1, teachers.base_hidden.shape[-1])
-    v_base = _logits(_take(flat_base, row * teachers.base_hidden.shape[1] + position), teachers.base_head)
+    v_base = _product(_take(flat_base, row * teachers.base_hidden.shape[1] + position), teachers.base_head)
     if teachers.reinforced_hidden is None:
         return v_base
     v_base = suppress(v_base, _take(teachers.table, row), position)
     flat_reinforced = teachers.reinforced_hidden.reshape(-1, teachers.reinforced_hidden.shape[-1])
-    v_reinforced = _logits(_take(flat_reinforced, index), teachers.reinforced_head)
+    v_reinforced = _product(_take(flat_reinforced, index), teachers.reinforced_head)
     alpha = options.alpha if teachers.retain is None else options.alpha * (1 - _take(teachers.retain, row)[:, None])
     return generic_logits(v_base, v_reinforced, alpha)
 
@@ -159,18 +159,19 @@ def _local_loss(hidden: Array, head: Array, coefficients: Array, teachers: Teach
         index = jax.lax.dynamic_slice_in_dim(padded, i * tile, tile)
         coefficient = jnp.where(index < flat.shape[0], _take(flat_coefficients, index), 0.0)
         # An untrained row of the last tile may hold anything, NaN included; `where` keeps it out, a product would not.
+        # With its states and its target masked, its coefficient of 0 is enough for its gradient.
         counts = coefficient > 0
         h = jnp.where(counts[:, None], _take(flat, index), 0)
         label, q, use_q = _target(teachers, index, length, options)
         q = None if q is None else jnp.where(counts[:, None], q, 0)
-        loss, d_logits = _tile_gradient(_logits(h, head), label, q, use_q, coefficient)
+        loss, d_logits = _tile_gradient(_product(h, head), label, q, use_q, coefficient)
         loss = jnp.where(counts, loss * coefficient, 0.0)
         kept = jnp.zeros_like(loss) if teachers.retain is None else _take(teachers.retain, index // length)
         losses = losses + jnp.stack([jnp.sum(loss * (1 - kept)), jnp.sum(loss * kept)])
         d_logits = d_logits.astype(head.dtype)
         d_h = jax.lax.dot_general(d_logits, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
         d_sorted = jax.lax.dynamic_update_slice_in_dim(d_sorted, d_h.astype(hidden.dtype), i * tile, 0)
-        d_head = d_head + _logits(_turned(h, options.mesh), d_logits)
+        d_head = d_head + _product(_turned(h, options.mesh), d_logits)
         return losses, d_sorted, d_head
 
     start = (
@@ -279,7 +280,7 @@ def tiled_log_probabilities(hidden: Array, head: Array, labels: Array, mesh: Mes
 
         def body(i, out):
             index = jax.lax.dynamic_slice_in_dim(padded, i * size, size)
-            logits = _logits(_take(flat, index), head)
+            logits = _product(_take(flat, index), head)
             label = _take(flat_labels, index)
             picked = jnp.take_along_axis(logits, jnp.maximum(label, 0)[:, None], axis=-1)[:, 0]
             return out.at[index].set(picked - jax.nn.logsumexp(logits, axis=-1), mode="drop")

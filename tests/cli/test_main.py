@@ -186,9 +186,9 @@ def test_interruptions(capsys, config, monkeypatch):
     ("words", "alone"),
     [
         (["report"], True),
-        (["anchors", "anchors.path=a.json"], True),
-        (["anchors", "anchors.path=null", "anchors.extractor=statistics"], True),
-        (["anchors", "anchors.path=null", "anchors.extractor=models"], False),
+        (["anchors", "--dry-run", "anchors.path=null", "anchors.extractor=endpoint"], True),
+        (["anchors", "anchors.path=null", "anchors.extractor=endpoint"], False),  # one of them asks for all
+        (["anchors", "anchors.path=null", "anchors.extractor=statistics"], False),
         (["prepare"], False),  # two of them would write one folder
         (["forget"], False),
     ],

@@ -364,7 +364,7 @@ def test_slice_presets_change_only_what_costs_memory(path):
         )  # an adapter's numbers are not the weights: the paper's rate is not theirs
     allowed += tuple(name.replace("reinforce", "forget") for name in allowed)
     if changed.forget.batch != recipe.forget.batch:
-        allowed += ("forget.max_steps",)  # as many blocks in other portions
+        allowed += ("forget.max_steps", "evals.every", "checkpoints.every")  # as many blocks in other portions
     different = {name for name, _ in options() if value(recipe, name) != value(changed, name)}
     assert "out" in different
     assert not {name for name in different if not name.startswith(allowed)}

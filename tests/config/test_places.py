@@ -46,3 +46,10 @@ def test_a_fault_keeps_its_kind_and_others_pass():
         raise UserError("seed: odd")
     with pytest.raises(OSError, match="^texts: gone$"), naming_options(CONFIG):
         raise OSError("texts: gone")
+
+
+@pytest.mark.parametrize("name", ["forget", "export"])
+def test_a_place_called_as_a_stage_is_no_fault_of_its_own(name):
+    config = config_from({"corpus": {"path": name}})
+    assert option_of(f"{name}: loss nan at step 3", config) is None
+    assert option_of(f"{name}/a.txt: not UTF-8", config) is None

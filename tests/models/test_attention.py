@@ -84,3 +84,25 @@ def test_no_array_holds_whole_scores(groups):
     most = rows * SCORES * length
     assert most in sizes, "not even a turn's scores were found: the search sees nothing"
     assert max(sizes) <= most
+
+
+@pytest.mark.parametrize("sizes", [{"length": 200, "rows": 1}, {"length": 3, "slots": 40}], ids=str)
+def test_bfloat16_of_few_scores_is_near_whole_float32_scores(sizes):
+    """Width 128: its scale is no power of two, so that rounding a query by it would show."""
+    *inputs, positions = case(width=128, heads=4, groups=2, **sizes)
+    rounded = [jnp.asarray(x, jnp.bfloat16) for x in inputs]
+    exact = [x.astype(jnp.float32) for x in rounded]
+    weights = np.random.default_rng(1).standard_normal(inputs[0].shape, np.float32)
+
+    def run(function, inputs):
+        def total(*x):
+            return jnp.sum(function(*x, positions).astype(jnp.float32) * weights)
+
+        return jax.jit(jax.grad(total, (0, 1, 2)))(*inputs)
+
+    ulp = 2.0**-8  # of bf16, relative
+    found, expected = attend(*rounded, positions), whole(*exact, positions)
+    assert found.dtype == jnp.bfloat16
+    assert np.abs(found.astype(jnp.float32) - expected).max() < 2 * ulp * np.abs(expected).max()
+    for found, expected in zip(run(attend, rounded), run(whole, exact), strict=True):
+        assert np.linalg.norm(found.astype(jnp.float32) - expected) < 2 * ulp * np.linalg.norm(expected)

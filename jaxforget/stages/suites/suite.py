@@ -20,6 +20,7 @@ from jaxforget.model import Model, load
 from jaxforget.models.hf import is_adapter, resolve_folder
 from jaxforget.stages.hashes import hash_model, hash_papers
 from jaxforget.stages.run import Run, wait_for_all
+from jaxforget.train.loop import Preempted, hosts_preempted
 
 ROWS = "rows"  # in evals/
 Row = dict[str, Any]
@@ -173,6 +174,8 @@ def measure_model(run: Run, models: Models, name: str, suites: Sequence[Suite]) 
         if kept is not None and kept["inputs"] == inputs and standing:
             run.say(f"  {name}: {suite.name}: up to date")
             continue
+        if hosts_preempted():
+            raise Preempted(f"{suite.name}, {name}")
         began = time.perf_counter()
         rows = [{**row, "model": name} for row in suite.measure(run, models, name)]
         seconds = time.perf_counter() - began
