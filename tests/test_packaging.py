@@ -17,7 +17,7 @@ SCRIPTS = ["scripts/demo", "scripts/test", "scripts/lock", "scripts/tpu_vm", "sc
 
 # A room may import rooms of a lower rank, and itself; rooms of one rank are strangers.
 RANKS = [
-    {"errors"},
+    {"errors", "cpu"},
     {"files", "config"},
     {"endpoint"},
     {"models", "corpus", "sharding"},

@@ -20,6 +20,7 @@ from jaxforget.models.embedding import look_up
 from jaxforget.models.weights import Dense
 
 Array = jax.Array
+SMALL = 2**26  # bytes of [B, S, F] from which on saving memory is worth a loop
 REMAT_POLICIES: dict[str, Callable | None] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -44,11 +45,12 @@ def empty_cache(config: LlamaConfig, rows: int, slots: int, dtype: jnp.dtype) ->
 def rope_frequencies(config: LlamaConfig) -> np.ndarray:
     """Rotary angular frequencies, fp32 [E/2], their long wavelengths stretched where configured.
 
-    On the host, in fp32 and in this order of operations, which makes them transformers' to the bit: a
-    device's power function strays by several units in the last place, and far positions multiply that.
+    On the host, the power in fp64 and everything else in fp32 in transformers' order: fp32 power functions of devices
+    and of some processors stray by several units in the last place, and far positions multiply that. So every host
+    has the same numbers, transformers' to a unit or two (to the bit where its own power function is exact).
     """
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    frequencies = np.float32(1) / np.float32(config.rope_theta) ** exponents
+    frequencies = np.float32(1) / (config.rope_theta ** exponents.astype(np.float64)).astype(np.float32)
     scaling = config.rope_scaling
     if scaling is None:
         return frequencies
@@ -79,7 +81,7 @@ def _gated_forward(gate: Array, up: Array):
 
 def _gated_backward(kept: tuple[Array, Array], gradient: Array):
     # Gradients take the place of what they are made of, a part at a time: done at once, the two need two more arrays.
-    parts = math.gcd(gradient.shape[1], 4)
+    parts = math.gcd(gradient.shape[1], 4) if gradient.nbytes > SMALL else 1
     size = gradient.shape[1] // parts
 
     def part(i: Array, arrays: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 
+from jaxforget.cpu import likeliest, turned
 from jaxforget.train.targets import generic_logits, suppress
 
 Array = jax.Array
@@ -74,13 +75,6 @@ def _product(left: Array, right: Array) -> Array:
     return jnp.dot(left, right, preferred_element_type=jnp.float32)
 
 
-def _turned(hidden: Array, mesh: Mesh) -> Array:
-    """[T, D] -> [D, T]. On a CPU as an array of its own: a product with a transposed first factor goes to a slower
-    library there (117 against 147 GFLOP/s on two cores)."""
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    return jax.lax.optimization_barrier(hidden.T) if on_cpu else hidden.T
-
-
 def _take(array: Array, index: Array) -> Array:
     return jnp.take(array, index, axis=0, mode="clip")
 
@@ -111,7 +105,7 @@ def _target(
     if teachers.base_hidden is not None:
         v_generic = _generic(teachers, index, length, options)
         if teachers.labels is None and not options.soft:
-            label = jnp.argmax(v_generic, axis=-1).astype(jnp.int32)
+            label = likeliest(v_generic)
         if options.soft or retained is not None:
             q = jax.nn.softmax(v_generic, axis=-1)
             retained = jnp.ones(index.shape, bool) if options.soft and teachers.labels is None else retained
@@ -171,7 +165,7 @@ def _local_loss(hidden: Array, head: Array, coefficients: Array, teachers: Teach
         d_logits = d_logits.astype(head.dtype)
         d_h = jax.lax.dot_general(d_logits, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
         d_sorted = jax.lax.dynamic_update_slice_in_dim(d_sorted, d_h.astype(hidden.dtype), i * tile, 0)
-        d_head = d_head + _product(_turned(h, options.mesh), d_logits)
+        d_head = d_head + _product(turned(h), d_logits)
         return losses, d_sorted, d_head
 
     start = (
@@ -259,7 +253,7 @@ def tiled_labels(trained: Array, teachers: Teachers, options: TileOptions) -> Ar
 
         def body(i, labels):
             index = jax.lax.dynamic_slice_in_dim(padded, i * tile, tile)
-            label = jnp.argmax(_generic(teachers, index, length, options), axis=-1).astype(jnp.int32)
+            label = likeliest(_generic(teachers, index, length, options))
             return labels.at[index].set(label, mode="drop")
 
         labels = jax.lax.fori_loop(0, tiles, body, jnp.full(rows * length, -1, jnp.int32)).reshape(rows, length)

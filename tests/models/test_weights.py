@@ -204,9 +204,11 @@ def test_every_form_summed_up_is_the_model_that_it_stands_for(config):
     jax.tree.map(np.testing.assert_array_equal, merged(base, jnp.bfloat16), base)  # whole already: no bit changes
 
 
-def test_a_product_has_the_gradients_of_a_dot():
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 4), (4, 3)], ids=["widens", "narrows"])
+def test_a_product_has_the_gradients_of_a_dot(inputs, outputs):
     rng = np.random.default_rng(0)
-    x, kernel, weight = (rng.standard_normal(shape, np.float32) for shape in ((2, 5, 3), (3, 4), (2, 5, 4)))
+    shapes = ((2, 5, inputs), (inputs, outputs), (2, 5, outputs))
+    x, kernel, weight = (rng.standard_normal(shape, np.float32) for shape in shapes)
 
     def run(function):
         return jax.jit(jax.value_and_grad(lambda *a: jnp.sum(function(*a) * weight), (0, 1)))(x, kernel)
