@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from jaxforget.errors import UserError
 from jaxforget.evals.text_scores import Complete
+from jaxforget.models.attention import attend
 from jaxforget.models.config import LlamaConfig
 from jaxforget.models.embedding import ShardedLookUp
 from jaxforget.models.generate import generate
@@ -28,6 +29,7 @@ from jaxforget.models.hf import (
 )
 from jaxforget.models.layout import leaves
 from jaxforget.models.llama import Llama
+from jaxforget.models.splash import SplashAttention, has_splash
 from jaxforget.models.weights import adapter_shapes, difference, merged, over, quantise
 from jaxforget.sharding import ActivationSharding, make_mesh, shard_params
 from jaxforget.train.types import Forward, Params
@@ -35,6 +37,7 @@ from jaxforget.train.types import Forward, Params
 SHALLOW = 4
 DTYPES = ("float32", "bfloat16")
 REMATS = ("full", "dots", "none")
+ATTENTIONS = ("auto", "plain")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +69,7 @@ def load(
     mesh: Mesh | None = None,
     remat: str = "none",
     *,
+    attention: str = "auto",
     form: str = "full",
     base: Model | None = None,
 ) -> Model:
@@ -76,25 +80,27 @@ def load(
       dtype: of the parameters and of the computation: "float32" or "bfloat16".
       mesh: from `jaxforget.sharding.make_mesh`; None splits the weights over all devices.
       remat: what a backward pass recomputes, as the option model.remat.
+      attention: "auto" or "plain", as the option model.attention.
       form: how dense kernels are held: "full", or "int8" with a scale an output channel.
       base: what an adapter is laid over, in place of the base that it names; their arrays are shared.
 
     Raises:
       UserError: anything missing, malformed or not a Llama; names the file or tensor.
     """
-    for name, value, known in (("dtype", dtype, DTYPES), ("remat", remat, REMATS)):
+    choices = (("dtype", dtype, DTYPES), ("remat", remat, REMATS), ("attention", attention, ATTENTIONS))
+    for name, value, known in choices:
         if value not in known:
             raise UserError(f"{name}={value!r}: give one of {', '.join(known)}")
     mesh = make_mesh() if mesh is None else mesh
     local = resolve_folder(folder)
     if is_adapter(local):
         if base is None:
-            base = load(read_adapter(local).base, dtype, mesh, remat, form=form)
+            base = load(read_adapter(local).base, dtype, mesh, remat, attention=attention, form=form)
         return dataclasses.replace(base, params=over(base.params, load_own(local, base, dtype)), folder=local)
     config, raw = read_config(local)
     tokenizer = load_tokenizer(local)
     check_tokenizer(tokenizer, config)
-    module = make_module(config, mesh, dtype, remat)
+    module = make_module(config, mesh, dtype, remat, attention)
     return Model(config, _load_whole(local, config, mesh, dtype, form), tokenizer, module, mesh, local, raw)
 
 
@@ -155,8 +161,11 @@ def _converted(function: Callable, name: str, mesh: Mesh, *arrays: Any) -> Any:
     return jax.jit(function, out_shardings=flatten_dict(where, sep="/")[name])(*arrays)
 
 
-def make_module(config: LlamaConfig, mesh: Mesh, dtype: str, remat: str) -> Llama:
-    """The Linen module of `config`, computing in `dtype`, its activations pinned to `mesh`'s batch axes."""
+def make_module(config: LlamaConfig, mesh: Mesh, dtype: str, remat: str, attention: str) -> Llama:
+    """The Linen module of `config`, computing in `dtype`, its activations pinned to `mesh`'s batch axes.
+
+    remat and attention: as the options of those names, model.remat and model.attention.
+    """
     # A loop around very few layers costs more time (residuals copied in and out) than its shorter compilation saves.
     # But only a loop keeps the compiler from recomputing all layers at once, which holds as much as no remat.
     unroll = config.num_hidden_layers if config.num_hidden_layers <= SHALLOW and remat == "none" else 1
@@ -167,6 +176,7 @@ def make_module(config: LlamaConfig, mesh: Mesh, dtype: str, remat: str) -> Llam
         unroll=unroll,
         constrain=ActivationSharding(mesh),
         look_up=ShardedLookUp(mesh),
+        attend=SplashAttention(mesh) if attention == "auto" and has_splash(mesh) else attend,
     )
 
 

@@ -55,7 +55,7 @@ def _values(config: Config, section: str, leave: tuple[str, ...] = ()) -> dict[s
 
 
 # How the work is laid out on devices, and where inputs are found, changes no result; contents are hashed instead.
-_LAYOUT = ("accumulate", "remat")
+_LAYOUT = ("accumulate", "remat", "attention")
 _PLACES = ("path", "folder", "control", "reinforced")
 _FORMS = ("weights", "base")  # how weights are held: told by `_forms`, where it matters
 _DRAWING = ("match", "draw")  # matter when text is translated, not to the dictionary itself

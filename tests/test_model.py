@@ -57,7 +57,7 @@ def test_recomputing_changes_neither_values_nor_gradients(remat, tiny_world):
     tokens = jnp.arange(32).reshape(4, 8)
 
     def gradients(remat):
-        forward = make_forward(make_module(model.config, model.mesh, "float32", remat))
+        forward = make_forward(make_module(model.config, model.mesh, "float32", remat, "plain"))
         return jax.jit(jax.grad(lambda params: jnp.sum(forward.hidden(params, tokens) ** 2)))(model.params)
 
     plain, again = gradients("none"), gradients(remat)

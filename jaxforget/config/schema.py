@@ -28,6 +28,12 @@ class ModelOptions:
         ("full", "int8"),
     )
     remat: str = _option("full", "what a layer's backward pass recomputes", ("full", "dots", "none"))
+    attention: str = _option(
+        "auto",
+        "splash attention on TPUs (v4 and newer; bfloat16, lengths and head widths of whole 128s), plain elsewhere; or "
+        "plain everywhere",
+        ("auto", "plain"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,8 @@ _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 def attend(query: Array, key: Array, value: Array, positions: Array) -> Array:
     """Causal grouped-query attention. query [B,S,H,E], key and value [B,T,K,E], positions int [B,S] -> [B,S,H,E].
 
+    The query comes scaled by E^-1/2: scores are its products with keys as they are.
+
     Slot t of the keys holds position t: `t <= position` is both causality and the end of what a cache holds,
     and right padding needs no mask. Where there are as many slots as queries, query i stands at i or before it. The
     softmax is fp32: bf16 loses small probabilities among many slots.
@@ -63,11 +65,10 @@ def _rows(x: Array, part: slice) -> Array:
 
 def _few_forward(query: Array, key: Array, value: Array, positions: Array):
     q, k, v = _heads_first(query), _heads_first(key), _heads_first(value)
-    groups, scale = q.shape[2], key.shape[-1] ** -0.5
+    groups = q.shape[2]
     ys, exponents, inverses = [], [], []
     for part, seen in _parts(query.shape[1], key.shape[1]):
-        # Scaled in fp32: of a query in bf16 it would round every number once more.
-        scores = _product("bkre,bkte->bkrt", _rows(q, part), k[:, :, seen]) * scale
+        scores = _product("bkre,bkte->bkrt", _rows(q, part), k[:, :, seen])
         visible = jnp.arange(seen.stop) <= jnp.tile(positions[:, part], groups)[..., None]  # [B, R, T]
         scores = jnp.where(visible[:, None], scores, jnp.finfo(jnp.float32).min)
         # Divided by their sum after the product with values: E numbers a row, not T.
@@ -99,11 +100,11 @@ def _few_backward(kept: tuple, gradient: Array):
     inner = jnp.sum((gradient.astype(jnp.float32) * y.astype(jnp.float32)).reshape(merged), axis=-1)
     inner = _heads_first(inner.reshape(*y.shape[:-1], 1)) * inverse
     d = (_heads_first(gradient) * inverse).astype(v.dtype)
-    d_query, d_key, d_value, scale = [], 0.0, 0.0, k.shape[-1] ** -0.5
+    d_query, d_key, d_value = [], 0.0, 0.0
     for (part, seen), exponent in zip(_parts(q.shape[-2], k.shape[-2]), exponents, strict=True):
         d_part, behind = _rows(d, part), ((0, 0), (0, 0), (0, k.shape[-2] - seen.stop), (0, 0))
         d_probability = _product("bkre,bkte->bkrt", d_part, v[:, :, seen])
-        d_scores = (exponent * (d_probability - _rows(inner, part)) * scale).astype(q.dtype)
+        d_scores = (exponent * (d_probability - _rows(inner, part))).astype(q.dtype)
         d_query.append(jnp.einsum("bkrt,bkte->bkre", d_scores, k[:, :, seen]).reshape(*q.shape[:3], -1, q.shape[-1]))
         d_key += jnp.pad(_product("bkrt,bkre->bkte", d_scores, _rows(q, part)), behind)
         d_value += jnp.pad(_product("bkrt,bkre->bkte", exponent.astype(v.dtype), d_part), behind)
@@ -121,7 +122,7 @@ def _head_blocks(x: Array) -> Array:
 
 def _probabilities(query: Array, key: Array, positions: Array) -> Array:
     """fp32 [B,K,G,S,T]."""
-    scores = jnp.einsum("bskge,btke->bkgst", query, key, preferred_element_type=jnp.float32) * key.shape[-1] ** -0.5
+    scores = jnp.einsum("bskge,btke->bkgst", query, key, preferred_element_type=jnp.float32)
     visible = jnp.arange(key.shape[1])[None, None, :] <= positions[:, :, None]  # [B, S, T]
     return jax.nn.softmax(jnp.where(visible[:, None, None], scores, jnp.finfo(jnp.float32).min), axis=-1)
 
@@ -166,7 +167,7 @@ def _attend_backward(kept: tuple[Array, Array, Array, Array], gradient: Array):
         )
         d_probabilities = jnp.einsum("bskge,btke->bkgst", gradient, value, preferred_element_type=jnp.float32)
         d_scores = probabilities * (d_probabilities - jnp.sum(probabilities * d_probabilities, axis=-1, keepdims=True))
-        d_scores = (d_scores * key.shape[-1] ** -0.5).astype(query.dtype)
+        d_scores = d_scores.astype(query.dtype)
         d_key += jnp.einsum("bkgst,bskge->btke", d_scores, query, preferred_element_type=jnp.float32)
         return (d_key, d_value), jnp.einsum("bkgst,btke->bskge", d_scores, key)
 

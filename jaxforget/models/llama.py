@@ -65,7 +65,7 @@ def rope_frequencies(config: LlamaConfig) -> np.ndarray:
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:
     """Rotates x [B, S, N, E] by positions: cos, sin fp32 [B, S, 1, E/2]; halves, not interleaved pairs."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    first, second = (half.astype(jnp.float32) for half in jnp.split(x, 2, axis=-1))
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
@@ -126,6 +126,7 @@ class Layer(nn.Module):
     dtype: jnp.dtype
     param_dtype: jnp.dtype
     constrain: Callable[[Array], Array]
+    attend: Callable[[Array, Array, Array, Array], Array]
 
     def _dense(self, features: int, bias: bool, name: str) -> Dense:
         return Dense(features, bias, self.dtype, self.param_dtype, name=name)
@@ -144,7 +145,10 @@ class Layer(nn.Module):
             self._dense(n * config.head_dim, config.attention_bias, name)(y).reshape(*y.shape[:2], n, config.head_dim)
             for n, name in zip(heads, ("q", "k", "v"), strict=True)
         )
-        query, key = rotate(query, *rope), rotate(key, *rope)
+        # The softmax's scale goes into the query here, in fp32: of a query in bf16 it would round every number again.
+        cos, sin = rope
+        scale = config.head_dim**-0.5
+        query, key = rotate(query, cos * scale, sin * scale), rotate(key, cos, sin)
         if cache is not None:
             rows = jnp.arange(x.shape[0])[:, None]
             cache = Cache(
@@ -152,7 +156,7 @@ class Layer(nn.Module):
                 values=cache.values.at[rows, positions].set(value.astype(cache.values.dtype)),
             )
             key, value = cache.keys, cache.values
-        y = attend(query, key, value, positions).reshape(*y.shape[:2], -1)
+        y = self.attend(query, key, value, positions).reshape(*y.shape[:2], -1)
         x = self.constrain(x + self._dense(config.hidden_size, config.attention_bias, "o")(y))
 
         # Feed-forward [B, S, D] -> [B, S, F] -> [B, S, D].
@@ -179,6 +183,7 @@ class Llama(nn.Module):
       unroll: layers in one turn of the loop; more than one compiles longer and, on a CPU, runs a shallow model faster.
       constrain: put on every [B, S, D] activation; a sharding constraint on a mesh, nothing on one device.
       look_up: (table [V, D], tokens [B, S]) -> [B, S, D]; on a mesh `embedding.ShardedLookUp`.
+      attend: `attention.attend`; on TPUs `splash.SplashAttention`.
     """
 
     config: LlamaConfig
@@ -188,6 +193,7 @@ class Llama(nn.Module):
     unroll: int = 1
     constrain: Callable[[Array], Array] = _unchanged
     look_up: Callable[[Array, Array], Array] = look_up
+    attend: Callable[[Array, Array, Array, Array], Array] = attend
 
     def setup(self) -> None:
         config = self.config
@@ -204,7 +210,7 @@ class Llama(nn.Module):
             in_axes=(nn.broadcast, nn.broadcast, 0),
             length=config.num_hidden_layers,
             unroll=self.unroll,
-        )(config, self.dtype, self.param_dtype, self.constrain)
+        )(config, self.dtype, self.param_dtype, self.constrain, self.attend)
         self.norm = RMSNorm(config.rms_norm_eps, self.dtype, self.param_dtype)
         if not config.tie_word_embeddings:
             self.lm_head = self.param("lm_head", init, (config.hidden_size, config.vocab_size), self.param_dtype)

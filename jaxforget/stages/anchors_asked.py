@@ -67,7 +67,8 @@ class LocalModel:
         config = run.config
         if config.anchors.model is None:
             raise UserError("anchors.model is not set; it names the chat model that anchors.extractor=local asks")
-        self._model: Model = load(resolve_folder(config.anchors.model), config.model.dtype, run.mesh)
+        folder, model = resolve_folder(config.anchors.model), config.model
+        self._model: Model = load(folder, model.dtype, run.mesh, attention=model.attention)
         self._rows, self._tokens = config.evals.batch, config.anchors.answer_tokens
 
     def ask(

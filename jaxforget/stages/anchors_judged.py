@@ -34,7 +34,7 @@ class ModelsJudge:
     def __init__(self, run: Run, read: Iterable[Document]):
         config = run.config
         dtype = config.model.dtype
-        self._base = load(run.base, dtype, run.mesh, form=config.model.base)
+        self._base = load(run.base, dtype, run.mesh, attention=config.model.attention, form=config.model.base)
         self._scorer = Scorer(
             make_forward(self._base.module), run.mesh, batch=config.evals.batch, tile=config.targets.tile
         )

@@ -75,7 +75,7 @@ def passage(run: Run) -> dict[str, Any]:
     # The block with the most suppressed words is one with many anchors.
     number = max(range(min(len(records), 64)), key=lambda i: len(records[i]["suppress_ids"]))
     record = records[number]
-    base = load(run.base, config.model.dtype, run.mesh, form=config.model.base)
+    base = load(run.base, config.model.dtype, run.mesh, attention=config.model.attention, form=config.model.base)
     form = "int8-delta" if config.reinforce.weights == "int8-delta" else "full"
     reinforced = load_own(run.reinforced, base, config.model.dtype, form)
     rows = run.mesh.shape["data"] * run.mesh.shape["fsdp"]

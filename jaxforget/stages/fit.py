@@ -31,12 +31,13 @@ def load_student(run: Run, weights: str = "full") -> Model:
     if weights == "full":
         base = load(run.base, "float32", run.mesh)
         return dataclasses.replace(
-            base, module=make_module(base.config, run.mesh, config.model.dtype, config.model.remat)
+            base,
+            module=make_module(base.config, run.mesh, config.model.dtype, config.model.remat, config.model.attention),
         )
     llama, raw = read_config(run.base)
     shapes = trained_shapes(config, weights, llama)
     adapter = init_adapter(shapes, shard_params(shapes, run.mesh), config.seed)
-    module = make_module(llama, run.mesh, config.model.dtype, config.model.remat)
+    module = make_module(llama, run.mesh, config.model.dtype, config.model.remat, config.model.attention)
     return Model(llama, adapter, load_tokenizer(run.base), module, run.mesh, run.base, raw)
 
 

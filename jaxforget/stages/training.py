@@ -98,7 +98,8 @@ def forget(run: Run, mark: str) -> None:
 
 
 def _base(run: Run) -> Model:
-    return load(run.base, run.config.model.dtype, run.mesh, form=run.config.model.base)
+    model = run.config.model
+    return load(run.base, model.dtype, run.mesh, attention=model.attention, form=model.base)
 
 
 def _reinforced(run: Run, base: Model) -> Params:
@@ -111,7 +112,7 @@ def _references(run: Run, base: Model, scorer: Scorer, questions: Questions) -> 
     """The likeliest tokens of the models that the student's are shown beside; the control is gone again after it."""
     found = {"base": likeliest(scorer, base.params, questions, base.tokenizer)}
     if run.control is not None and questions.dynamics:
-        control = load(run.control, run.config.model.dtype, run.mesh)
+        control = load(run.control, run.config.model.dtype, run.mesh, attention=run.config.model.attention)
         found["control"] = likeliest(scorer, control.params, questions, base.tokenizer)
     return found
 
@@ -158,7 +159,7 @@ def _cached_labels(run: Run, base: Model) -> np.ndarray:
     inputs = _label_inputs(run)
     mark = fingerprint(inputs)
     if not note.is_file() or read_json(note)["fingerprint"] != mark:
-        module = make_module(base.config, run.mesh, config.model.dtype, config.model.remat)
+        module = make_module(base.config, run.mesh, config.model.dtype, config.model.remat, config.model.attention)
         label_step = make_label_step(make_forward(module), step_options(config, "forget"), run.mesh)
         frozen = Frozen(base=base.params, reinforced=_reinforced(run, base))
         # In batches of the step's own size, so that the same program rounds the same way.

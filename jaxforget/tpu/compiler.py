@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -16,6 +17,13 @@ from jaxforget.tpu.flops import product_flops
 from jaxforget.tpu.hlo import Buffer, collective_bytes, largest_buffers, parse, unknown_loops
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SPARSE_CORES = (
+    "offloading_scatter_to_sparsecore",
+    "offloading_gather_to_sparsecore",
+    "sparse_core_collective_offload_all_gather",
+    "sparse_core_collective_offload_all_reduce",
+    "sparse_core_collective_offload_reduce_scatter",
+)
 _AMOUNT = r"\(?([0-9.]+)([KMGT]?)B?\)?"
 # Both of the compiler's ways to say it: after scheduling, and by a first estimate that is already hopeless.
 _REFUSALS = (
@@ -85,15 +93,44 @@ def compile_step(traced: Any, devices: int, trips: int) -> Compiled:
         flops,
     )
     try:
-        program = parse(compiled.as_text())
+        text, note = _text(lowered, compiled)
     except jax.errors.JaxRuntimeError as error:
         return dataclasses.replace(found, note=f"the program's text cannot be read: {first_line(str(error))}")
+    program = parse(text)
     return dataclasses.replace(
         found,
+        note=note,
         collectives=collective_bytes(program, devices, trips),
         data_loops=unknown_loops(program),
         buffers=tuple(largest_buffers(program)),
     )
+
+
+def _text(lowered: Any, compiled: Any) -> tuple[str, str | None]:
+    """The program's text, and a note where it is not that program's own.
+
+    JAX cannot print a program in which SparseCores (v5p, v6e, tpu7x) sum up the embedding's gradient, or send. What it
+    sends is read from one compiled without them: the same sums and sendings, done by the other cores.
+    """
+    try:
+        with _silent():
+            return compiled.as_text(), None
+    except jax.errors.JaxRuntimeError:
+        apart = lowered.compile(compiler_options={f"xla_tpu_enable_{name}": False for name in _SPARSE_CORES})
+        return apart.as_text(), "collectives and buffers are of the same step compiled without SparseCores"
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing on standard error, of JAX's C++ neither: it prints its own stack with an error that is handled here."""
+    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)
 
 
 def memory_limit(device: jax.Device) -> int:

@@ -29,7 +29,8 @@ def model_flops_per_token(config: Config, step: str, parameters: int) -> int:
 
 
 def product_flops(jaxpr: Any, unknown_trips: int) -> int:
-    """FLOP of all matrix products in a jaxpr over all devices; loops count by their turns, branches by the dearest.
+    """FLOP of all matrix products in a jaxpr over all devices; loops count by their turns, branches by the dearest,
+    kernels by every tile of their grid, also those that a mask lets them skip.
 
     Args:
       unknown_trips: taken for a loop whose length the data decide.
@@ -45,6 +46,8 @@ def product_flops(jaxpr: Any, unknown_trips: int) -> int:
             total += max(product_flops(part, unknown_trips) for part in inner)
         elif inner:
             times = equation.params["length"] if name == "scan" else 1
+            if name == "pallas_call":  # a kernel's body runs once for every tile of its grid
+                times = math.prod(equation.params["grid_mapping"].grid)
             if name == "shard_map":  # written for one device
                 mesh, parameters = equation.params["mesh"], equation.params
                 # JAX has renamed this one.

@@ -13,6 +13,7 @@ BITS = {"pred": 8, "s4": 4, "u4": 4, "s2": 2, "u2": 2, "token": 0, "bf16": 16, "
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_END = re.compile(r"^\}($|, execution_thread)")  # a kernel's attributes have lines of their own that begin with }
 _INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r"(?:^|[\s)}\]])([a-z][a-z0-9\-]*)\(")
 _ARRAY = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]+m[0-9]+\w*)?)\[([0-9,<=]*)\](\{[^}]*\})?")
@@ -66,7 +67,7 @@ def parse(text: str) -> Program:
             current = header[2]
             computations[current] = []
             entry = current if header[1] else entry
-        elif line.startswith("}"):
+        elif _END.match(line):
             current = ""
         elif current and (found := _INSTRUCTION.match(line)) and (opcode := _OPCODE.search(found[3])):
             shape, rest = found[3][: opcode.start(1)].strip(), found[3][opcode.end() :]

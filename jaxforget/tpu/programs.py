@@ -91,7 +91,7 @@ def make_step(config: Config, llama: LlamaConfig, mesh: Mesh, widths: Widths, na
     tile = config.targets.tile
     if name == "decode":
         new = config.evals.completion_tokens
-        module = make_module(llama, mesh, config.model.dtype, "none")
+        module = make_module(llama, mesh, config.model.dtype, "none", config.model.attention)
         params = _base(config, llama, mesh)
         trace = lambda: trace_generate(module, params, rows=PROMPTS, prompt=PROMPT, new=new, mesh=mesh)  # noqa: E731
         rows = -(-PROMPTS // shards) * shards
@@ -186,7 +186,7 @@ def training_program(
     batch is the dict that has "tokens"."""
     rows = getattr(config, stage).batch + (config.retain.rows if stage == "forget" else 0)
     optimizer, shardings, state = _student(config, llama, mesh, stage)
-    forward = make_forward(make_module(llama, mesh, config.model.dtype, config.model.remat))
+    forward = make_forward(make_module(llama, mesh, config.model.dtype, config.model.remat, config.model.attention))
     step = make_training_step(config, stage, forward, optimizer, mesh, shardings)
     batch = _batch(config, mesh, widths, rows)
     if stage == "reinforce":
@@ -198,7 +198,7 @@ def training_program(
 def _trace_score(config: Config, llama: LlamaConfig, mesh: Mesh, rows: int, length: int) -> Any:
     """Scoring the student while it forgets: optimiser state and teachers lie beside it, and count."""
     _, _, state = _student(config, llama, mesh, "forget")
-    forward = make_forward(make_module(llama, mesh, config.model.dtype, "none"))
+    forward = make_forward(make_module(llama, mesh, config.model.dtype, "none", config.model.attention))
     score = make_score_step(forward, mesh, config.targets.tile)
     own = computed(state.params)
     frozen = _frozen(config, llama, mesh)

@@ -51,7 +51,7 @@ class JaxSide:
                 return load_params(folder, llama, dtype=dtype, shardings=where)
             return _random(param_shapes(llama, jnp.dtype(dtype)), where, seed)
 
-        forward = make_forward(make_module(llama, mesh, run.model.dtype, run.model.remat))
+        forward = make_forward(make_module(llama, mesh, run.model.dtype, run.model.remat, run.model.attention))
         _, optimizer = make_adamw(run.forget, STEPS)
         self.batch = put_batch(batch, mesh)
         self.frozen = Frozen(model(base, run.model.dtype, 0), model(reinforced, run.model.dtype, 1))

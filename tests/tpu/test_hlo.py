@@ -102,6 +102,27 @@ def test_collectives_count_once_each_turn_whatever_they_are_split_into():
     }
 
 
+def test_a_kernels_attributes_end_no_computation():
+    """They have lines of their own, which begin with a brace as the end of a computation does."""
+    program = parse(
+        """\
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
+}, execution_thread="main"
+
+ENTRY %main.1 (x: f32[8]) -> f32[8] {
+  %x = f32[8]{0} parameter(0)
+  %kernel.1 = f32[8]{0} custom-call(%x), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+  "xprof_metadata": "{}"
+}}, metadata={op_name="jit(step)/splash"}, backend_config={"custom_call_config":{"body":"TUzv"}}
+  ROOT %all.1 = f32[8]{0} all-reduce(%kernel.1), channel_id=1, replica_groups={{0,1}}, to_apply=%add
+}
+"""
+    )
+    assert [len(body) for body in program.computations.values()] == [1, 3]
+    assert collective_bytes(program, devices=2) == {"all-reduce": 2 * 32 // 2}
+
+
 def test_large_results_are_those_in_hbm_that_an_instruction_writes():
     largest = largest_buffers(PROGRAM, 2)
     assert [(buffer.shape, buffer.bytes) for buffer in largest] == [("f32[100,1000]", 400_000), ("bf16[512,16]", 16384)]

@@ -10,11 +10,12 @@ from jaxforget.tpu import plan as planning
 from jaxforget.tpu.compiler import Compiled
 from jaxforget.tpu.plan import most_units, plan
 from jaxforget.tpu.table import as_markdown, as_text
-from tests.tpu.tiny import INNER, LAYERS, PRODUCTS, WIDTH, WORDS, model_folder, tiny_config
+from tests.tpu.tiny import HEADS, INNER, LAYERS, PRODUCTS, WIDTH, WORDS, model_folder, tiny_config
 
 GIB = 2**30
 DEVICES = 8
 SMALLEST = "model.base=int8 reinforce.weights=lora forget.weights=lora"
+SPARSE_CORES = "collectives and buffers are of the same step compiled without SparseCores"
 PARAMETERS = LAYERS * (sum(PRODUCTS.values()) + 2 * WIDTH) + 2 * WORDS * WIDTH + WIDTH
 
 
@@ -251,3 +252,18 @@ def test_a_run_that_has_its_blocks_is_planned_with_their_widths(model, monkeypat
     [row] = plan(tiny_config(model, f"out={tmp_path}"), ["v5e-1"], steps=["forget"])
     assert row["translated_length"] == 64
     assert "prepared" in row["widths"]
+
+
+@pytest.mark.parametrize("name", ["v4-8", "v6e-8", "tpu7x-8"])
+def test_splash_attention_compiles_where_there_is_one_and_what_is_sent_is_known(name, tmp_path):
+    """Heads of 128 and blocks of 128 tokens. A program of SparseCores (v6e, tpu7x) is read from one without them."""
+    folder = model_folder(tmp_path / "model", width=HEADS * 128, positions=128)
+    splash, plain = (
+        plan(tiny_config(folder, "blocks.length=128", f"model.attention={attention}"), [name], steps=["forget"])[0]
+        for attention in ("auto", "plain")
+    )
+    assert splash["fits"]
+    assert splash["note"] == plain["note"] == (None if name == "v4-8" else SPARSE_CORES)
+    # The kernel makes scores once more backward than keeping them does: that is how its use can be told.
+    assert splash["hardware_flops_per_token"] > plain["hardware_flops_per_token"]
+    assert splash["collective_bytes"]["reduce-scatter"] == plain["collective_bytes"]["reduce-scatter"] > 0

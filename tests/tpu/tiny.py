@@ -20,7 +20,7 @@ PRODUCTS = {
 }
 
 
-def model_folder(folder: Path, width: int = WIDTH, inner: int = INNER) -> Path:
+def model_folder(folder: Path, width: int = WIDTH, inner: int = INNER, positions: int = 64) -> Path:
     """A folder that holds config.json and nothing else."""
     folder.mkdir(parents=True)
     raw = {
@@ -31,7 +31,7 @@ def model_folder(folder: Path, width: int = WIDTH, inner: int = INNER) -> Path:
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
         "num_key_value_heads": KEY_HEADS,
-        "max_position_embeddings": 64,
+        "max_position_embeddings": positions,
     }
     (folder / "config.json").write_text(json.dumps(raw))
     return folder

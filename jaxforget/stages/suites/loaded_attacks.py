@@ -109,7 +109,8 @@ def relearn_outcomes(
       length: tokens of a block of the target's.
       remat: what the backward pass recomputes, as model.remat.
     """
-    module = make_module(model.config, model.mesh, str(model.module.dtype), remat)
+    module = make_module(model.config, model.mesh, str(model.module.dtype), remat, "plain")
+    module = module.clone(attend=model.module.attend)
     asked, taught = asked_and_taught(probes, sentences)
     questions = [encode_probe(probe, model.tokenizer) for probe in asked]
     target = cut_blocks([Document("target", "\n".join(taught))], model.tokenizer, length=length)[0]

@@ -49,8 +49,9 @@ class Models(Mapping[str, Model]):
         model = run.config.model
         if _over_base(name, folder):
             # An adapter that this run trained stands over base as it then stood; their arrays are shared.
-            return load(folder, model.dtype, run.mesh, base=self["base"])
-        return load(folder, model.dtype, run.mesh, form=model.base if name == "base" else "full")
+            return load(folder, model.dtype, run.mesh, attention=model.attention, base=self["base"])
+        form = model.base if name == "base" else "full"
+        return load(folder, model.dtype, run.mesh, attention=model.attention, form=form)
 
     def __contains__(self, name: object) -> bool:
         return name in self.folders

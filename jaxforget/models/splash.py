@@ -1,0 +1,77 @@
+"""Splash attention on TPUs: JAX's own flash kernel, a tile of scores at a time in the chip's vector memory.
+
+No scores reach HBM, forward or backward. Where the kernel does not serve (decoding into a cache, fp32, another width
+of heads or length than it tiles, a CPU or a GPU, a TPU before v4) attention is `attention.attend`, its equal.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxforget.models.attention import attend
+
+Array = jax.Array
+LANES = 128  # a vector's width: what head widths and lengths are whole multiples of
+LARGEST = 1024  # queries, and slots, of a tile
+OLD = ("TPU v2", "TPU v3")
+
+
+@dataclasses.dataclass(frozen=True)
+class SplashAttention:
+    """`attend` by the kernel, every device on its rows and heads of `mesh`.
+
+    interpret: run the kernel as plain JAX, on any backend: slow, for tests.
+    """
+
+    mesh: Mesh
+    interpret: bool = False
+
+    def __call__(self, query: Array, key: Array, value: Array, positions: Array) -> Array:
+        """As `attend`: query [B,S,H,E], scaled; key and value [B,T,K,E], positions int [B,S] -> [B,S,H,E]."""
+        if not self.serves(query, key):
+            return attend(query, key, value, positions)
+        rows = PartitionSpec(("data", "fsdp"), None, "tensor")
+        mapped = jax.shard_map(
+            self._local, mesh=self.mesh, in_specs=(rows, rows, rows), out_specs=rows, check_vma=False
+        )
+        return mapped(query, key, value)
+
+    def serves(self, query: Array, key: Array) -> bool:
+        """Whether the kernel takes these, and `mesh` divides them."""
+        rows, length, _, width = query.shape
+        shape = self.mesh.shape
+        return (
+            query.dtype == jnp.bfloat16
+            and key.shape[1] == length > 1
+            and length % LANES == width % LANES == 0
+            and key.shape[2] % shape["tensor"] == 0
+            and rows % (shape["data"] * shape["fsdp"]) == 0
+        )
+
+    def _local(self, query: Array, key: Array, value: Array) -> Array:
+        length, heads = query.shape[1:3]
+        tile = max(size for size in range(LANES, LARGEST + 1, LANES) if length % size == 0)
+        passes = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+        splash = kernel.make_splash_mha(
+            masks.MultiHeadMask([masks.CausalMask((length, length))] * heads),
+            block_sizes=kernel.BlockSizes(**{f"block_{name}": tile for name in passes}),
+            head_shards=1,
+            q_seq_shards=1,
+            interpret=self.interpret,
+        )
+
+        def row(arrays: tuple[Array, Array, Array]) -> Array:
+            return jnp.moveaxis(splash(*(jnp.moveaxis(x, 0, 1) for x in arrays)), 0, 1)  # heads first and back
+
+        # Row by row: the heads of one are work enough, and of all rows at once copies in another layout would be made.
+        return jax.lax.map(row, (query, key, value))
+
+
+def has_splash(mesh: Mesh) -> bool:
+    """Whether `mesh` is of TPUs that the kernel is made for."""
+    device = mesh.devices.flat[0]
+    return device.platform == "tpu" and device.device_kind not in OLD

@@ -1,0 +1,103 @@
+"""The TPU's attention kernel, interpreted, beside the plain one; where it does not serve the plain one does."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxforget.models.attention import attend
+from jaxforget.models.splash import SplashAttention, has_splash
+from jaxforget.sharding import make_mesh
+
+ULP = 2.0**-8  # of bf16, relative
+
+
+def mesh_of(data=1, fsdp=1, tensor=1):
+    return make_mesh(data, fsdp, tensor, devices=jax.devices()[: data * fsdp * tensor])
+
+
+def case(rows=2, length=256, heads=4, groups=2, width=128, dtype=jnp.bfloat16):
+    """Random query (scaled), key and value; positions."""
+    rng = np.random.default_rng(length)
+    query = rng.standard_normal((rows, length, heads, width), np.float32) * width**-0.5
+    key, value = (rng.standard_normal((rows, length, groups, width), np.float32) for _ in range(2))
+    positions = np.broadcast_to(np.arange(length, dtype=np.int32), (rows, length))
+    return *(jnp.asarray(x, dtype) for x in (query, key, value)), positions
+
+
+def values_and_gradients(attention, query, key, value, positions):
+    """Output, and its weighted sum's gradients by query, key and value, fp32."""
+    weights = np.random.default_rng(1).standard_normal(query.shape, np.float32)
+
+    def total(*arrays):
+        y = attention(*arrays, positions)
+        return jnp.sum(y.astype(jnp.float32) * weights), y
+
+    (_, y), gradients = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(query, key, value)
+    return [np.asarray(x.astype(jnp.float32)) for x in (y, *gradients)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "axes"),
+    [
+        ({"length": 128, "groups": 4}, {}),
+        ({"length": 1152, "rows": 1, "heads": 2, "groups": 1}, {}),  # three tiles by three
+        ({"rows": 4}, {"data": 2, "fsdp": 2, "tensor": 2}),
+    ],
+    ids=["one-tile", "tiles", "mesh"],
+)
+def test_the_kernel_equals_plain_attention(sizes, axes):
+    """Within bf16's rounding: both are compared with plain attention in fp32, and stray alike."""
+    inputs = case(**sizes)
+    splash = SplashAttention(mesh_of(**axes), interpret=True)
+    assert splash.serves(*inputs[:2])
+    found = values_and_gradients(splash, *inputs)
+    plain = values_and_gradients(attend, *inputs)
+    exact = values_and_gradients(attend, *(x.astype(jnp.float32) for x in inputs[:3]), inputs[3])
+    for ours, theirs, expected in zip(found, plain, exact, strict=True):
+        size = np.linalg.norm(expected)
+        assert size > 1
+        assert np.linalg.norm(ours - expected) < 1.5 * ULP * size
+        assert np.linalg.norm(ours - expected) < 2 * np.linalg.norm(theirs - expected)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "axes"),
+    [
+        ({"dtype": jnp.float32}, {}),
+        ({"length": 200}, {}),
+        ({"width": 64}, {}),
+        ({"rows": 3}, {"fsdp": 2}),
+        ({"groups": 1}, {"tensor": 2}),
+    ],
+    ids=["float32", "length", "width", "rows", "heads"],
+)
+def test_where_the_kernel_does_not_serve_attention_is_plain(sizes, axes):
+    inputs = case(**sizes)
+    splash = SplashAttention(mesh_of(**axes))  # not interpreted: a CPU could not run it
+    assert not splash.serves(*inputs[:2])
+    np.testing.assert_array_equal(splash(*inputs), attend(*inputs))
+
+
+def test_decoding_is_plain():
+    query, key, value, _ = case()
+    positions = np.full((2, 1), 200, np.int32)
+    splash = SplashAttention(mesh_of())
+    arrays = (query[:, :1], key, value, positions)
+    np.testing.assert_array_equal(splash(*arrays), attend(*arrays))
+
+
+@pytest.mark.parametrize(
+    ("kind", "platform", "has"),
+    [("TPU v3", "tpu", False), ("TPU v4", "tpu", True), ("TPU v5 lite", "tpu", True), ("cpu", "cpu", False)],
+)
+def test_tpus_that_have_it(kind, platform, has):
+    device = SimpleNamespace(platform=platform, device_kind=kind)
+    assert has_splash(SimpleNamespace(devices=np.array([[[device]]]))) == has
+
+
+def test_equal_meshes_share_a_compilation():
+    assert SplashAttention(mesh_of(fsdp=2)) == SplashAttention(mesh_of(fsdp=2))
+    assert hash(SplashAttention(mesh_of(fsdp=2))) == hash(SplashAttention(mesh_of(fsdp=2)))
