@@ -93,31 +93,34 @@ def compile_step(traced: Any, devices: int, trips: int) -> Compiled:
         flops,
     )
     try:
-        text, note = _text(lowered, compiled)
+        _, text, note = readable(lowered, compiled)
     except jax.errors.JaxRuntimeError as error:
         return dataclasses.replace(found, note=f"the program's text cannot be read: {first_line(str(error))}")
     program = parse(text)
     return dataclasses.replace(
         found,
-        note=note,
+        note=None if note is None else f"collectives and buffers are {note}",
         collectives=collective_bytes(program, devices, trips),
         data_loops=unknown_loops(program),
         buffers=tuple(largest_buffers(program)),
     )
 
 
-def _text(lowered: Any, compiled: Any) -> tuple[str, str | None]:
-    """The program's text, and a note where it is not that program's own.
+def readable(lowered: Any, compiled: Any) -> tuple[Any, str, str | None]:
+    """A program whose text can be read, that text, and a note where it is not `compiled` (of `lowered`) itself.
 
-    JAX cannot print a program in which SparseCores (v5p, v6e, tpu7x) sum up the embedding's gradient, or send. What it
-    sends is read from one compiled without them: the same sums and sendings, done by the other cores.
+    JAX cannot print a program in which SparseCores (v5p, v6e, tpu7x) sum up the embedding's gradient, or send. Then it
+    is compiled again without them: the same sums and sendings, done by the other cores.
+
+    Raises:
+      JaxRuntimeError: that one cannot be read either.
     """
     try:
         with _silent():
-            return compiled.as_text(), None
+            return compiled, compiled.as_text(), None
     except jax.errors.JaxRuntimeError:
         apart = lowered.compile(compiler_options={f"xla_tpu_enable_{name}": False for name in _SPARSE_CORES})
-        return apart.as_text(), "collectives and buffers are of the same step compiled without SparseCores"
+        return apart, apart.as_text(), "of the same step compiled without SparseCores, whose programs cannot be read"
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from jaxforget.tpu.topology import find_slice
 
 GIB = 2**30
 # What a compiled step is made of; a change elsewhere cannot change a row.
-CODE = ("model.py", "sharding.py", "config", "models", "stages/build.py", "tpu", "train")
+CODE = ("cpu.py", "model.py", "sharding.py", "config", "models", "stages/build.py", "tpu", "train")
 HEADER = (
     "slice",
     "model",

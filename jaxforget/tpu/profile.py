@@ -26,7 +26,7 @@ from jaxforget.models.published import read_shape
 from jaxforget.sharding import make_mesh, put_batch
 from jaxforget.stages.run import Run
 from jaxforget.stages.training import batches_from
-from jaxforget.tpu.compiler import no_cache
+from jaxforget.tpu.compiler import no_cache, readable
 from jaxforget.tpu.flops import CONVENTION, model_flops_per_token
 from jaxforget.tpu.programs import batch_widths, check_plan, training_program
 from jaxforget.tpu.topology import peak_of
@@ -49,7 +49,7 @@ def profile(
       "compile_seconds", "step_seconds" (median), "tokens_per_second", "tokens_per_second_per_chip", "flops_per_token",
       "flops_per_second_per_chip", "mfu" (null where the chip's peak is not published here), "peak_memory_bytes"
       (null where the device does not tell), "parts" (seconds of a step on one device, by part), "operation_seconds"
-      (their sum), "longest" (operations), "trace"}.
+      (their sum), "longest" (operations), "trace", "note" (null, or which program was run in place of the run's own)}.
 
     Raises:
       UserError: no model or folder is named, or rows that the devices cannot share.
@@ -68,8 +68,10 @@ def profile(
     start = time.perf_counter()
     # A program of an earlier compilation is not wanted: its time is part of the answer.
     with no_cache():
-        compiled = function.lower(*abstract).compile()
-    compile_seconds = time.perf_counter() - start
+        lowered = function.lower(*abstract)
+        compiled = lowered.compile()
+        compile_seconds = time.perf_counter() - start
+        compiled, program, note = readable(lowered, compiled)
     shapes = next(tree for tree in abstract if _is_batch(tree))
     batch, source = _batch(config, shapes, llama.vocab_size, mesh)
     state, *frozen = [batch if _is_batch(tree) else _filled(tree) for tree in abstract]
@@ -88,7 +90,7 @@ def profile(
         for _ in range(steps):
             state, last = run_step(state)
             seconds.append(last)
-    measured = read_breakdown(written[0], compiled.as_text())
+    measured = read_breakdown(written[0], program)
     step_seconds = statistics.median(seconds)
     blocks, length = shapes["tokens"].shape
     per_chip, peak = peak_of(kind)
@@ -122,6 +124,7 @@ def profile(
             for value, part, name, path in measured.longest
         ],
         "trace": str(written[0]),
+        "note": None if note is None else f"seconds are {note}",
     }
 
 
@@ -154,6 +157,7 @@ def as_text(found: dict[str, Any]) -> str:
         "Backward includes what remat computes again; tiles are both ways at once; other lies in none of the method's",
         "scopes; unattributed has no source at all.",
         f"trace: {found['trace']}",
+        *([] if found["note"] is None else [f"note: {found['note']}"]),
     ]
     return "\n".join(lines)
 

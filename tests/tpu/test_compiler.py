@@ -1,10 +1,12 @@
 """The compiler's refusals, in its own words."""
 
+import os
+
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxforget.tpu.compiler import Compiled, first_line, no_cache, parse_refusal
+from jaxforget.tpu.compiler import Compiled, first_line, no_cache, parse_refusal, readable
 
 ESTIMATE = (
     "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
@@ -41,6 +43,42 @@ def test_a_fault_of_the_compiler_is_not_taken_for_a_lack_of_memory():
     assert Compiled(False, 1.0, None, refusal=first_line(VECTOR)).out_of_memory
     assert not Compiled(False, 1.0, None, refusal=first_line(FAULT)).out_of_memory
     assert not Compiled(True, 1.0, 5).out_of_memory
+
+
+class Program:
+    """A lowered or compiled program in one: its text, or that it has none; what it is compiled into."""
+
+    def __init__(self, text, without=None):
+        self.text, self.without, self.options = text, without, None
+
+    def as_text(self):
+        if self.text is None:
+            os.write(2, b"the compiler's own stack\n")
+            raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure (hlo_instruction.cc:390)")
+        return self.text
+
+    def compile(self, compiler_options):
+        self.options = compiler_options
+        return self.without
+
+
+def test_a_program_that_can_be_read_is_read():
+    program = Program("HloModule a")
+    assert readable(program, program) == (program, "HloModule a", None)
+    assert program.options is None
+
+
+def test_one_that_cannot_is_compiled_again_without_sparse_cores(capfd):
+    apart = Program("HloModule b")
+    program = Program(None, apart)
+    found, text, note = readable(program, program)
+    assert (found, text) == (apart, "HloModule b")
+    assert "without SparseCores" in note
+    assert program.options
+    assert not any(program.options.values())
+    assert capfd.readouterr().err == ""
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        readable(Program(None, Program(None)), Program(None))
 
 
 def test_no_program_is_kept_or_found_again(tmp_path):

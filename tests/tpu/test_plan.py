@@ -15,7 +15,9 @@ from tests.tpu.tiny import HEADS, INNER, LAYERS, PRODUCTS, WIDTH, WORDS, model_f
 GIB = 2**30
 DEVICES = 8
 SMALLEST = "model.base=int8 reinforce.weights=lora forget.weights=lora"
-SPARSE_CORES = "collectives and buffers are of the same step compiled without SparseCores"
+SPARSE_CORES = (
+    "collectives and buffers are of the same step compiled without SparseCores, whose programs cannot be read"
+)
 PARAMETERS = LAYERS * (sum(PRODUCTS.values()) + 2 * WIDTH) + 2 * WORDS * WIDTH + WIDTH
 
 

@@ -52,6 +52,9 @@ def test_a_step_of_a_model_without_weights(tmp_path):
     assert Path(found["trace"]).is_relative_to(tmp_path / "run" / "xprof" / "plugins" / "profile")
     text = as_text(found)
     assert "MFU unknown" in text
+    assert found["note"] is None
+    assert "note" not in text
+    assert as_text(found | {"note": "seconds are of another"}).endswith("\nnote: seconds are of another")
     assert str(found["trace"]) in text
     assert "compiling forget for 8 x " in done.stderr
 
