@@ -309,7 +309,10 @@ def test_an_alpha_that_equation_1_cannot_take(alpha, base, reinforced, anchors, 
         jaxforget.generic_labels(base, reinforced, blocks[0], t, alpha=alpha)
 
 
-@pytest.mark.parametrize(("given", "says"), [({"dtype": "float16"}, "float32, bfloat16"), ({"remat": "all"}, "dots")])
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [({"dtype": "float16"}, "float32, bfloat16"), ({"remat": "all"}, "dots"), ({"attention": "flash"}, "auto, plain")],
+)
 def test_ways_of_loading_that_are_none(given, says, tiny_world):
     with pytest.raises(UserError, match=f"give one of .*{says}"):
         jaxforget.load(tiny_world / "base", **given)

@@ -17,7 +17,9 @@ from jaxforget.model import (
     param_shardings,
     shortened,
 )
+from jaxforget.models.attention import attend
 from jaxforget.models.hf import load_tokenizer
+from jaxforget.models.splash import SplashAttention
 from jaxforget.sharding import make_mesh
 
 
@@ -62,6 +64,15 @@ def test_recomputing_changes_neither_values_nor_gradients(remat, tiny_world):
 
     plain, again = gradients("none"), gradients(remat)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), plain, again)
+
+
+@pytest.mark.parametrize(("attention", "kernel"), [("auto", True), ("plain", False)])
+def test_attention_is_the_kernel_where_there_is_one_and_nobody_said_plain(attention, kernel, tiny_world, monkeypatch):
+    monkeypatch.setattr("jaxforget.model.has_splash", lambda mesh: True)
+    model = load(tiny_world / "base", attention=attention)
+    assert isinstance(model.module.attend, SplashAttention) == kernel
+    monkeypatch.undo()
+    assert load(tiny_world / "base").module.attend is attend  # a CPU has none
 
 
 def test_equal_settings_share_a_compilation(tiny_world):

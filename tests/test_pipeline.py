@@ -120,6 +120,7 @@ RETAIN = {"weight": 1.0, "rows": 8, "path": "WORLD/retain"}
         ({"targets": {"tile": 32}}, []),
         ({"targets": {"cache": True}}, []),
         ({"model": {"remat": "full"}}, []),
+        ({"model": {"attention": "plain"}}, []),
         ({"reinforce": {"batch": 8, "accumulate": 1}, "mesh": {"tensor": 8}}, []),
         ({"forget": {"accumulate": 2}, "mesh": {"tensor": 8}}, []),
         ({"evals": {"batch": 16}}, []),

@@ -27,7 +27,7 @@ def attend(query: Array, key: Array, value: Array, positions: Array) -> Array:
     The query comes scaled by E^-1/2: scores are its products with keys as they are.
 
     Slot t of the keys holds position t: `t <= position` is both causality and the end of what a cache holds,
-    and right padding needs no mask. Where there are as many slots as queries, query i stands at i or before it. The
+    and right padding needs no mask. Where there are as many slots as queries, query i stands at i. The
     softmax is fp32: bf16 loses small probabilities among many slots.
     """
     rows, length, heads, width = query.shape

@@ -20,7 +20,7 @@ from jaxforget.models.embedding import look_up
 from jaxforget.models.weights import Dense
 
 Array = jax.Array
-SMALL = 2**26  # bytes of [B, S, F] from which on saving memory is worth a loop
+SMALL = 2**26  # bytes of [B, S, F], over all devices, from which on saving memory is worth a loop
 REMAT_POLICIES: dict[str, Callable | None] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -67,6 +67,24 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
     """Rotates x [B, S, N, E] by positions: cos, sin fp32 [B, S, 1, E/2]; halves, not interleaved pairs."""
     first, second = (half.astype(jnp.float32) for half in jnp.split(x, 2, axis=-1))
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+@struct.dataclass
+class Rope:
+    """Cosines and sines to rotate by, fp32 [B, S, 1, E/2] each.
+
+    The softmax's scale, E^-1/2, is in the query's: in fp32, and rounded with the rotated query. Of a query in bf16 it
+    would round every number once more.
+    """
+
+    query: tuple[Array, Array]
+    key: tuple[Array, Array]
+
+    @classmethod
+    def of(cls, angles: Array, width: int) -> "Rope":
+        """Of the angles [B, S, 1, E/2] of heads of `width` E."""
+        cos, sin = jnp.cos(angles), jnp.sin(angles)
+        return cls(query=(cos * width**-0.5, sin * width**-0.5), key=(cos, sin))
 
 
 @jax.custom_vjp
@@ -132,9 +150,7 @@ class Layer(nn.Module):
         return Dense(features, bias, self.dtype, self.param_dtype, name=name)
 
     @nn.compact
-    def __call__(
-        self, x: Array, rope: tuple[Array, Array], positions: Array, cache: Cache | None
-    ) -> tuple[Array, Cache | None]:
+    def __call__(self, x: Array, rope: Rope, positions: Array, cache: Cache | None) -> tuple[Array, Cache | None]:
         config = self.config
         norm = {"epsilon": config.rms_norm_eps, "dtype": self.dtype, "param_dtype": self.param_dtype}
 
@@ -145,10 +161,7 @@ class Layer(nn.Module):
             self._dense(n * config.head_dim, config.attention_bias, name)(y).reshape(*y.shape[:2], n, config.head_dim)
             for n, name in zip(heads, ("q", "k", "v"), strict=True)
         )
-        # The softmax's scale goes into the query here, in fp32: of a query in bf16 it would round every number again.
-        cos, sin = rope
-        scale = config.head_dim**-0.5
-        query, key = rotate(query, cos * scale, sin * scale), rotate(key, cos, sin)
+        query, key = rotate(query, *rope.query), rotate(key, *rope.key)
         if cache is not None:
             rows = jnp.arange(x.shape[0])[:, None]
             cache = Cache(
@@ -156,7 +169,9 @@ class Layer(nn.Module):
                 values=cache.values.at[rows, positions].set(value.astype(cache.values.dtype)),
             )
             key, value = cache.keys, cache.values
-        y = self.attend(query, key, value, positions).reshape(*y.shape[:2], -1)
+        # Slots of a cache are not a block's: they may outnumber its queries, which stand anywhere among them.
+        attention = self.attend if cache is None else attend
+        y = attention(query, key, value, positions).reshape(*y.shape[:2], -1)
         x = self.constrain(x + self._dense(config.hidden_size, config.attention_bias, "o")(y))
 
         # Feed-forward [B, S, D] -> [B, S, F] -> [B, S, D].
@@ -240,5 +255,5 @@ class Llama(nn.Module):
         angles = positions[:, :, None, None].astype(jnp.float32) * rope_frequencies(self.config)
         # Gather before the cast: the cast of a whole table would be a second copy of it.
         x = self.constrain(self.look_up(self.embed, tokens).astype(self.dtype))
-        x, cache = self.layers(x, (jnp.cos(angles), jnp.sin(angles)), positions, cache)
+        x, cache = self.layers(x, Rope.of(angles, self.config.head_dim), positions, cache)
         return self.norm(x), cache

@@ -1,7 +1,7 @@
 """Splash attention on TPUs: JAX's own flash kernel, a tile of scores at a time in the chip's vector memory.
 
-No scores reach HBM, forward or backward. Where the kernel does not serve (decoding into a cache, fp32, another width
-of heads or length than it tiles, a CPU or a GPU, a TPU before v4) attention is `attention.attend`, its equal.
+No scores reach HBM, forward or backward. Where the kernel does not serve (fp32, heads of another width, fewer than 128
+tokens, a CPU or a GPU, a TPU before v4) attention is `attention.attend`, its equal.
 """
 
 import dataclasses
@@ -15,14 +15,16 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxforget.models.attention import attend
 
 Array = jax.Array
-LANES = 128  # a vector's width: what head widths and lengths are whole multiples of
+LANES = 128  # a vector's width, of which a tile is a whole multiple
 LARGEST = 1024  # queries, and slots, of a tile
+USUAL = 512  # of a tile where one does not hold the block
+WIDTHS = (64, 128, 256)  # of heads: tiles of wider ones outgrow a v4's vector memory
 OLD = ("TPU v2", "TPU v3")
 
 
 @dataclasses.dataclass(frozen=True)
 class SplashAttention:
-    """`attend` by the kernel, every device on its rows and heads of `mesh`.
+    """`attend` of a block's queries to itself, by the kernel; every device its rows and heads of `mesh`.
 
     interpret: run the kernel as plain JAX, on any backend: slow, for tests.
     """
@@ -46,18 +48,20 @@ class SplashAttention:
         shape = self.mesh.shape
         return (
             query.dtype == jnp.bfloat16
-            and key.shape[1] == length > 1
-            and length % LANES == width % LANES == 0
+            and key.shape[1] == length >= LANES
+            and width in WIDTHS
             and key.shape[2] % shape["tensor"] == 0
             and rows % (shape["data"] * shape["fsdp"]) == 0
         )
 
     def _local(self, query: Array, key: Array, value: Array) -> Array:
         length, heads = query.shape[1:3]
-        tile = max(size for size in range(LANES, LARGEST + 1, LANES) if length % size == 0)
+        tile, whole = tiling(length)
+        # Behind the end no query of the block looks, so what stands there is no matter.
+        query, key, value = (jnp.pad(x, ((0, 0), (0, whole - length), (0, 0), (0, 0))) for x in (query, key, value))
         passes = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
         splash = kernel.make_splash_mha(
-            masks.MultiHeadMask([masks.CausalMask((length, length))] * heads),
+            masks.MultiHeadMask([masks.CausalMask((whole, whole))] * heads),
             block_sizes=kernel.BlockSizes(**{f"block_{name}": tile for name in passes}),
             head_shards=1,
             q_seq_shards=1,
@@ -68,7 +72,16 @@ class SplashAttention:
             return jnp.moveaxis(splash(*(jnp.moveaxis(x, 0, 1) for x in arrays)), 0, 1)  # heads first and back
 
         # Row by row: the heads of one are work enough, and of all rows at once copies in another layout would be made.
-        return jax.lax.map(row, (query, key, value))
+        return jax.lax.map(row, (query, key, value))[:, :length]
+
+
+def tiling(length: int) -> tuple[int, int]:
+    """(tile, tokens that a block of `length` is filled up to): one tile where it holds the block, else whole tiles."""
+    whole = -(-length // LANES) * LANES
+    if whole <= LARGEST:
+        return whole, whole
+    tile = LARGEST if whole % LARGEST == 0 else USUAL
+    return tile, -(-whole // tile) * tile
 
 
 def has_splash(mesh: Mesh) -> bool:

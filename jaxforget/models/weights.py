@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxforget.cpu import turned
+from jaxforget.cpu import product_over_rows
 from jaxforget.models.config import LlamaConfig
 from jaxforget.models.layout import leaves
 
@@ -165,15 +165,8 @@ def _product_forward(x: Array, kernel: Array):
 def _product_backward(kept: tuple[Array, Array], gradient: Array):
     x, kernel = kept
     (d_x,) = jax.linear_transpose(lambda x: jnp.dot(x, kernel), x)(gradient)
-    d_kernel = _product_over_rows(x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1]))
+    d_kernel = product_over_rows(x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1]))
     return jax.lax.optimization_barrier((d_x, d_kernel))
-
-
-def _product_over_rows(x: Array, y: Array) -> Array:
-    """x [T, M] and y [T, N] summed over T: [M, N]. The narrower one is turned round, which is less to move."""
-    if x.shape[1] <= y.shape[1]:
-        return jnp.dot(turned(x), y)
-    return turned(jnp.dot(turned(y), x))
 
 
 product.defvjp(_product_forward, _product_backward)

@@ -44,7 +44,7 @@ class Compiled:
       collectives: sent in one run, by kind.
       data_loops: loops whose length the data decide; counted at their longest.
       refusal: why it did not compile, one line.
-      note: what could not be read.
+      note: what could not be read, or of which program it was.
     """
 
     fits: bool
@@ -65,12 +65,13 @@ class Compiled:
         return self.refusal is not None and "RESOURCE_EXHAUSTED" in self.refusal
 
 
-def compile_step(traced: Any, devices: int, trips: int) -> Compiled:
+def compile_step(traced: Any, devices: int, trips: int, *, read: bool = True) -> Compiled:
     """Compiles a traced program for the slice its arguments lie on.
 
     Args:
       devices: how many there are.
       trips: turns of a loop whose length the data decide, at most.
+      read: read the program too, for what it sends and its buffers; it may have to be compiled twice for that.
     """
     flops = product_flops(traced.jaxpr, trips)
     start = time.perf_counter()
@@ -92,6 +93,8 @@ def compile_step(traced: Any, devices: int, trips: int) -> Compiled:
         memory.temp_size_in_bytes,
         flops,
     )
+    if not read:
+        return found
     try:
         _, text, note = readable(lowered, compiled)
     except jax.errors.JaxRuntimeError as error:

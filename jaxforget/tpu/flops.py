@@ -30,7 +30,7 @@ def model_flops_per_token(config: Config, step: str, parameters: int) -> int:
 
 def product_flops(jaxpr: Any, unknown_trips: int) -> int:
     """FLOP of all matrix products in a jaxpr over all devices; loops count by their turns, branches by the dearest,
-    kernels by every tile of their grid, also those that a mask lets them skip.
+    attention's kernel by the tiles that its causal mask lets run.
 
     Args:
       unknown_trips: taken for a loop whose length the data decide.
@@ -46,8 +46,8 @@ def product_flops(jaxpr: Any, unknown_trips: int) -> int:
             total += max(product_flops(part, unknown_trips) for part in inner)
         elif inner:
             times = equation.params["length"] if name == "scan" else 1
-            if name == "pallas_call":  # a kernel's body runs once for every tile of its grid
-                times = math.prod(equation.params["grid_mapping"].grid)
+            if name == "pallas_call":
+                times = _tiles_run(equation.params["name"], equation.params["grid_mapping"].grid)
             if name == "shard_map":  # written for one device
                 mesh, parameters = equation.params["mesh"], equation.params
                 # JAX has renamed this one.
@@ -55,6 +55,14 @@ def product_flops(jaxpr: Any, unknown_trips: int) -> int:
                 times = math.prod(mesh.shape[axis] for axis in axes)
             total += times * sum(product_flops(part, unknown_trips) for part in inner)
     return total
+
+
+def _tiles_run(kernel: str, grid: tuple[int, ...]) -> int:
+    """How often the body of splash attention's `kernel` runs: for every head, tiles up to the diagonal."""
+    # (heads, queries, slots), but of the kernel for gradients by keys and values (slots, heads, queries).
+    slots, heads, queries = grid if "_dkv_" in kernel else (grid[2], grid[0], grid[1])
+    assert queries == slots, f"a kernel other than causal attention: {kernel} {grid}"
+    return heads * queries * (queries + 1) // 2
 
 
 def _product(equation: Any) -> int:

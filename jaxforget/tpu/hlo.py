@@ -13,7 +13,7 @@ BITS = {"pred": 8, "s4": 4, "u4": 4, "s2": 2, "u2": 2, "token": 0, "bf16": 16, "
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_END = re.compile(r"^\}($|, execution_thread)")  # a kernel's attributes have lines of their own that begin with }
+_END = re.compile(r"^\}($|, execution_thread)")
 _INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r"(?:^|[\s)}\]])([a-z][a-z0-9\-]*)\(")
 _ARRAY = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]+m[0-9]+\w*)?)\[([0-9,<=]*)\](\{[^}]*\})?")
@@ -72,6 +72,9 @@ def parse(text: str) -> Program:
         elif current and (found := _INSTRUCTION.match(line)) and (opcode := _OPCODE.search(found[3])):
             shape, rest = found[3][: opcode.start(1)].strip(), found[3][opcode.end() :]
             computations[current].append(Instruction(found[2], opcode[1], shape, rest, bool(found[1])))
+        elif current and computations[current]:  # a kernel's attributes go on over several lines
+            last = computations[current][-1]
+            computations[current][-1] = dataclasses.replace(last, rest=f"{last.rest} {line}")
     return Program(computations, entry)
 
 

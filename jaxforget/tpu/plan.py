@@ -86,11 +86,13 @@ def _sizes(config: Config) -> tuple[int, int, int]:
     return config.mesh.data, config.mesh.fsdp, config.mesh.tensor
 
 
-def _compile(config: Config, llama: LlamaConfig, site: Site, widths: Widths, name: str) -> Compiled:
+def _compile(
+    config: Config, llama: LlamaConfig, site: Site, widths: Widths, name: str, *, read: bool = True
+) -> Compiled:
     step = make_step(config, llama, site.mesh, widths, name)
     # A program of an earlier compilation is not wanted: its time is part of the answer.
     with no_cache():
-        return compile_step(step.trace(), site.mesh.size, step.trips)
+        return compile_step(step.trace(), site.mesh.size, step.trips, read=read)
 
 
 def _row(
@@ -264,7 +266,7 @@ def _advice(
     for changes in _candidates(config, site.mesh, name):
         words = [f"{key}={_written(value)}" for key, value in changes.items()]
         say(f"{site.place.name}: {name} does not fit; trying {' '.join(words)}")
-        after = _compile(_replaced(config, changes), llama, site, widths, name)
+        after = _compile(_replaced(config, changes), llama, site, widths, name, read=False)
         saved = None if before.peak is None or after.peak is None else before.peak - after.peak
         found.append({"options": words, "fits": after.fits, "peak_hbm_bytes": after.peak, "saved_bytes": saved})
     return found
@@ -293,7 +295,7 @@ def _most_blocks(
         if units not in seen:
             batch = units * unit - retain
             say(f"{site.place.name}: {name} with {batch + retain} blocks")
-            found = _compile(_replaced(config, {f"{name}.batch": batch}), llama, site, widths, name)
+            found = _compile(_replaced(config, {f"{name}.batch": batch}), llama, site, widths, name, read=False)
             seen[units] = (found.fits, found.peak)
         return seen[units]
 

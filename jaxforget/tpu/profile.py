@@ -49,7 +49,7 @@ def profile(
       "compile_seconds", "step_seconds" (median), "tokens_per_second", "tokens_per_second_per_chip", "flops_per_token",
       "flops_per_second_per_chip", "mfu" (null where the chip's peak is not published here), "peak_memory_bytes"
       (null where the device does not tell), "parts" (seconds of a step on one device, by part), "operation_seconds"
-      (their sum), "longest" (operations), "trace", "note" (null, or which program was run in place of the run's own)}.
+      (their sum), "longest" (operations), "trace", "note" (null, or of which program the parts are)}.
 
     Raises:
       UserError: no model or folder is named, or rows that the devices cannot share.
@@ -71,33 +71,39 @@ def profile(
         lowered = function.lower(*abstract)
         compiled = lowered.compile()
         compile_seconds = time.perf_counter() - start
-        compiled, program, note = readable(lowered, compiled)
     shapes = next(tree for tree in abstract if _is_batch(tree))
     batch, source = _batch(config, shapes, llama.vocab_size, mesh)
     state, *frozen = [batch if _is_batch(tree) else _filled(tree) for tree in abstract]
 
-    def run_step(state: Any) -> tuple[Any, float]:
-        start = time.perf_counter()
-        state, _ = compiled(state, *frozen)
-        jax.block_until_ready(state)
-        return state, time.perf_counter() - start
+    def run_steps(compiled: Any, state: Any, count: int, what: str) -> tuple[Any, list[float]]:
+        seconds = []
+        for _ in range(count):
+            start = time.perf_counter()
+            state, _ = compiled(state, *frozen)
+            jax.block_until_ready(state)
+            seconds.append(time.perf_counter() - start)
+            say(f"{what}: {seconds[-1]:.2f} s")
+        return state, seconds
 
-    for _ in range(WARM_UP):
-        state, last = run_step(state)
-        say(f"warm-up: {last:.2f} s")
-    seconds = []
+    state, _ = run_steps(compiled, state, WARM_UP, "warm-up")
     with trace(Path(config.out) / "xprof") as written:
-        for _ in range(steps):
-            state, last = run_step(state)
-            seconds.append(last)
-    measured = read_breakdown(written[0], program)
+        state, seconds = run_steps(compiled, state, steps, "traced")
+    file = written[0]
+    memory = jax.local_devices()[0].memory_stats() or {}
+    with no_cache():
+        program, text, note = readable(lowered, compiled)
+    if program is not compiled:
+        say("tracing the same step without SparseCores, for its parts")
+        state, _ = run_steps(program, state, WARM_UP, "warm-up")
+        with trace(Path(config.out) / "xprof") as written:
+            run_steps(program, state, steps, "traced")
+    measured = read_breakdown(written[0], text)
     step_seconds = statistics.median(seconds)
     blocks, length = shapes["tokens"].shape
     per_chip, peak = peak_of(kind)
     chips = mesh.size / per_chip
     flops = model_flops_per_token(config, step, parameter_count(llama))
     rate = blocks * length / step_seconds / chips
-    memory = jax.local_devices()[0].memory_stats() or {}
     # Of all traced steps and of this process's devices -> of one step, on one device.
     share = 1 / (steps * len(mesh.local_devices))
     return {
@@ -123,8 +129,8 @@ def profile(
             {"seconds": value * share, "part": part, "instruction": name, "source": path}
             for value, part, name, path in measured.longest
         ],
-        "trace": str(written[0]),
-        "note": None if note is None else f"seconds are {note}",
+        "trace": str(file),
+        "note": None if note is None else f"parts and longest are {note}; their trace: {written[0]}",
     }
 
 

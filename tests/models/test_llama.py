@@ -102,8 +102,9 @@ def test_products_that_a_backward_pass_makes_again(mode, again, tmp_path):
     model = Llama(config, remat=mode)
     run = jax.grad(lambda p: jnp.square(model.apply({"params": p}, tokens)).mean())
     products = str(jax.make_jaxpr(run)(params)).count("dot_general[")
-    # Once forward and twice backward, of the head and of every product of the one layer in the loop.
-    assert products == 3 * (1 + 9) + again
+    # Once forward and twice backward, of the head and of every product of the one layer in the loop; the gradients of
+    # its seven kernels are written twice, for a CPU and for others.
+    assert products == 3 * (1 + 9) + 7 + again
 
 
 def test_right_padding_changes_nothing_before_it(tmp_path):
@@ -143,3 +144,34 @@ def test_the_gated_product_has_the_gradients_of_silu(small, monkeypatch):
     assert (" while(" in program) == (small == 0)
     for found, expected in zip(run(llama.gated), run(lambda gate, up: jax.nn.silu(gate) * up), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_query_is_scaled_before_it_is_rounded():
+    """Heads of 128, whose scale is no power of two: attention gets the fp32 product of both, rounded to bf16 once."""
+    config = LlamaConfig.from_hf(
+        {"model_type": "llama", "vocab_size": 32, "hidden_size": 128, "intermediate_size": 32, "num_hidden_layers": 1}
+        | {"num_attention_heads": 1, "max_position_embeddings": 64}
+    )
+    seen = []
+
+    def attend(query, key, value, positions):
+        seen.append((query, key))
+        return value
+
+    module = llama.Llama(config, dtype=jnp.bfloat16, attend=attend, unroll=1)
+    params = module.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"]
+    # Queries and keys alike, so that the one tells what the other was before its scale.
+    params["layers"]["q"]["kernel"] = params["layers"]["k"]["kernel"]
+    seen.clear()
+    with jax.disable_jit():
+        module.apply({"params": params}, jnp.arange(32)[None], method="hidden")
+    query, key = seen[-1]
+    assert query.dtype == jnp.bfloat16
+    twice = key * jnp.bfloat16(128**-0.5)
+    assert 0 < np.abs(query - twice).max() <= 2**-7 * np.abs(query).max()
+    angles = jnp.arange(32.0)[None, :, None, None] * rope_frequencies(config)
+    one = jnp.ones((1, 32, 1, 128), jnp.bfloat16)
+    rope = llama.Rope.of(angles, 128)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    exact = jnp.concatenate([cos - sin, cos + sin], axis=-1) * 128**-0.5
+    np.testing.assert_array_equal(llama.rotate(one, *rope.query), exact.astype(jnp.bfloat16))

@@ -77,10 +77,16 @@ def test_model_flops_follow_the_convention(model, overrides, step, times):
     assert model_flops_per_token(tiny_config(model, *overrides), step, 1000) == times * 1000
 
 
-def test_a_kernel_costs_all_its_tiles():
-    """Two products over every pair of query and slot, masked or not: three tiles by three, on two devices."""
-    rows, length, heads, width = 4, 1152, 2, 128
+def test_a_kernel_costs_the_tiles_that_it_runs():
+    """Two products over pairs of query and slot, three tiles by three of which six are run, on two devices."""
+    rows, length, heads, width = 4, 1536, 2, 128
     query = jnp.zeros((rows, length, heads, width), jnp.bfloat16)
     splash = SplashAttention(make_mesh(devices=jax.devices()[:2]), interpret=True)
-    jaxpr = jax.make_jaxpr(splash)(query, query, query, jnp.zeros((rows, length), jnp.int32))
-    assert product_flops(jaxpr.jaxpr, 1000) == rows * heads * 2 * (2 * length * length * width)
+    positions = jnp.zeros((rows, length), jnp.int32)
+    product = rows * heads * (2 * length * length * width) * 6 // 9
+    forward = jax.make_jaxpr(splash)(query, query, query, positions)
+    assert product_flops(forward.jaxpr, 1000) == 2 * product
+    # Backward: scores, and probabilities' gradients, once for queries and once for keys and values; then those three.
+    # Beside the kernels, outputs times their gradients.
+    back = jax.make_jaxpr(jax.grad(lambda *x: jnp.sum(splash(*x, positions)), (0, 1, 2)))(query, query, query)
+    assert product_flops(back.jaxpr, 1000) == (2 + 4 + 3) * product + rows * heads * 2 * length * width

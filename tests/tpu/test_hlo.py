@@ -120,6 +120,9 @@ ENTRY %main.1 (x: f32[8]) -> f32[8] {
 """
     )
     assert [len(body) for body in program.computations.values()] == [1, 3]
+    kernel = program.computations["main.1"][1]
+    assert kernel.operands == ["x"]
+    assert 'op_name="jit(step)/splash"' in kernel.rest
     assert collective_bytes(program, devices=2) == {"all-reduce": 2 * 32 // 2}
 
 

@@ -54,7 +54,7 @@ def test_a_step_of_a_model_without_weights(tmp_path):
     assert "MFU unknown" in text
     assert found["note"] is None
     assert "note" not in text
-    assert as_text(found | {"note": "seconds are of another"}).endswith("\nnote: seconds are of another")
+    assert as_text(found | {"note": "parts are of another"}).endswith("\nnote: parts are of another")
     assert str(found["trace"]) in text
     assert "compiling forget for 8 x " in done.stderr
 
