@@ -43,10 +43,15 @@ def start_jax(*, alone: bool = False) -> None:
     Raises:
       UserError: there are hosts to join, and this process has computed before, or not all of them came.
     """
-    if importlib.util.find_spec("libtpu") is not None and not _has_tpu(Path("/dev")):
+    useless = importlib.util.find_spec("libtpu") is not None and not _has_tpu(Path("/dev"))
+    if useless:
         for name, value in _NO_TPU.items():
             os.environ.setdefault(name, value)
     import jax
+
+    if useless and not _has_gpu(Path("/dev")) and not jax.config.jax_platforms:
+        # There is nothing to look for; and the profiler crashes where JAX has loaded libtpu to look for chips.
+        jax.config.update("jax_platforms", "cpu")
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and jax.config.jax_compilation_cache_dir is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxforget" / "xla"
@@ -198,3 +203,8 @@ def _attribute(name: str) -> str | None:
 def _has_tpu(devices: Path) -> bool:
     """Whether the kernel shows a TPU's device files, under either of the names that generations use."""
     return any(devices.glob("accel[0-9]*")) or any(devices.glob("vfio/[0-9]*"))
+
+
+def _has_gpu(devices: Path) -> bool:
+    """Whether there are device files of NVIDIA's driver, AMD's, or of either through Windows."""
+    return any(devices.glob("nvidia[0-9]*")) or any((devices / name).exists() for name in ("kfd", "dxg"))

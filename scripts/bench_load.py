@@ -17,6 +17,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,11 @@ def resident_peak() -> int:
     """Most resident bytes of this process so far, mapped files included."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def exported(folder: Path) -> Path:
+    """A new folder beside `folder`, on the same disk."""
+    return Path(tempfile.mkdtemp(prefix=f"{folder.name}.exported-", dir=folder.parent))
 
 
 def saved(target: Path, start: float) -> dict[str, Any]:
@@ -73,7 +79,7 @@ def ours(folder: Path, case: str) -> dict[str, Any]:
             held[shard.device] = held.get(shard.device, 0) + shard.data.nbytes
     found |= {"weights": sum(held.values()), "fullest_device": max(held.values())}
     if case == "export":
-        target = folder.with_name(f"{folder.name}.exported")
+        target = exported(folder)
         start = time.perf_counter()
         hf.save_params(
             target, params, config, raw, None, dtype="bfloat16", max_shard_bytes=SHARD, model_card="# exported\n"
@@ -95,7 +101,7 @@ def theirs(folder: Path, case: str) -> dict[str, Any]:
     found: dict[str, Any] = {"seconds": time.perf_counter() - start, "peak": resident_peak()}
     found["weights"] = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     if case == "torch-export":
-        target = folder.with_name(f"{folder.name}.exported")
+        target = exported(folder)
         start = time.perf_counter()
         model.save_pretrained(target, max_shard_size=SHARD)
         found |= saved(target, start)

@@ -226,6 +226,8 @@ def main() -> None:
     given = parse()
     config = dataclasses.replace(shape_of(given), max_position_embeddings=max(given.length, 16))
     gpu = given.device == "gpu"
+    if gpu and shutil.which("nvidia-smi") is None:
+        raise UserError("--device gpu: this machine has no nvidia-smi, so no GPU; leave --device out, or give cpu")
     words = [*(GPU_WORDS if gpu else CPU_WORDS), f"forget.batch={given.blocks}", *given.words_for_ours]
     run = config_from({}, words)  # a wrong word should not wait for the weights
     names = [name for name in SIDES if given.side is None or name in given.side]

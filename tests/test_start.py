@@ -16,7 +16,7 @@ import pytest
 
 from jaxforget import start
 from jaxforget.errors import UserError
-from jaxforget.start import _has_tpu, count_hosts, join_processes, start_jax
+from jaxforget.start import _has_gpu, _has_tpu, count_hosts, join_processes, start_jax
 
 ROOT = Path(__file__).parents[1]
 ENDPOINTS, ENVIRONMENT = "worker-network-endpoints", "tpu-env"
@@ -287,3 +287,12 @@ def test_two_hosts_of_a_pod_find_each_other_by_their_metadata(metadata):
             process.kill()
     assert [json.loads(out) for out, _ in ended] == [[0, 2, 2], [1, 2, 2]], ended
     assert all("joining 2 hosts ..." in err for _, err in ended)
+
+
+@pytest.mark.parametrize("name", ["nvidia0", "kfd", "dxg"])
+def test_a_gpu_is_seen_by_its_device_files(name, tmp_path):
+    assert not _has_gpu(tmp_path)
+    (tmp_path / "nvidiactl-not").touch()
+    assert not _has_gpu(tmp_path)
+    (tmp_path / name).touch()
+    assert _has_gpu(tmp_path)

@@ -118,12 +118,16 @@ def readable(lowered: Any, compiled: Any) -> tuple[Any, str, str | None]:
     Raises:
       JaxRuntimeError: that one cannot be read either.
     """
-    try:
-        with _silent():
+    with _silent():
+        try:
             return compiled, compiled.as_text(), None
-    except jax.errors.JaxRuntimeError:
-        apart = lowered.compile(compiler_options={f"xla_tpu_enable_{name}": False for name in _SPARSE_CORES})
-        return apart, apart.as_text(), "of the same step compiled without SparseCores, whose programs cannot be read"
+        except jax.errors.JaxRuntimeError:
+            apart = lowered.compile(compiler_options={f"xla_tpu_enable_{name}": False for name in _SPARSE_CORES})
+            return (
+                apart,
+                apart.as_text(),
+                "of the same step compiled without SparseCores, whose programs cannot be read",
+            )
 
 
 @contextlib.contextmanager

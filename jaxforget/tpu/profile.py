@@ -177,7 +177,10 @@ def trace(folder: Path) -> Iterator[list[Path]]:
     """Traces what runs inside; afterwards the list holds the file that was written, under `folder`."""
     if jax.default_backend() != "tpu" and _holds_libtpu():
         # Its part of the profiler looks for chips that are not there, and the process dies of it.
-        raise UserError("this process has compiled for a TPU (a plan); take the profile in a process of its own")
+        raise UserError(
+            "this process has loaded the TPU compiler, beside which the profiler crashes; take the profile in a "
+            "process of its own, on a GPU with JAX_PLATFORMS=cuda,cpu"
+        )
     options = jax.profiler.ProfileOptions()
     # Every Python call would be an event; what is asked for are the devices' operations.
     options.python_tracer_level = 0

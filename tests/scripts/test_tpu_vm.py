@@ -223,6 +223,7 @@ def test_dry_run_prints_and_calls_nothing(cloud):
         (["creat", "mine"], "unknown command creat"),
         (["create", "mine", "--sopt"], "unknown option --sopt"),
         (["create", "mine", "--type"], "--type needs a value"),
+        (["delete", "mine", "--project", "--dry-run"], "--project needs a value"),
         (["create", "mine", "--type", "tpu7x-8"], "name it with --runtime"),
         (["create", "mine", "--disk", "d"], "--disk needs --project"),
         (["setup", "mine", "--disk", "d", "--nfs", "h:/s"], "give one of the two"),
