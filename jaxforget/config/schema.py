@@ -30,8 +30,8 @@ class ModelOptions:
     remat: str = _option("full", "what a layer's backward pass recomputes", ("full", "dots", "none"))
     attention: str = _option(
         "auto",
-        "splash attention on TPUs (v4 and newer; bfloat16, lengths and head widths of whole 128s), plain elsewhere; or "
-        "plain everywhere",
+        "splash attention on TPUs (v4 and newer; bfloat16, heads 64, 128 or 256 wide), plain elsewhere; or plain "
+        "everywhere",
         ("auto", "plain"),
     )
 

@@ -45,10 +45,8 @@ def values_and_gradients(attention, query, key, value, positions):
     ("sizes", "axes"),
     [
         ({"length": 128, "groups": 4}, {}),
-        (
-            {"length": 1100, "rows": 1, "heads": 2, "groups": 1, "width": 64},
-            {},
-        ),  # three tiles by three, the last filled up
+        # Three tiles by three, the last filled up.
+        ({"length": 1100, "rows": 1, "heads": 2, "groups": 1, "width": 64}, {}),
         ({"rows": 4}, {"data": 2, "fsdp": 2, "tensor": 2}),
     ],
     ids=["one-tile", "tiles", "mesh"],
