@@ -26,11 +26,11 @@ from jaxforget.models.published import read_shape
 from jaxforget.sharding import make_mesh, put_batch
 from jaxforget.stages.run import Run
 from jaxforget.stages.training import batches_from
-from jaxforget.tpu.compiler import no_cache, readable
+from jaxforget.tpu.compiler import first_line, no_cache, readable
 from jaxforget.tpu.flops import CONVENTION, model_flops_per_token
 from jaxforget.tpu.programs import batch_widths, check_plan, training_program
 from jaxforget.tpu.topology import peak_of
-from jaxforget.tpu.trace import read_breakdown
+from jaxforget.tpu.trace import Breakdown, read_breakdown
 
 WARM_UP = 2
 
@@ -90,14 +90,18 @@ def profile(
         state, seconds = run_steps(compiled, state, steps, "traced")
     file = written[0]
     memory = jax.local_devices()[0].memory_stats() or {}
-    with no_cache():
-        program, text, note = readable(lowered, compiled)
+    try:
+        with no_cache():
+            program, text, note = readable(lowered, compiled)
+    except jax.errors.JaxRuntimeError as error:
+        # Which part an operation belongs to cannot be told; what a step takes is known all the same.
+        program, text, note = compiled, None, f"unknown: the program's text cannot be read: {first_line(str(error))}"
     if program is not compiled:
         say("tracing the same step without SparseCores, for its parts")
         state, _ = run_steps(program, state, WARM_UP, "warm-up")
         with trace(Path(config.out) / "xprof") as written:
             run_steps(program, state, steps, "traced")
-    measured = read_breakdown(written[0], text)
+    measured = Breakdown({}, 0, ()) if text is None else read_breakdown(written[0], text)
     step_seconds = statistics.median(seconds)
     blocks, length = shapes["tokens"].shape
     per_chip, peak = peak_of(kind)
@@ -130,7 +134,7 @@ def profile(
             for value, part, name, path in measured.longest
         ],
         "trace": str(file),
-        "note": None if note is None else f"parts and longest are {note}; their trace: {written[0]}",
+        "note": None if note is None else f"parts and longest are {note}; trace: {written[0]}",
     }
 
 

@@ -21,10 +21,18 @@ from tests.cli.saying import status_of
 from tests.tiny_run import write_config
 from tests.tpu.tiny import model_folder, tiny_config, tiny_values
 
+UNREADABLE = """
+import jax
+from jaxforget.tpu import profile
+def readable(lowered, compiled):
+    raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+profile.readable = readable
+"""
 
-def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+
+def run(*words: str | Path, before: str = "") -> subprocess.CompletedProcess[str]:
     """`jaxforget profile ...` to its end, by a user who has libtpu installed and says nothing of platforms."""
-    code = "import sys; from jaxforget.cli import main; sys.exit(main())"
+    code = f"import sys; from jaxforget.cli import main\n{before}\nsys.exit(main())"
     command = [sys.executable, "-c", code, "profile", *map(str, words)]
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
@@ -70,6 +78,15 @@ def test_the_command_takes_the_runs_own_blocks(tiny_run, capsys):
     assert found["parts"]["student backward"] > 0
     assert status_of("profile", tiny_run, "--steps", "0") == 2
     assert capsys.readouterr().err == "jaxforget: --steps 0: give 1 to 100\n"
+
+
+def test_a_program_that_cannot_be_read_is_timed_all_the_same(tmp_path):
+    model = model_folder(tmp_path / "model")
+    config = write_config(tmp_path / "c.yaml", tiny_values(model) | {"out": str(tmp_path / "run")})
+    done = run(config, "--steps", "1", before=UNREADABLE)
+    assert done.returncode == 0, done.stderr
+    assert "tokens/s" in done.stdout
+    assert "note: parts and longest are unknown: the program's text cannot be read: INTERNAL" in done.stdout
 
 
 def test_beside_the_tpu_compiler_it_refuses_and_does_not_crash(tmp_path):
