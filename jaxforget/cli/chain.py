@@ -106,5 +106,5 @@ def run(given: argparse.Namespace) -> int:
             run_chain(config, names)
     except Preempted as stopped:
         print(f"jaxforget: {stopped}", file=sys.stderr)
-        return 143
+        return 128 + stopped.signal
     return 0

@@ -28,5 +28,5 @@ def run(given: argparse.Namespace) -> int:
         run_demo(Path(given.out), given.seed)
     except Preempted as stopped:
         print(f"jaxforget: {stopped}", file=sys.stderr)
-        return 143
+        return 128 + stopped.signal
     return 0

@@ -23,6 +23,9 @@ MENDS = {
 }
 
 
+INTERRUPTED = "jaxforget: interrupted; run the same command to go on from the last checkpoint"
+
+
 class Terminated(BaseException):
     """SIGTERM outside a training loop, which has its own way of stopping."""
 
@@ -61,8 +64,11 @@ def quiet_threads(debug: bool) -> None:
 
 
 @contextlib.contextmanager
-def terminable() -> Iterator[None]:
-    """While it lasts, SIGTERM raises `Terminated`."""
+def stoppable(*, whole: bool) -> Iterator[None]:
+    """While it lasts, SIGTERM raises `Terminated`; a second Ctrl-C that gets here ends a `whole` process at once.
+
+    The first one raises KeyboardInterrupt, which a library may swallow, or wait for its own threads on its way out.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -70,8 +76,20 @@ def terminable() -> Iterator[None]:
     def stop(*_: object) -> NoReturn:
         raise Terminated
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def interrupt(*_: object) -> NoReturn:
+        signal.signal(signal.SIGINT, leave)
+        raise KeyboardInterrupt
+
+    def leave(*_: object) -> NoReturn:
+        # By the descriptor: what is interrupted may be this process writing to the stream.
+        os.write(2, f"{INTERRUPTED}\n".encode())
+        os._exit(130)
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
+    if whole and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

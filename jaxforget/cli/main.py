@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 
 from jaxforget.cli import chain, demo, generate, plan, profile, review
-from jaxforget.cli.faults import Terminated, abandoned, terminable, users_fault
+from jaxforget.cli.faults import INTERRUPTED, Terminated, abandoned, stoppable, users_fault
 from jaxforget.cli.parser import Parser
 
 EXAMPLES = """\
@@ -31,10 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        with terminable():
+        with stoppable(whole=arguments is None):
             return given.command(given) or 0
     except KeyboardInterrupt:
-        print("jaxforget: interrupted; run the same command to go on from the last checkpoint", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return abandoned(130, whole=arguments is None)
     except Terminated:
         print("jaxforget: stopped by SIGTERM; run the same command to go on from the last checkpoint", file=sys.stderr)

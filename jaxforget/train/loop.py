@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import os
 import signal
 import threading
 import time
@@ -22,11 +23,15 @@ from jaxforget.train.types import Batch, TrainState
 
 
 class Preempted(Exception):
-    """SIGTERM came; everything up to `step` of `stage`, or before it, is saved: the same command goes on from there."""
+    """A signal came; everything up to `step` of `stage`, or before it, is saved: the same command goes on from there.
 
-    def __init__(self, stage: str, step: int | None = None):
+    `signal` is SIGTERM, a preemption, or SIGINT, Ctrl-C.
+    """
+
+    def __init__(self, stage: str, step: int | None = None, signal: signal.Signals = signal.SIGTERM):
+        self.signal = signal
         how = "not begun" if step is None else f"saved at step {step}"
-        super().__init__(f"{stage}: stopped by SIGTERM, {how}; run the same command to go on")
+        super().__init__(f"{stage}: stopped by {signal.name}, {how}; run the same command to go on")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,19 +45,36 @@ class LoopOptions:
 
 
 @contextlib.contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets while the block runs; the handler of before comes back after it."""
-    stop = threading.Event()
+def _signals() -> Iterator[list[signal.Signals]]:
+    """A list of the SIGTERM and SIGINT that came while the block runs; the handlers of before come back after it.
+
+    A Ctrl-C that raised in the midst of a save left orbax waiting for itself. A second one raises all the same.
+    """
+    heard: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
-        # A notebook's worker thread cannot install a handler; there SIGTERM ends the process as ever. Among several
-        # hosts JAX has one of its own, which tells the others, and one here would silence it.
-        yield stop
+        # A notebook's worker thread cannot install a handler; there signals do what they ever do. Among several hosts
+        # JAX has one of its own, which tells the others, and one here would silence it.
+        yield heard
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def hear(number: int, _: object) -> None:
+        heard.append(signal.Signals(number))
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[number])
+            # By the descriptor: what is interrupted may be this process writing to the stream.
+            os.write(2, b"\njaxforget: saves this step and stops; Ctrl-C again does not wait for that\n")
+
+    for number, handler in before.items():
+        # None: not Python's, so that it could not come back. SIG_IGN: who started this wants it undisturbed.
+        if handler not in (None, signal.SIG_IGN):
+            signal.signal(number, hear)
     try:
-        yield stop
+        yield heard
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 def hosts_preempted() -> bool:
@@ -91,12 +113,12 @@ def run_loop(
       state: fresh or restored; donated.
       step_function: compiled `(state, batch) -> (state, metrics)`.
       batches: device batches, the first being the one of the state's next step.
-      checkpoints: saved every `checkpoint_every` steps, at evaluations, at the end, and at SIGTERM.
+      checkpoints: saved every `checkpoint_every` steps, at evaluations, at the end, and at SIGTERM and SIGINT.
       learning_rate: a schedule, step -> rate, for the log; traced once.
       evaluate: `(step, params) -> measures`, called before the first step and every `evaluate_every`.
 
     Raises:
-      Preempted: SIGTERM, even in the last step; the state is saved.
+      Preempted: SIGTERM or SIGINT, even in the last step; the state is saved.
       UserError: the loss or the gradient is not finite: names the step and the last good checkpoint.
     """
     first = step = int(state.step)
@@ -136,7 +158,7 @@ def run_loop(
         log.write(step, {**values, **timed})
 
     leave = False
-    with _sigterm() as stop:
+    with _signals() as heard:
         if first == 0:
             measure(0, computed(state.params))
             clock = time.perf_counter()
@@ -148,7 +170,7 @@ def run_loop(
             pending = (step, metrics)
             last = step == options.steps
             due = last or (options.evaluate_every and step % options.evaluate_every == 0)
-            leave = stop.is_set() or hosts_preempted()
+            leave = bool(heard) or hosts_preempted()
             if due or leave or step % options.checkpoint_every == 0:
                 settle()
                 checkpoints.save(step, state, measure(step, computed(state.params)) if due else {})
@@ -157,7 +179,7 @@ def run_loop(
                 break
         checkpoints.wait()
         # A signal during the last evaluation or save must not be lost: what follows would run on until it is killed.
-        # Several hosts agree on it as on any step: their `stop` is never set, so that all of them ask.
-        if leave or stop.is_set() or hosts_preempted():
-            raise Preempted(options.stage, step)
+        # Several hosts agree on it as on any step: they hear nothing here, so that all of them ask.
+        if leave or heard or hosts_preempted():
+            raise Preempted(options.stage, step, heard[0] if heard else signal.SIGTERM)
     return state

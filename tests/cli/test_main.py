@@ -182,6 +182,23 @@ def test_interruptions(capsys, config, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_second_ctrl_c_ends_a_process_that_the_first_one_did_not():
+    code = """
+import os, signal, sys
+from jaxforget.cli.faults import stoppable
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with stoppable(whole=True):
+    for _ in range(2):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            print("swallowed", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (130, "swallowed\n")
+    assert done.stderr == "jaxforget: interrupted; run the same command to go on from the last checkpoint\n"
+
+
 @pytest.mark.parametrize(
     ("words", "alone"),
     [

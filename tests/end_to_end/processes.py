@@ -1,6 +1,7 @@
 """Commands run as a user runs them, and stopped as machines stop them."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -23,13 +24,22 @@ def environment(devices: int, **more: str) -> dict[str, str]:
     return kept | {"XLA_FLAGS": flags, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1", **more}
 
 
+# Ctrl-C as from a terminal, whatever started the tests (a shell has its background jobs ignore it); and all threads'
+# stacks where a process does not end.
+PRELUDE = """
+import faulthandler, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+faulthandler.register(signal.SIGUSR1, all_threads=True)
+"""
+
+
 class Command:
     """A running `jaxforget ...`; its lines on standard error are collected as they come."""
 
     started: ClassVar[list["Command"]] = []
 
     def __init__(self, *words: object, devices: int = 2, code: str = "", **more: str):
-        start = [sys.executable, "-c", f"{code}\nimport sys; from jaxforget.cli import main; sys.exit(main())"]
+        start = [sys.executable, "-c", f"{PRELUDE}{code}\nimport sys; from jaxforget.cli import main; sys.exit(main())"]
         self.process = subprocess.Popen(
             [*start, *map(str, words)],
             cwd=ROOT,
@@ -50,7 +60,13 @@ class Command:
 
     def wait(self) -> int:
         """Its exit status, when it has ended; negative for a signal."""
-        status = self.process.wait(TIMEOUT)
+        try:
+            status = self.process.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGUSR1)
+            time.sleep(2)
+            self.process.kill()
+            raise AssertionError(f"it did not end in {TIMEOUT} s:\n{self.told}") from None
         for thread in self._threads:
             thread.join()
         return status
@@ -67,10 +83,10 @@ class Command:
         """Returns when the stage begins."""
         return self.when(lambda self: any(line.split(" ")[0] == stage for line in self.lines))
 
-    def send(self, signal: int) -> int:
+    def send(self, number: int) -> int:
         """Its exit status after the signal."""
         if self.process.poll() is None:
-            self.process.send_signal(signal)
+            self.process.send_signal(number)
         return self.wait()
 
     @property

@@ -22,6 +22,14 @@ def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.fixture
+def terminal():
+    """Ctrl-C as in a terminal, whatever started the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def at(step: int, action):
     """A hook that acts when the batch of `step` is asked for."""
     return lambda coming: action() if coming == step else None
@@ -173,6 +181,43 @@ def test_sigterm_during_the_last_save(tmp_path, whole, monkeypatch):
         fit(tmp_path)
     monkeypatch.undo()
     assert_same_bits(fit(tmp_path), whole[1])
+
+
+def test_ctrl_c_in_the_midst_of_a_save_loses_nothing_and_a_second_one_interrupts(
+    tmp_path, whole, monkeypatch, terminal, capfd
+):
+    save = Checkpoints.save
+
+    def disturbed(self, step, *words):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        save(self, step, *words)
+
+    monkeypatch.setattr(Checkpoints, "save", disturbed)
+    with pytest.raises(Preempted, match="forget: stopped by SIGINT, saved at step 4; run the same command") as stopped:
+        fit(tmp_path, checkpoint_every=3)
+    assert stopped.value.signal == signal.SIGINT
+    assert "saves this step and stops" in capfd.readouterr().err
+    assert latest(tmp_path) == 4
+    monkeypatch.undo()
+
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, hook=at(6, twice))
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    assert_same_bits(fit(tmp_path), whole[1])
+
+
+def test_ctrl_c_that_was_to_be_ignored_is(tmp_path, whole):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        state = fit(tmp_path, hook=at(3, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert_same_bits(state, whole[1])
 
 
 def test_hosts_ask_with_a_new_number_in_every_stage(tmp_path, monkeypatch):
