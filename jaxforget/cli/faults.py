@@ -23,9 +23,6 @@ MENDS = {
 }
 
 
-INTERRUPTED = "jaxforget: interrupted; run the same command to go on from the last checkpoint"
-
-
 class Terminated(BaseException):
     """SIGTERM outside a training loop, which has its own way of stopping."""
 
@@ -64,10 +61,11 @@ def quiet_threads(debug: bool) -> None:
 
 
 @contextlib.contextmanager
-def stoppable(*, whole: bool) -> Iterator[None]:
+def stoppable(interrupted: str, *, whole: bool) -> Iterator[None]:
     """While it lasts, SIGTERM raises `Terminated`; a second Ctrl-C that gets here ends a `whole` process at once.
 
     The first one raises KeyboardInterrupt, which a library may swallow, or wait for its own threads on its way out.
+    `interrupted` is what is said then.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -82,7 +80,7 @@ def stoppable(*, whole: bool) -> Iterator[None]:
 
     def leave(*_: object) -> NoReturn:
         # By the descriptor: what is interrupted may be this process writing to the stream.
-        os.write(2, f"{INTERRUPTED}\n".encode())
+        os.write(2, f"{interrupted}\n".encode())
         os._exit(130)
 
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}

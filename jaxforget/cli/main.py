@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 
 from jaxforget.cli import chain, demo, generate, plan, profile, review
-from jaxforget.cli.faults import INTERRUPTED, Terminated, abandoned, stoppable, users_fault
+from jaxforget.cli.faults import Terminated, abandoned, stoppable, users_fault
 from jaxforget.cli.parser import Parser
 
 EXAMPLES = """\
@@ -21,6 +21,7 @@ jaxforget COMMAND --help says more; for run, its stages and plan it lists every 
 """
 # In the order of the help.
 COMMANDS = (demo, chain, review, plan, profile, generate)
+ANEW = ("plan", "profile", "generate")  # commands that keep nothing to go on from
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,14 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    goes_on = "" if given.name in ANEW else "; run the same command to go on from the last checkpoint"
+    interrupted = f"jaxforget: interrupted{goes_on}"
     try:
-        with stoppable(whole=arguments is None):
+        with stoppable(interrupted, whole=arguments is None):
             return given.command(given) or 0
     except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         return abandoned(130, whole=arguments is None)
     except Terminated:
-        print("jaxforget: stopped by SIGTERM; run the same command to go on from the last checkpoint", file=sys.stderr)
+        print(f"jaxforget: stopped by SIGTERM{goes_on}", file=sys.stderr)
         return abandoned(143, whole=arguments is None)
     except BrokenPipeError:
         # The reader of our output left (| head). Nothing more can be said to it, not even at exit.

@@ -8,11 +8,11 @@ import sys
 from jaxforget.cli.parser import add_config, option_table, read_config
 from jaxforget.config import naming_options
 
-PLANNED = ("reinforce", "forget", "score", "decode")
+PLANNED = ("reinforce", "label", "forget", "score", "decode")
 PLAN_EPILOG = """\
 The real steps, built as the run builds them, go through the TPU compiler (pip install libtpu; no TPU is needed): it
 says whether a step fits, and its peak memory. Where a training step does not fit, options that save memory are compiled
-too. A 7B step takes a minute or more on two cores.
+too. A 7B step takes a minute or more on two cores. The exit status is 0 whether it fits or not: read `fits` of --json.
 
 slices: v2-8 and v3-8 up to -512 and -2048, v4-8 and v5p-8 up to -2048, v5e-1/4/8/16/32/64/128/256, v6e as v5e, tpu7x-8
 up to -2048. As in the cloud, v2, v3, v4, v5p and tpu7x count cores, two a chip; v5e and v6e count chips.
@@ -43,17 +43,23 @@ def run(given: argparse.Namespace) -> int:
     config = read_config(given.config, given.overrides)
     # The TPU compiler needs no TPU; looking for one takes minutes where there is none.
     os.environ["JAX_PLATFORMS"] = "cpu"
-    from jaxforget.tpu.plan import plan
+    from jaxforget.tpu.plan import plan_rows
     from jaxforget.tpu.table import as_text
 
-    with naming_options(config):
-        rows = plan(
-            config,
-            given.slice,
-            steps=given.step or PLANNED,
-            max_batch=given.max_batch,
-            advise=not given.no_advice,
-            say=lambda text: print(text, file=sys.stderr, flush=True),
-        )
-    print(json.dumps(rows, indent=1) if given.json else as_text(rows))
+    rows = []
+    try:
+        with naming_options(config):
+            for row in plan_rows(
+                config,
+                given.slice,
+                steps=given.step or PLANNED,
+                max_batch=given.max_batch,
+                advise=not given.no_advice,
+                say=lambda text: print(text, file=sys.stderr, flush=True),
+            ):
+                rows.append(row)
+    finally:
+        # What took minutes to find is told even when the rest is interrupted.
+        if rows:
+            print(json.dumps(rows, indent=1) if given.json else as_text(rows), flush=True)
     return 0

@@ -43,6 +43,10 @@ def read_shape(place: str) -> tuple[LlamaConfig, str]:
     if place in PUBLISHED:
         return PUBLISHED[place], f"the published config of {place}"
     if not HUB_ID.fullmatch(place):
+        if "://" in place:
+            raise UserError(
+                f"{place}: a plan reads config.json alone; copy that to a local folder, and name the folder"
+            )
         raise UserError(f"{place}: no such folder; a plan reads a local folder's config.json, or a hub id's")
     import huggingface_hub
 

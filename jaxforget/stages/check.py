@@ -175,6 +175,7 @@ def check_rows(config: Config, mesh: Mesh, stage: str) -> None:
         retained = f" and {rows} retain rows" if rows else ""
         raise UserError(
             f"{stage}.batch: {options.batch} blocks{retained} a step cannot be shared by {shards} devices in "
-            f"{options.accumulate} microbatches; make the sum a multiple of {parts}"
+            f"{options.accumulate} microbatch{'es' * (options.accumulate > 1)}; make "
+            f"{'blocks and rows together' if rows else 'it'} a multiple of {parts}"
             + (f", or lower {stage}.accumulate" if options.accumulate > 1 else "")
         )

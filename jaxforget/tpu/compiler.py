@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import SingleDeviceSharding
 
-from jaxforget.tpu.flops import product_flops
+from jaxforget.tpu.flops import product_flops, runs_kernels
 from jaxforget.tpu.hlo import Buffer, collective_bytes, largest_buffers, parse, unknown_loops
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -45,6 +45,8 @@ class Compiled:
       data_loops: loops whose length the data decide; counted at their longest.
       refusal: why it did not compile, one line.
       note: what could not be read, or of which program it was.
+      reading_seconds: of compiling that other program.
+      kernels: whether attention is the TPU kernel.
     """
 
     fits: bool
@@ -58,6 +60,8 @@ class Compiled:
     buffers: tuple[Buffer, ...] = ()
     refusal: str | None = None
     note: str | None = None
+    reading_seconds: float = 0.0
+    kernels: bool = False
 
     @property
     def out_of_memory(self) -> bool:
@@ -73,7 +77,7 @@ def compile_step(traced: Any, devices: int, trips: int, *, read: bool = True) ->
       trips: turns of a loop whose length the data decide, at most.
       read: read the program too, for what it sends and its buffers; it may have to be compiled twice for that.
     """
-    flops = product_flops(traced.jaxpr, trips)
+    flops, kernels = product_flops(traced.jaxpr, trips), runs_kernels(traced.jaxpr)
     start = time.perf_counter()
     lowered = traced.lower()
     try:
@@ -81,7 +85,8 @@ def compile_step(traced: Any, devices: int, trips: int, *, read: bool = True) ->
     except jax.errors.JaxRuntimeError as error:
         needed, _ = parse_refusal(str(error))
         refusal = first_line(str(error))
-        return Compiled(False, time.perf_counter() - start, needed, hardware_flops=flops, refusal=refusal)
+        seconds = time.perf_counter() - start
+        return Compiled(False, seconds, needed, hardware_flops=flops, refusal=refusal, kernels=kernels)
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -92,16 +97,21 @@ def compile_step(traced: Any, devices: int, trips: int, *, read: bool = True) ->
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes,
         flops,
+        kernels=kernels,
     )
     if not read:
         return found
+    start = time.perf_counter()
     try:
         _, text, note = readable(lowered, compiled)
     except jax.errors.JaxRuntimeError as error:
-        return dataclasses.replace(found, note=f"the program's text cannot be read: {first_line(str(error))}")
+        note = f"the program's text cannot be read: {first_line(str(error))}"
+        return dataclasses.replace(found, note=note, reading_seconds=time.perf_counter() - start)
+    reading = 0.0 if note is None else time.perf_counter() - start
     program = parse(text)
     return dataclasses.replace(
         found,
+        reading_seconds=reading,
         note=None if note is None else f"collectives and buffers are {note}",
         collectives=collective_bytes(program, devices, trips),
         data_loops=unknown_loops(program),

@@ -10,8 +10,8 @@ from jaxforget.config import Config
 FORWARD, BACKWARD = 2, 4
 CONVENTION = (
     "model FLOP: 2N a token for a forward pass, 4N backward, N = all parameters, attention's own products left out; "
-    "so 10N for the forget step (two frozen forwards, one trained), 6N to reinforce, 2N to score or decode; 2N "
-    "backward where an adapter trains, so 8N and 4N. "
+    "so 10N for the forget step (two frozen forwards, one trained), 6N to reinforce, 4N to label, 2N to score or "
+    "decode; 2N backward where an adapter trains, so 8N and 4N. "
     "hardware FLOP: every matrix product of the program, what remat recomputes, attention, padding of the translated "
     "tokens and every tile included (about 12N for the forget step with model.remat=full)"
 )
@@ -20,7 +20,7 @@ CONVENTION = (
 def model_flops_per_token(config: Config, step: str, parameters: int) -> int:
     """Model FLOP a token of the block, by `CONVENTION`; teachers that do not run are not counted."""
     if step not in ("reinforce", "forget"):
-        return FORWARD * parameters
+        return FORWARD * parameters * (2 if step == "label" else 1)
     trained = FORWARD + (BACKWARD // 2 if getattr(config, step).weights == "lora" else BACKWARD)
     teachers = 0
     if step == "forget":
@@ -55,6 +55,14 @@ def product_flops(jaxpr: Any, unknown_trips: int) -> int:
                 times = math.prod(mesh.shape[axis] for axis in axes)
             total += times * sum(product_flops(part, unknown_trips) for part in inner)
     return total
+
+
+def runs_kernels(jaxpr: Any) -> bool:
+    """Whether a kernel (attention's is the only one) is part of a jaxpr."""
+    return any(
+        equation.primitive.name == "pallas_call" or any(runs_kernels(part) for part in _inner(equation.params))
+        for equation in jaxpr.eqns
+    )
 
 
 def _tiles_run(kernel: str, grid: tuple[int, ...]) -> int:

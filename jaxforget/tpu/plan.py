@@ -1,7 +1,7 @@
 """`jaxforget plan`: the steps of a run compiled for TPU slices; what fits, what it costs, what would make it fit."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
@@ -14,13 +14,16 @@ from jaxforget.models.published import read_shape
 from jaxforget.sharding import make_mesh
 from jaxforget.stages.build import teachers_used
 from jaxforget.stages.card import what_trains
+from jaxforget.tpu.advice import candidates, replaced
 from jaxforget.tpu.compiler import Compiled, compile_step, memory_limit, no_cache
 from jaxforget.tpu.flops import model_flops_per_token
+from jaxforget.tpu.presets import preset_for
 from jaxforget.tpu.programs import STEPS, Widths, batch_widths, check_plan, make_step
 from jaxforget.tpu.topology import Slice, find_slice, slice_devices
 
 TRAINING = ("reinforce", "forget")
 MOST_BLOCKS = 1 << 16
+GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Site:
     limit: int
 
 
-def plan(
+def plan_rows(
     config: Config,
     slices: Sequence[str],
     *,
@@ -40,28 +43,35 @@ def plan(
     max_batch: bool = False,
     advise: bool = True,
     say: Callable[[str], None] = lambda text: None,
-) -> list[dict[str, Any]]:
-    """Compiles the steps for every slice; one row a step, as `--json` prints it.
+) -> Iterator[dict[str, Any]]:
+    """Compiles the steps for every slice; a row a step as soon as it is known, as `--json` prints it.
 
     A row's sizes are bytes on one device (a chip, or a core of a v2, v3 or tpu7x chip), null where the compiler did not
     say: slice, devices, chips, mesh; step, blocks, block_length, translated_length, widths (where those come from),
-    tokens; fits, out_of_memory, refusal, note; peak_hbm_bytes, limit_hbm_bytes, argument_bytes, temporary_bytes,
-    largest_buffers; trainable, weights, parameters; flops_per_token, hardware_flops_per_token (`flops.CONVENTION`);
-    collective_bytes sent a step, by kind; data_dependent_loops, counted at their longest; compile_seconds; projection;
-    and, if asked for, max_blocks and options: what each would save.
+    tokens; attention ("splash", "plain"); fits, out_of_memory, refusal, note; peak_hbm_bytes, limit_hbm_bytes,
+    argument_bytes, temporary_bytes, largest_buffers; trainable, weights, parameters; flops_per_token,
+    hardware_flops_per_token (`flops.CONVENTION`); collective_bytes sent a step, by kind; data_dependent_loops, counted
+    at their longest; compile_seconds, and reading_seconds of compiling it once more to be read; projection; and, if
+    asked for, max_blocks, and options: what each would save, and do to the result; preset: the one of configs/slices,
+    if any, laid out for the slice.
 
     Args:
       slices: names ("v5e-8"), see `topology.GENERATIONS`.
-      steps: of `STEPS`; reinforce is left out where the configuration brings a reinforced model.
+      steps: of `STEPS`; those that the run does not have (`steps_of`) are left out.
       max_batch: find the most blocks a training step takes, too.
       advise: where a training step does not fit, compile it with options that save memory.
       say: told what is being compiled.
 
     Raises:
-      UserError: an unknown slice, a model without a shape, rows that the devices cannot share, no TPU compiler.
+      UserError: an unknown slice, a model without a shape, rows that the devices cannot share, no TPU compiler, steps
+        of which the run has none.
     """
     places = [find_slice(name) for name in slices]
-    wanted = tuple(s for s in STEPS if s in steps and not (s == "reinforce" and config.model.reinforced is not None))
+    wanted = tuple(step for step in steps_of(config) if step in steps)
+    if not wanted:
+        missing = {"reinforce": "model.reinforced is set", "label": "targets.cache is false"}
+        why = "; ".join(f"no step {step}: {reason}" for step, reason in missing.items() if step in steps)
+        raise UserError(f"{why}; leave --step out, or change that")
     if config.model.folder is None:
         raise UserError("model.folder is not set; it names a Llama's folder or hub id, of which config.json is enough")
     llama, source = read_shape(config.model.folder)
@@ -74,12 +84,25 @@ def plan(
             check_plan(config, llama, mesh, wanted)
         except UserError as error:
             raise UserError(f"{place.name}: {error}") from None
-    rows = []
     for place, mesh in zip(places, meshes, strict=True):
         site = Site(place, mesh, memory_limit(mesh.devices.flat[0]))
         for name in wanted:
-            rows.append(_row(config, llama, site, widths, name, max_batch, advise, say))
-    return rows
+            row = _row(config, llama, site, widths, name, max_batch, advise, say)
+            peak = "?" if row["peak_hbm_bytes"] is None else f"{row['peak_hbm_bytes'] / GIB:.2f}"
+            told = "fits" if row["fits"] else "does not fit" if row["out_of_memory"] else "failed"
+            say(f"{place.name}: {name} {told}, {peak} of {site.limit / GIB:.2f} GiB")
+            yield row
+
+
+def plan(config: Config, slices: Sequence[str], **how: Any) -> list[dict[str, Any]]:
+    """All of `plan_rows`, which takes the same."""
+    return list(plan_rows(config, slices, **how))
+
+
+def steps_of(config: Config) -> tuple[str, ...]:
+    """The steps that a run has: none to reinforce where a reinforced model is given, none to label but for a cache."""
+    left_out = {"reinforce"} if config.model.reinforced is not None else set()
+    return tuple(step for step in STEPS if step not in left_out and (step != "label" or config.targets.cache))
 
 
 def _sizes(config: Config) -> tuple[int, int, int]:
@@ -131,10 +154,12 @@ def _row(
         "flops_per_token": model_flops,
         "hardware_flops_per_token": found.hardware_flops / step.tokens,
         "tokens": step.tokens,
+        "attention": "splash" if found.kernels else "plain",
         "collective_bytes": found.collectives,
         "data_dependent_loops": found.data_loops,
         "largest_buffers": [dataclasses.asdict(buffer) for buffer in found.buffers],
         "compile_seconds": round(found.seconds, 1),
+        "reading_seconds": round(found.reading_seconds, 1),
         "projection": _projection(site, found, step.tokens, model_flops, step.trips if name == "decode" else 1),
         "out_of_memory": found.out_of_memory,
         "refusal": found.refusal,
@@ -144,6 +169,7 @@ def _row(
         row |= _most_blocks(config, llama, site, widths, name, found, say)
     if name in TRAINING and advise and found.out_of_memory:
         row["options"] = _advice(config, llama, site, widths, name, found, say)
+        row["preset"] = preset_for(site.place, llama)
     return row
 
 
@@ -151,8 +177,11 @@ def _weights(config: Config, name: str) -> str:
     """How the models are held in a step."""
     model = config.model
     stage = "forget" if name == "score" else name
+    forms = {"full": model.dtype, "lora": f"LoRA over base, {model.dtype}", "int8-delta": "int8 over base"}
     if name == "decode":
         return f"one model {_held(model.base, model.dtype)}"
+    if name == "label":
+        return f"base {_held(model.base, model.dtype)}, reinforced {forms[config.reinforce.weights]}"
     adapter = getattr(config, stage).weights == "lora"
     student = "student " + ("LoRA over base, float32" if adapter else "float32")
     if model.dtype != "float32":
@@ -162,7 +191,6 @@ def _weights(config: Config, name: str) -> str:
     if base:
         parts.append(f"base {_held(model.base, model.dtype)}")
     if reinforced:
-        forms = {"full": model.dtype, "lora": f"LoRA over base, {model.dtype}", "int8-delta": "int8 over base"}
         parts.append(f"reinforced {forms[config.reinforce.weights]}")
     return ", ".join(parts)
 
@@ -180,13 +208,13 @@ def _projection(site: Site, found: Compiled, tokens: int, model_flops: int, pass
     if not found.fits:
         return None
     place, devices = site.place, site.mesh.size
+    sent = found.collectives
     seconds = {
         "compute": found.hardware_flops / devices / place.peak_flops,
         "memory": found.arguments * passes / place.hbm_bandwidth,
+        "interconnect": None if sent is None else sum(sent.values()) / place.ici_bandwidth,
     }
-    if found.collectives is not None:
-        seconds["interconnect"] = sum(found.collectives.values()) / place.ici_bandwidth
-    bound = max(seconds, key=lambda part: seconds[part])
+    bound = max(seconds, key=lambda part: seconds[part] or 0.0)
     least = seconds[bound]
     return {
         "what": "a projection from published peaks, not a measurement: no step is faster than this",
@@ -196,60 +224,6 @@ def _projection(site: Site, found: Compiled, tokens: int, model_flops: int, pass
         "tokens_per_second_per_chip": tokens / least / place.chips,
         "mfu_bound": model_flops * tokens / devices / place.peak_flops / least,
     }
-
-
-def _replaced(config: Config, changes: dict[str, Any]) -> Config:
-    """`config` with dotted options set."""
-    for name, value in changes.items():
-        section, _, key = name.partition(".")
-        config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{key: value})})
-    return config
-
-
-def _candidates(config: Config, mesh: Mesh, name: str) -> list[dict[str, Any]]:
-    """Options that save memory in a training step: each that leaves the result as it is, all of those, then others."""
-    options = getattr(config, name)
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    rows = options.batch + (config.retain.rows if name == "forget" else 0)
-    singles: list[dict[str, Any]] = []
-    if rows // shards > options.accumulate:
-        singles.append({f"{name}.accumulate": rows // shards})
-    if config.model.remat != "full":
-        singles.append({"model.remat": "full"})
-    if config.targets.tile > 256:
-        singles.append({"targets.tile": 256})
-    if config.model.dtype == "float32":
-        singles.append({"model.dtype": "bfloat16"})
-    if options.moment_dtype == "float32":
-        singles.append({f"{name}.moment_dtype": "bfloat16"})
-    if len(singles) > 1:
-        singles.append({key: value for single in singles for key, value in single.items()})
-    return singles + _other_forms(config, name)
-
-
-def _other_forms(config: Config, name: str) -> list[dict[str, Any]]:
-    """Options that save memory and change what is trained, or how exactly the teachers are held."""
-    forget = name == "forget"
-    base, reinforced = teachers_used(config) if forget else (False, False)
-    found: list[dict[str, Any]] = []
-    if reinforced and config.targets.kind != "soft":
-        found.append({"targets.cache": True})
-    if reinforced and config.reinforce.weights == "full":
-        found.append({"reinforce.weights": "int8-delta"})
-    if base and config.model.base == "full":
-        found.append({"model.base": "int8"})
-    smallest = {"model.base": "int8", "reinforce.weights": "lora"} | ({"forget.weights": "lora"} if forget else {})
-    smallest = {key: value for key, value in smallest.items() if _value(config, key) != value}
-    if getattr(config, name).weights != "lora":
-        found.append({f"{name}.weights": "lora"})
-    if smallest and smallest not in found:
-        found.append(smallest)
-    return found
-
-
-def _value(config: Config, name: str) -> Any:
-    section, _, key = name.partition(".")
-    return getattr(getattr(config, section), key)
 
 
 def _advice(
@@ -263,17 +237,13 @@ def _advice(
 ) -> list[dict[str, Any]]:
     """What each option would buy: compiled, not estimated."""
     found = []
-    for changes in _candidates(config, site.mesh, name):
-        words = [f"{key}={_written(value)}" for key, value in changes.items()]
-        say(f"{site.place.name}: {name} does not fit; trying {' '.join(words)}")
-        after = _compile(_replaced(config, changes), llama, site, widths, name, read=False)
+    for option in candidates(config, site.mesh, name):
+        say(f"{site.place.name}: {name} does not fit; trying {' '.join(option.words)}")
+        after = _compile(replaced(config, option.changes), llama, site, widths, name, read=False)
         saved = None if before.peak is None or after.peak is None else before.peak - after.peak
-        found.append({"options": words, "fits": after.fits, "peak_hbm_bytes": after.peak, "saved_bytes": saved})
+        sizes = {"peak_hbm_bytes": after.peak, "saved_bytes": saved}
+        found.append({"options": option.words, "fits": after.fits, **sizes, "effect": option.effect})
     return found
-
-
-def _written(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _most_blocks(
@@ -295,7 +265,7 @@ def _most_blocks(
         if units not in seen:
             batch = units * unit - retain
             say(f"{site.place.name}: {name} with {batch + retain} blocks")
-            found = _compile(_replaced(config, {f"{name}.batch": batch}), llama, site, widths, name, read=False)
+            found = _compile(replaced(config, {f"{name}.batch": batch}), llama, site, widths, name, read=False)
             seen[units] = (found.fits, found.peak)
         return seen[units]
 

@@ -12,7 +12,9 @@ from typing import Any
 from jaxforget.config import Config, load_config, options
 from jaxforget.errors import UserError
 from jaxforget.files import read_json, write_json
-from jaxforget.tpu.topology import find_slice
+from jaxforget.models.config import LlamaConfig
+from jaxforget.models.published import read_shape
+from jaxforget.tpu.topology import Slice, find_slice
 
 GIB = 2**30
 # What a compiled step is made of; a change elsewhere cannot change a row.
@@ -57,6 +59,15 @@ def find_presets(folder: Path, names: Sequence[str] = ()) -> list[Preset]:
         if not names or name in names
     ]
     return sorted(found, key=lambda preset: (find_slice(preset.slice).chips, preset.name))
+
+
+def preset_for(place: Slice, llama: LlamaConfig) -> str | None:
+    """The file of configs/slices laid out for a model of this shape on `place`; None where this checkout has none."""
+    folder = Path(__file__).parents[2] / "configs" / "slices"
+    for preset in find_presets(folder):
+        if preset.slice == place.name and read_shape(preset.config.model.folder)[0] == llama:
+            return f"configs/slices/{preset.name}.yaml"
+    return None
 
 
 def fingerprint(preset: Preset) -> dict[str, str]:

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import itertools
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from jaxforget.sharding import make_mesh, put_batch
 from jaxforget.stages.run import Run
 from jaxforget.stages.training import batches_from
 from jaxforget.tpu.compiler import first_line, no_cache, readable
-from jaxforget.tpu.flops import CONVENTION, model_flops_per_token
+from jaxforget.tpu.flops import CONVENTION, model_flops_per_token, runs_kernels
 from jaxforget.tpu.programs import batch_widths, check_plan, training_program
 from jaxforget.tpu.topology import peak_of
 from jaxforget.tpu.trace import Breakdown, read_breakdown
@@ -45,14 +46,15 @@ def profile(
     """Runs and traces `steps` steps after `WARM_UP`; the trace lies in the run's xprof/.
 
     Returns:
-      {"step", "blocks", "block_length", "batch" (where its blocks come from), "device", "devices", "chips", "steps",
-      "compile_seconds", "step_seconds" (median), "tokens_per_second", "tokens_per_second_per_chip", "flops_per_token",
-      "flops_per_second_per_chip", "mfu" (null where the chip's peak is not published here), "peak_memory_bytes"
-      (null where the device does not tell), "parts" (seconds of a step on one device, by part), "operation_seconds"
-      (their sum), "longest" (operations), "trace", "note" (null, or of which program the parts are)}.
+      {"step", "blocks", "block_length", "batch" (where its blocks come from), "attention", "device", "devices",
+      "chips", "steps", "compile_seconds", "step_seconds" (median), "tokens_per_second", "tokens_per_second_per_chip",
+      "flops_per_token", "flops_per_second_per_chip", "mfu" (null where the chip's peak is not published here),
+      "peak_memory_bytes" (null where the device does not tell), "parts" (seconds of a step on one device, by part),
+      "operation_seconds" (their sum), "longest" (operations), "trace", "note" (null, or of which program the parts
+      are)}.
 
     Raises:
-      UserError: no model or folder is named, or rows that the devices cannot share.
+      UserError: no model or folder is named, or rows that the devices cannot share. OSError: xprof/ cannot be written.
     """
     if config.out is None:
         raise UserError("out is not set; it names the folder whose xprof/ the trace goes to, as out=runs/NAME")
@@ -62,13 +64,18 @@ def profile(
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     widths = batch_widths(config)
     check_plan(config, llama, mesh, (step,))
+    folder = Path(config.out) / "xprof"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):  # a place that cannot be written should not wait for the compiler
+        pass
     kind = jax.devices()[0].device_kind
     say(f"compiling {step} for {mesh.size} x {kind}")
     function, abstract = training_program(config, llama, mesh, widths, step)
     start = time.perf_counter()
     # A program of an earlier compilation is not wanted: its time is part of the answer.
     with no_cache():
-        lowered = function.lower(*abstract)
+        traced = function.trace(*abstract)
+        lowered = traced.lower()
         compiled = lowered.compile()
         compile_seconds = time.perf_counter() - start
     shapes = next(tree for tree in abstract if _is_batch(tree))
@@ -86,7 +93,7 @@ def profile(
         return state, seconds
 
     state, _ = run_steps(compiled, state, WARM_UP, "warm-up")
-    with trace(Path(config.out) / "xprof") as written:
+    with trace(folder) as written:
         state, seconds = run_steps(compiled, state, steps, "traced")
     file = written[0]
     memory = jax.local_devices()[0].memory_stats() or {}
@@ -99,7 +106,7 @@ def profile(
     if program is not compiled:
         say("tracing the same step without SparseCores, for its parts")
         state, _ = run_steps(program, state, WARM_UP, "warm-up")
-        with trace(Path(config.out) / "xprof") as written:
+        with trace(folder) as written:
             run_steps(program, state, steps, "traced")
     measured = Breakdown({}, 0, ()) if text is None else read_breakdown(written[0], text)
     step_seconds = statistics.median(seconds)
@@ -115,6 +122,7 @@ def profile(
         "blocks": blocks,
         "block_length": length,
         "batch": source,
+        "attention": "splash" if runs_kernels(traced.jaxpr) else "plain",
         "device": kind,
         "devices": mesh.size,
         "chips": chips,
@@ -143,7 +151,7 @@ def as_text(found: dict[str, Any]) -> str:
     rate, step_seconds = found["tokens_per_second_per_chip"], found["step_seconds"]
     lines = [
         f"{found['step']}: {found['blocks']} blocks of {found['block_length']} tokens ({found['batch']}) on "
-        f"{found['devices']} x {found['device']}",
+        f"{found['devices']} x {found['device']}, {found['attention']} attention",
         f"compiled in {found['compile_seconds']:.1f} s; {found['steps']} steps traced after {WARM_UP} of warm-up, "
         f"{step_seconds:.3f} s each (median)",
         f"{found['tokens_per_second']:,.0f} tokens/s, {rate:,.0f} a chip; "

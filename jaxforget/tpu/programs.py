@@ -19,13 +19,20 @@ from jaxforget.models.config import LlamaConfig
 from jaxforget.models.generate import trace_generate
 from jaxforget.models.weights import differences, int8_kernels
 from jaxforget.sharding import batch_sharding, shard_params
-from jaxforget.stages.build import make_adamw, make_training_step, student_shardings, teachers_used, trained_shapes
+from jaxforget.stages.build import (
+    make_adamw,
+    make_training_step,
+    step_options,
+    student_shardings,
+    teachers_used,
+    trained_shapes,
+)
 from jaxforget.stages.check import check_rank, check_rows
 from jaxforget.train.precision import computed
-from jaxforget.train.step import abstract_state
+from jaxforget.train.step import abstract_state, make_label_step
 from jaxforget.train.types import Frozen, TrainState
 
-STEPS = ("reinforce", "forget", "score", "decode")
+STEPS = ("reinforce", "label", "forget", "score", "decode")
 PROMPT = 128  # tokens of a prompt, and prompts at a time, that a completion is planned for
 PROMPTS = 32
 
@@ -78,8 +85,8 @@ def check_plan(config: Config, llama: LlamaConfig, mesh: Mesh, steps: tuple[str,
             f"blocks.length is {config.blocks.length}, beyond the model's {llama.max_position_embeddings} positions; "
             "make it smaller"
         )
-    for stage in ("reinforce", "forget"):
-        if stage in steps:
+    for stage, by in (("reinforce", ("reinforce",)), ("forget", ("forget", "label"))):
+        if any(step in steps for step in by):
             check_rows(config, mesh, stage)
             if getattr(config, stage).weights == "lora":
                 check_rank(config, llama)
@@ -101,11 +108,13 @@ def make_step(config: Config, llama: LlamaConfig, mesh: Mesh, widths: Widths, na
         length = -(-widths.length // BUCKET) * BUCKET
         trips = _tiles(rows // shards * length, tile)
         return Step(name, rows, rows * length, trips, lambda: _trace_score(config, llama, mesh, rows, length))
-    options = getattr(config, name)
-    rows = options.batch + (config.retain.rows if name == "forget" else 0)
+    options = config.reinforce if name == "reinforce" else config.forget
+    rows = options.batch + (0 if name == "reinforce" else config.retain.rows)
     trips = _tiles(rows // shards // options.accumulate * widths.length, tile)
 
     def trace() -> Any:
+        if name == "label":
+            return _trace_label(config, llama, mesh, widths, rows)
         step, arguments = training_program(config, llama, mesh, widths, name)
         return step.trace(*arguments)
 
@@ -193,6 +202,15 @@ def training_program(
         base = _base(config, llama, mesh) if config.reinforce.weights == "lora" else None
         return step, (state, {name: batch[name] for name in batch if name != "labels"}, base)
     return step, (state, _frozen(config, llama, mesh), batch)
+
+
+def _trace_label(config: Config, llama: LlamaConfig, mesh: Mesh, widths: Widths, rows: int) -> Any:
+    """The pass of `targets.cache`, before there is a student."""
+    module = make_module(llama, mesh, config.model.dtype, config.model.remat, config.model.attention)
+    step = make_label_step(make_forward(module), step_options(config, "forget"), mesh)
+    frozen = Frozen(base=_base(config, llama, mesh), reinforced=_reinforced(config, llama, mesh))
+    batch = _batch(config, mesh, widths, rows)
+    return step.trace(frozen, {name: batch[name] for name in batch if name != "labels"})
 
 
 def _trace_score(config: Config, llama: LlamaConfig, mesh: Mesh, rows: int, length: int) -> Any:

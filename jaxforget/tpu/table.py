@@ -53,7 +53,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         _gib(row["argument_bytes"]),
         _gib(row["temporary_bytes"]),
         "?" if collectives is None else _gib(sum(collectives.values())),
-        "" if projection is None else f"{projection['step_seconds']:.3g}",
+        "" if projection is None else f"{projection['step_seconds']:.3g}{'*' * (collectives is None)}",
         "" if projection is None else f"{100 * projection['mfu_bound']:.0f} %",
         f"{row['compile_seconds']:.0f} s",
     )
@@ -68,6 +68,10 @@ def _remarks(row: dict[str, Any]) -> list[str]:
     if row["collective_bytes"]:
         sent = ", ".join(f"{kind} {_gib(size)}" for kind, size in row["collective_bytes"].items())
         lines.append(f"a device sends, GiB: {sent}")
+    lines.append(f"attention: {row['attention']}")
+    if row["step"] == "decode":
+        each = row["tokens"] // row["blocks"]
+        lines.append(f"a step: {row['blocks']} whole completions, of {each} tokens with their prompts")
     if row["fits"]:
         largest = [f"{_gib(buffer['bytes'])} {buffer['shape']}" for buffer in row["largest_buffers"][:3]]
         per_token = f"{row['flops_per_token'] / 1e9:.3g} model, {row['hardware_flops_per_token'] / 1e9:.3g} hardware"
@@ -76,16 +80,31 @@ def _remarks(row: dict[str, Any]) -> list[str]:
         whose = "does not fit" if row["out_of_memory"] else "the compiler failed, which says nothing about memory"
         lines.append(f"{whose}: {row['refusal']}")
     if row["note"]:
-        lines.append(row["note"])
+        lines.append(row["note"] + (f" ({row['reading_seconds']:.0f} s more)" if row["reading_seconds"] else ""))
+    if row["projection"] and row["projection"]["seconds"]["interconnect"] is None:
+        lines.append("* what it sends is unknown, and left out of s/step")
+    if row["projection"] and row["projection"]["mfu_bound"] > 1:
+        lines.append("MFU above 100 %: N counts the embedding, which multiplies nothing, and here is much of the model")
     if "max_blocks" in row:
         tried = f"{row['max_blocks_compilations']} compilations, in steps of {row['max_blocks_unit']}"
         lines.append(f"most blocks a step: {row['max_blocks']} ({tried})")
-    for option in row.get("options", ()):
-        saved = "" if option["saved_bytes"] is None else f" saves {_gib(option['saved_bytes'])} GiB and"
-        fits = "fits" if option["fits"] else "does not fit"
-        peak = f" ({_gib(option['peak_hbm_bytes'])} GiB)" if option["peak_hbm_bytes"] is not None else ""
-        lines.append(f"with {' '.join(option['options'])}:{saved} {fits}{peak}")
+    options = row.get("options", ())
+    lines += [_option(option) for option in options if option["effect"] is None]
+    if changing := [option for option in options if option["effect"] is not None]:
+        lines += ["options with an effect on the result:", *(f"  {_option(option)}" for option in changing)]
+    if row.get("preset"):
+        lines.append(f"{row['preset']} is laid out for this slice")
     return ["", f"{row['slice']} {row['step']} ({row['weights']})", *(f"  {line}" for line in lines)]
+
+
+def _option(option: dict[str, Any]) -> str:
+    saved, peak = option["saved_bytes"], option["peak_hbm_bytes"]
+    more = " more" if saved is not None and saved < 0 else ""
+    saves = "" if saved is None else f" {'takes' if more else 'saves'} {_gib(abs(saved))} GiB{more} and"
+    fits = "fits" if option["fits"] else "does not fit"
+    size = "" if peak is None else f" ({_gib(peak)} GiB)"
+    effect = "" if option["effect"] is None else f"; {option['effect']}"
+    return f"with {' '.join(option['options'])}:{saves} {fits}{size}{effect}"
 
 
 def _legend(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -93,8 +112,9 @@ def _legend(rows: Sequence[dict[str, Any]]) -> list[str]:
         "Sizes are on one device: a chip, or one of the two cores of a v2, v3 or tpu7x chip. peak: arguments, outputs",
         "that take no argument's place, and temporaries, as the TPU compiler lays them out; where it refuses, what it",
         "says it would need. score lies beside all that the forget stage holds. s/step and MFU: a projection from",
-        "published peaks, as if compute, memory and interconnect overlapped wholly; no step is faster. Loops",
-        "are counted by their turns.",
+        "published peaks, as if compute, memory and interconnect overlapped wholly; no step is faster. Of memory's",
+        "traffic it counts the arguments, read once: it does not rank what differs in intermediate results, such as",
+        "plain and splash attention. Loops are counted by their turns.",
         *textwrap.wrap(f"{CONVENTION}.", 112),
     ]
     if any(row["widths"].startswith("assumed") for row in rows):

@@ -9,6 +9,7 @@ from jaxforget.errors import UserError
 from jaxforget.models.published import read_shape
 from jaxforget.sharding import make_mesh
 from jaxforget.tpu import plan as planning
+from jaxforget.tpu.advice import Option
 from jaxforget.tpu.compiler import Compiled
 from jaxforget.tpu.flops import product_flops
 from jaxforget.tpu.plan import most_units, plan
@@ -43,7 +44,7 @@ def impossible(tmp_path_factory):
     folder = model_folder(tmp_path_factory.mktemp("plan") / "huge", width=32768, inner=65536)
     config = tiny_config(folder, "forget.batch=8", "forget.moment_dtype=bfloat16")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "_candidates", lambda *_: [{"targets.cache": True}])
+        patch.setattr(planning, "candidates", lambda *_: [Option({"targets.cache": True}, "a pass more")])
         return plan(config, ["v5e-8"], steps=["forget"])[0]
 
 
@@ -147,6 +148,17 @@ def test_the_table_says_all_of_it(rows, impossible):
     assert "does not fit" in text
     assert "10N for the forget step" in text
     assert "projection" in text
+    assert "with targets.cache=true: saves" in text[text.index("options with an effect on the result") :]
+    assert text.count("attention: plain") == 5
+    assert "of 176 tokens with their prompts" in text
+    assert "unknown" not in text
+    forget = json.loads(json.dumps(rows["forget"]))
+    forget["collective_bytes"] = forget["projection"]["seconds"]["interconnect"] = None
+    forget["projection"]["mfu_bound"] = 1.5
+    text = as_text([forget])
+    assert f"{forget['projection']['step_seconds']:.3g}*" in text
+    assert "* what it sends is unknown, and left out of s/step" in text
+    assert "MFU above 100 %: N counts the embedding" in text
     assert max(map(len, text.splitlines())) < 500
     assert as_markdown(list(rows.values())).count("\n") == 5
 
@@ -169,6 +181,33 @@ def test_the_command_prints_json_for_programs(model, tmp_path, capsys, monkeypat
     assert "v5e-8  reinforce" in capsys.readouterr().out
 
 
+def test_what_was_found_is_printed_though_the_rest_is_interrupted(model, tmp_path, capsys, monkeypatch):
+    def compiled(config, llama, site, *_):
+        if site.place.name == "v4-8":
+            raise KeyboardInterrupt
+        return Compiled(True, 1.0, 3 * GIB, GIB, 2 * GIB, 1000, {}, 0)
+
+    monkeypatch.setattr(planning, "_compile", compiled)
+    path = tmp_path / "c.yaml"
+    path.write_text(f"model: {{folder: {model}}}\nblocks: {{length: 32}}\n")
+    words = ["plan", str(path), "--slice", "v5e-8", "--slice", "v4-8", "--step", "forget", "--json"]
+    assert main(words) == 130
+    told = capsys.readouterr()
+    assert [row["slice"] for row in json.loads(told.out)] == ["v5e-8"]
+    assert "v5e-8: forget fits, 3.00 of 15.75 GiB\n" in told.err
+    assert told.err.endswith("jaxforget: interrupted\n")  # nothing to go on from
+
+
+def test_labels_cached_beforehand_are_a_step_of_their_own(model):
+    label, forget = plan(tiny_config(model, "targets.cache=true"), ["v5e-8"], steps=["label", "forget"])
+    assert (label["step"], label["blocks"], label["fits"]) == ("label", 16, True)
+    assert label["flops_per_token"] == 4 * PARAMETERS
+    assert label["weights"] == "base bfloat16, reinforced bfloat16"
+    # Both teachers in bf16 and no student.
+    assert label["argument_bytes"] == pytest.approx(4 * PARAMETERS / DEVICES, abs=24 * 1024)
+    assert forget["flops_per_token"] == 6 * PARAMETERS
+
+
 def test_a_given_reinforced_model_is_not_planned_for(model, monkeypatch):
     monkeypatch.setattr(planning, "_compile", lambda *_: Compiled(True, 1.0, 3, 1, 2, 1, {}, 0))
     assert [row["step"] for row in plan(tiny_config(model, "model.reinforced=x"), ["v5e-1"])] == [
@@ -186,13 +225,27 @@ def test_a_given_reinforced_model_is_not_planned_for(model, monkeypatch):
         (("mesh.tensor=3",), ["v5e-8"], r"mesh.tensor=3"),
         (("blocks.length=4096",), ["v5e-8"], r"blocks.length is 4096"),
         (("model.folder=no/such/folder",), ["v5e-8"], r"no/such/folder: no such folder"),
+        (("model.folder=gs://b/m",), ["v5e-8"], r"gs://b/m: a plan reads config.json alone; copy that"),
         (("model.folder=null",), ["v5e-8"], r"model.folder is not set"),
+        (("forget.batch=100",), ["v5e-8"], r"100 blocks a step .* 8 devices in 1 microbatch; make it a multiple of 8"),
+        (
+            ("retain.rows=4", "retain.weight=1", "retain.path=x"),
+            ["v5e-8"],
+            r"and 4 retain rows .* make blocks and rows together a multiple of 8",
+        ),
     ],
 )
 def test_what_no_compiler_needs_to_be_asked_is_told_at_once(model, monkeypatch, overrides, slices, message):
     monkeypatch.setattr(planning, "_compile", lambda *_: pytest.fail("compiled"))
     with pytest.raises(UserError, match=message):
         plan(tiny_config(model, *overrides), slices)
+
+
+def test_a_step_that_the_run_has_not_is_refused(model):
+    with pytest.raises(UserError, match="no step reinforce: model.reinforced is set; leave --step out, or change that"):
+        plan(tiny_config(model, "model.reinforced=x"), ["v5e-8"], steps=["reinforce"])
+    with pytest.raises(UserError, match="no step label: targets.cache is false"):
+        plan(tiny_config(model), ["v5e-8"], steps=["label"])
 
 
 def memory_of(config, per_block: float, fixed: float) -> Compiled:
@@ -223,6 +276,16 @@ def test_advice_tries_each_option_and_says_what_it_buys(model, monkeypatch):
         "forget.weights=lora": (False, 0),
         SMALLEST: (False, 0),
     }
+    effects = {" ".join(option["options"]): option["effect"] for option in row["options"]}
+    assert effects["model.remat=full"] is None
+    assert "rounded to bfloat16" in effects[every]
+    assert "set forget.learning_rate near 1e-4" in effects["forget.weights=lora"]
+    text = as_text([row])
+    assert "  with model.remat=full: saves 0 GiB and does not fit" in text
+    assert text.index("options with an effect on the result") < text.index("with model.base=int8")
+    assert row["preset"] is None
+    row["options"][1]["saved_bytes"] = -GIB
+    assert "  with model.remat=full: takes 1.00 GiB more and does not fit" in as_text([row])
     assert "options" not in plan(config, ["v5e-8"], steps=["forget"], advise=False)[0]
     # What is set already is not proposed again.
     words = ("forget.weights=lora", "reinforce.weights=lora", "model.base=int8", "forget.moment_dtype=bfloat16")
@@ -271,6 +334,8 @@ def test_splash_attention_compiles_where_there_is_one_and_what_is_sent_is_known(
     [found] = plan(config, [name], steps=["forget"])
     assert found["fits"]
     assert found["note"] == (None if name == "v4-8" else SPARSE_CORES)
+    assert found["attention"] == "splash"
+    assert (found["reading_seconds"] > 0) == (name != "v4-8")
     assert found["collective_bytes"]["reduce-scatter"] > 0
     # The kernel makes scores once more backward than keeping them does: that is how its use can be told.
     mesh = make_mesh(devices=slice_devices(find_slice(name)))

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from jaxforget.errors import UserError
+from jaxforget.models.published import PUBLISHED
 from jaxforget.tpu import presets
 from jaxforget.tpu.plan import plan
-from jaxforget.tpu.presets import as_markdown, compile_presets, find_presets, kept_row
+from jaxforget.tpu.presets import as_markdown, compile_presets, find_presets, kept_row, preset_for
+from jaxforget.tpu.topology import find_slice
 
 FOLDER = Path(__file__).parents[2] / "configs" / "slices"
 GIB = 2**30
@@ -97,3 +99,10 @@ def test_what_is_no_preset_is_told(tmp_path):
     (tmp_path / "llama2_7b_v9-8.yaml").write_text(json.dumps({"seed": 1}))
     with pytest.raises(UserError, match="v9-8: no such slice"):
         find_presets(tmp_path)
+
+
+def test_the_preset_of_a_slice_is_named_for_the_same_shape():
+    llama = PUBLISHED["meta-llama/Llama-2-7b-hf"]
+    assert preset_for(find_slice("v5e-8"), llama) == "configs/slices/llama2_7b_v5e-8.yaml"
+    assert preset_for(find_slice("v5e-32"), llama) is None
+    assert preset_for(find_slice("v5e-8"), PUBLISHED["meta-llama/Llama-2-13b-hf"]) is None

@@ -61,12 +61,22 @@ def test_a_step_of_a_model_without_weights(tmp_path):
     assert found["parts"]["other"] + found["parts"]["unattributed"] < 0.3 * found["operation_seconds"]
     assert Path(found["trace"]).is_relative_to(tmp_path / "run" / "xprof" / "plugins" / "profile")
     text = as_text(found)
+    assert ", plain attention\n" in text
     assert "MFU unknown" in text
     assert found["note"] is None
     assert "note" not in text
     assert as_text(found | {"note": "parts are of another"}).endswith("\nnote: parts are of another")
     assert str(found["trace"]) in text
     assert "compiling forget for 8 x " in done.stderr
+
+
+def test_a_place_that_cannot_be_written_is_told_before_compiling(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "xprof").write_text("")
+    config = write_config(tmp_path / "c.yaml", tiny_values(model_folder(tmp_path / "model")))
+    done = run(config, f"out={tmp_path}/run")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"jaxforget: {tmp_path}/run/xprof: File exists; ")
 
 
 def test_the_command_takes_the_runs_own_blocks(tiny_run, capsys):

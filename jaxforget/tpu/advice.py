@@ -1,0 +1,83 @@
+"""Options that save memory in a training step, and what each does to the result; `plan` compiles them."""
+
+import dataclasses
+from typing import Any
+
+from jax.sharding import Mesh
+
+from jaxforget.config import Config
+from jaxforget.stages.build import teachers_used
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """Options set together: dotted names and values; `effect` on the result, None where rounding is all."""
+
+    changes: dict[str, Any]
+    effect: str | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """As on a command line."""
+        return [
+            f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in self.changes.items()
+        ]
+
+
+def replaced(config: Config, changes: dict[str, Any]) -> Config:
+    """`config` with dotted options set."""
+    for name, value in changes.items():
+        section, _, key = name.partition(".")
+        config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{key: value})})
+    return config
+
+
+def candidates(config: Config, mesh: Mesh, name: str) -> list[Option]:
+    """Options for the training step `name`: those that only round, all of them together, then those that change it."""
+    options = getattr(config, name)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows = options.batch + (config.retain.rows if name == "forget" else 0)
+    singles: list[Option] = []
+    if rows // shards > options.accumulate:
+        singles.append(Option({f"{name}.accumulate": rows // shards}))
+    if config.model.remat != "full":
+        singles.append(Option({"model.remat": "full"}))
+    if config.targets.tile > 256:
+        singles.append(Option({"targets.tile": 256}))
+    if config.model.dtype == "float32":
+        singles.append(Option({"model.dtype": "bfloat16"}, "the models compute in bfloat16"))
+    if options.moment_dtype == "float32":
+        singles.append(Option({f"{name}.moment_dtype": "bfloat16"}, "AdamW's moments are rounded to bfloat16"))
+    if len(singles) > 1:
+        every = {key: value for single in singles for key, value in single.changes.items()}
+        singles.append(Option(every, "; ".join(single.effect for single in singles if single.effect) or None))
+    return singles + _other_forms(config, name)
+
+
+def _other_forms(config: Config, name: str) -> list[Option]:
+    """Options that move work, change what is trained, or how exactly the teachers are held."""
+    forget = name == "forget"
+    base, reinforced = teachers_used(config) if forget else (False, False)
+    found: list[Option] = []
+    if reinforced and config.targets.kind != "soft":
+        found.append(Option({"targets.cache": True}, "none, but a pass over all blocks beforehand (step label)"))
+    if reinforced and config.reinforce.weights == "full":
+        found.append(Option({"reinforce.weights": "int8-delta"}, "the reinforced model is held in 8 bits over base"))
+    if base and config.model.base == "full":
+        found.append(Option({"model.base": "int8"}, "base's layers are held in 8 bits"))
+    rate = f"an adapter trains, not every parameter: set {name}.learning_rate near 1e-4"
+    if getattr(config, name).weights != "lora":
+        found.append(Option({f"{name}.weights": "lora"}, rate))
+    smallest = {"model.base": "int8", "reinforce.weights": "lora"} | ({"forget.weights": "lora"} if forget else {})
+    smallest = {key: value for key, value in smallest.items() if _value(config, key) != value}
+    if smallest and smallest not in [option.changes for option in found]:
+        stages = " and ".join(f"{s}.learning_rate" for s in ("reinforce", "forget") if f"{s}.weights" in smallest)
+        adapters = f"adapters train: set {stages} near 1e-4" if stages else ""
+        held = "base's layers are held in 8 bits" if "model.base" in smallest else ""
+        found.append(Option(smallest, "; ".join(part for part in (adapters, held) if part)))
+    return found
+
+
+def _value(config: Config, name: str) -> Any:
+    section, _, key = name.partition(".")
+    return getattr(getattr(config, section), key)
