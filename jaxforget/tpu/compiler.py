@@ -2,10 +2,11 @@
 
 import contextlib
 import dataclasses
-import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,14 +17,8 @@ from jax.sharding import SingleDeviceSharding
 from jaxforget.tpu.flops import product_flops, runs_kernels
 from jaxforget.tpu.hlo import Buffer, collective_bytes, largest_buffers, parse, unknown_loops
 
+UNREADABLE = "the compiled program's text cannot be read"
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_SPARSE_CORES = (
-    "offloading_scatter_to_sparsecore",
-    "offloading_gather_to_sparsecore",
-    "sparse_core_collective_offload_all_gather",
-    "sparse_core_collective_offload_all_reduce",
-    "sparse_core_collective_offload_reduce_scatter",
-)
 _AMOUNT = r"\(?([0-9.]+)([KMGT]?)B?\)?"
 # Both of the compiler's ways to say it: after scheduling, and by a first estimate that is already hopeless.
 _REFUSALS = (
@@ -44,8 +39,7 @@ class Compiled:
       collectives: sent in one run, by kind.
       data_loops: loops whose length the data decide; counted at their longest.
       refusal: why it did not compile, one line.
-      note: what could not be read, or of which program it was.
-      reading_seconds: of compiling that other program.
+      note: what could not be read.
       kernels: whether attention is the TPU kernel.
     """
 
@@ -60,7 +54,6 @@ class Compiled:
     buffers: tuple[Buffer, ...] = ()
     refusal: str | None = None
     note: str | None = None
-    reading_seconds: float = 0.0
     kernels: bool = False
 
     @property
@@ -75,13 +68,13 @@ def compile_step(traced: Any, devices: int, trips: int, *, read: bool = True) ->
     Args:
       devices: how many there are.
       trips: turns of a loop whose length the data decide, at most.
-      read: read the program too, for what it sends and its buffers; it may have to be compiled twice for that.
+      read: read the program too, for what it sends and its buffers.
     """
     flops, kernels = product_flops(traced.jaxpr, trips), runs_kernels(traced.jaxpr)
     start = time.perf_counter()
     lowered = traced.lower()
     try:
-        compiled = lowered.compile()
+        compiled, text = compile_with_text(lowered) if read else (lowered.compile(), None)
     except jax.errors.JaxRuntimeError as error:
         needed, _ = parse_refusal(str(error))
         refusal = first_line(str(error))
@@ -99,58 +92,32 @@ def compile_step(traced: Any, devices: int, trips: int, *, read: bool = True) ->
         flops,
         kernels=kernels,
     )
-    if not read:
-        return found
-    start = time.perf_counter()
-    try:
-        _, text, note = readable(lowered, compiled)
-    except jax.errors.JaxRuntimeError as error:
-        note = f"the program's text cannot be read: {first_line(str(error))}"
-        return dataclasses.replace(found, note=note, reading_seconds=time.perf_counter() - start)
-    reading = 0.0 if note is None else time.perf_counter() - start
+    if text is None:
+        return dataclasses.replace(found, note=UNREADABLE) if read else found
     program = parse(text)
     return dataclasses.replace(
         found,
-        reading_seconds=reading,
-        note=None if note is None else f"collectives and buffers are {note}",
         collectives=collective_bytes(program, devices, trips),
         data_loops=unknown_loops(program),
         buffers=tuple(largest_buffers(program)),
     )
 
 
-def readable(lowered: Any, compiled: Any) -> tuple[Any, str, str | None]:
-    """A program whose text can be read, that text, and a note where it is not `compiled` (of `lowered`) itself.
+def compile_with_text(lowered: Any) -> tuple[Any, str | None]:
+    """A lowered program compiled, and the text of what became of it; None where it cannot be had.
 
-    JAX cannot print a program in which SparseCores (v5p, v6e, tpu7x) sum up the embedding's gradient, or send. Then it
-    is compiled again without them: the same sums and sendings, done by the other cores.
-
-    Raises:
-      JaxRuntimeError: that one cannot be read either.
+    The text that the compiler writes itself: JAX cannot print a TPU program in which SparseCores (v5p, v6e, tpu7x) sum
+    up the embedding's gradient, or send.
     """
-    with _silent():
-        try:
-            return compiled, compiled.as_text(), None
-        except jax.errors.JaxRuntimeError:
-            apart = lowered.compile(compiler_options={f"xla_tpu_enable_{name}": False for name in _SPARSE_CORES})
-            return (
-                apart,
-                apart.as_text(),
-                "of the same step compiled without SparseCores, whose programs cannot be read",
-            )
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Nothing on standard error, of JAX's C++ neither: it prints its own stack with an error that is handled here."""
-    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        written = list(Path(folder).glob("*after_optimizations.txt"))
+        if len(written) == 1:
+            return compiled, written[0].read_text()
     try:
-        yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
-        os.close(nowhere)
+        return compiled, compiled.as_text()
+    except jax.errors.JaxRuntimeError:
+        return compiled, None
 
 
 def memory_limit(device: jax.Device) -> int:

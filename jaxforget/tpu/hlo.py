@@ -59,7 +59,7 @@ class Buffer:
 
 
 def parse(text: str) -> Program:
-    """The program in `compiled.as_text()`."""
+    """The program in the compiler's text."""
     computations: dict[str, list[Instruction]] = {}
     entry = current = ""
     for line in text.splitlines():
@@ -180,6 +180,8 @@ def executed(program: Program, unknown_trips: int) -> Iterator[tuple[str, int]]:
             elif instruction.opcode in ("call", "conditional", "async-start"):
                 kinds = ("to_apply", "branch_computations", "called_computations", "calls")
                 pending += [(other, times) for kind in kinds for other in called.get(kind, [])]
+            elif instruction.opcode == "custom-call":  # what a SparseCore does stands behind one
+                pending += [(other, times) for other in called.get("called_computations", [])]
     yield from totals.items()
 
 

@@ -51,9 +51,8 @@ def plan_rows(
     tokens; attention ("splash", "plain"); fits, out_of_memory, refusal, note; peak_hbm_bytes, limit_hbm_bytes,
     argument_bytes, temporary_bytes, largest_buffers; trainable, weights, parameters; flops_per_token,
     hardware_flops_per_token (`flops.CONVENTION`); collective_bytes sent a step, by kind; data_dependent_loops, counted
-    at their longest; compile_seconds, and reading_seconds of compiling it once more to be read; projection; and, if
-    asked for, max_blocks, and options: what each would save, and do to the result; preset: the one of configs/slices,
-    if any, laid out for the slice.
+    at their longest; compile_seconds; projection; and, if asked for, max_blocks, and options: what each would save,
+    and do to the result; preset: the one of configs/slices, if any, laid out for the slice.
 
     Args:
       slices: names ("v5e-8"), see `topology.GENERATIONS`.
@@ -159,7 +158,6 @@ def _row(
         "data_dependent_loops": found.data_loops,
         "largest_buffers": [dataclasses.asdict(buffer) for buffer in found.buffers],
         "compile_seconds": round(found.seconds, 1),
-        "reading_seconds": round(found.reading_seconds, 1),
         "projection": _projection(site, found, step.tokens, model_flops, step.trips if name == "decode" else 1),
         "out_of_memory": found.out_of_memory,
         "refusal": found.refusal,

@@ -27,7 +27,7 @@ from jaxforget.models.published import read_shape
 from jaxforget.sharding import make_mesh, put_batch
 from jaxforget.stages.run import Run
 from jaxforget.stages.training import batches_from
-from jaxforget.tpu.compiler import first_line, no_cache, readable
+from jaxforget.tpu.compiler import UNREADABLE, compile_with_text, no_cache
 from jaxforget.tpu.flops import CONVENTION, model_flops_per_token, runs_kernels
 from jaxforget.tpu.programs import batch_widths, check_plan, training_program
 from jaxforget.tpu.topology import peak_of
@@ -50,8 +50,8 @@ def profile(
       "chips", "steps", "compile_seconds", "step_seconds" (median), "tokens_per_second", "tokens_per_second_per_chip",
       "flops_per_token", "flops_per_second_per_chip", "mfu" (null where the chip's peak is not published here),
       "peak_memory_bytes" (null where the device does not tell), "parts" (seconds of a step on one device, by part),
-      "operation_seconds" (their sum), "longest" (operations), "trace", "note" (null, or of which program the parts
-      are)}.
+      "operation_seconds" (their sum), "longest" (operations), "trace", "note" (null, or why there are
+      no parts)}.
 
     Raises:
       UserError: no model or folder is named, or rows that the devices cannot share. OSError: xprof/ cannot be written.
@@ -75,14 +75,13 @@ def profile(
     # A program of an earlier compilation is not wanted: its time is part of the answer.
     with no_cache():
         traced = function.trace(*abstract)
-        lowered = traced.lower()
-        compiled = lowered.compile()
+        compiled, text = compile_with_text(traced.lower())
         compile_seconds = time.perf_counter() - start
     shapes = next(tree for tree in abstract if _is_batch(tree))
     batch, source = _batch(config, shapes, llama.vocab_size, mesh)
     state, *frozen = [batch if _is_batch(tree) else _filled(tree) for tree in abstract]
 
-    def run_steps(compiled: Any, state: Any, count: int, what: str) -> tuple[Any, list[float]]:
+    def run_steps(state: Any, count: int, what: str) -> tuple[Any, list[float]]:
         seconds = []
         for _ in range(count):
             start = time.perf_counter()
@@ -92,22 +91,10 @@ def profile(
             say(f"{what}: {seconds[-1]:.2f} s")
         return state, seconds
 
-    state, _ = run_steps(compiled, state, WARM_UP, "warm-up")
+    state, _ = run_steps(state, WARM_UP, "warm-up")
     with trace(folder) as written:
-        state, seconds = run_steps(compiled, state, steps, "traced")
-    file = written[0]
+        state, seconds = run_steps(state, steps, "traced")
     memory = jax.local_devices()[0].memory_stats() or {}
-    try:
-        with no_cache():
-            program, text, note = readable(lowered, compiled)
-    except jax.errors.JaxRuntimeError as error:
-        # Which part an operation belongs to cannot be told; what a step takes is known all the same.
-        program, text, note = compiled, None, f"unknown: the program's text cannot be read: {first_line(str(error))}"
-    if program is not compiled:
-        say("tracing the same step without SparseCores, for its parts")
-        state, _ = run_steps(program, state, WARM_UP, "warm-up")
-        with trace(folder) as written:
-            run_steps(program, state, steps, "traced")
     measured = Breakdown({}, 0, ()) if text is None else read_breakdown(written[0], text)
     step_seconds = statistics.median(seconds)
     blocks, length = shapes["tokens"].shape
@@ -141,8 +128,8 @@ def profile(
             {"seconds": value * share, "part": part, "instruction": name, "source": path}
             for value, part, name, path in measured.longest
         ],
-        "trace": str(file),
-        "note": None if note is None else f"parts and longest are {note}; trace: {written[0]}",
+        "trace": str(written[0]),
+        "note": None if text is not None else f"parts and longest are unknown: {UNREADABLE}",
     }
 
 

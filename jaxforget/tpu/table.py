@@ -80,7 +80,7 @@ def _remarks(row: dict[str, Any]) -> list[str]:
         whose = "does not fit" if row["out_of_memory"] else "the compiler failed, which says nothing about memory"
         lines.append(f"{whose}: {row['refusal']}")
     if row["note"]:
-        lines.append(row["note"] + (f" ({row['reading_seconds']:.0f} s more)" if row["reading_seconds"] else ""))
+        lines.append(row["note"])
     if row["projection"] and row["projection"]["seconds"]["interconnect"] is None:
         lines.append("* what it sends is unknown, and left out of s/step")
     if row["projection"] and row["projection"]["mfu_bound"] > 1:

@@ -1,12 +1,14 @@
 """The compiler's refusals, in its own words."""
 
-import os
+import re
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxforget.tpu.compiler import Compiled, first_line, no_cache, parse_refusal, readable
+from jaxforget.tpu.compiler import Compiled, compile_with_text, first_line, no_cache, parse_refusal
 
 ESTIMATE = (
     "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
@@ -46,39 +48,38 @@ def test_a_fault_of_the_compiler_is_not_taken_for_a_lack_of_memory():
 
 
 class Program:
-    """A lowered or compiled program in one: its text, or that it has none; what it is compiled into."""
+    """A lowered and compiled program in one: what its compiler writes, and what JAX prints of it (None: nothing)."""
 
-    def __init__(self, text, without=None):
-        self.text, self.without, self.options = text, without, None
-
-    def as_text(self):
-        if self.text is None:
-            os.write(2, b"the compiler's own stack\n")
-            raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure (hlo_instruction.cc:390)")
-        return self.text
+    def __init__(self, written=None, printed=None):
+        self.written, self.printed = written, printed
 
     def compile(self, compiler_options):
-        self.options = compiler_options
-        return self.without
+        if self.written is not None:
+            folder = Path(compiler_options["xla_dump_to"])
+            (folder / "module_0000.jit_step.after_optimizations.txt").write_text(self.written)
+            (folder / "module_0000.jit_step.before_optimizations.txt").write_text("no")
+        return self
+
+    def as_text(self):
+        if self.printed is None:
+            raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure (hlo_instruction.cc:390)")
+        return self.printed
 
 
-def test_a_program_that_can_be_read_is_read():
-    program = Program("HloModule a")
-    assert readable(program, program) == (program, "HloModule a", None)
-    assert program.options is None
+@pytest.mark.parametrize(("words", "text"), [(("a", "b"), "a"), ((None, "b"), "b"), ((), None)])
+def test_the_text_is_the_compilers_own_else_what_jax_prints(words, text):
+    program = Program(*words)
+    assert compile_with_text(program) == (program, text)
 
 
-def test_one_that_cannot_is_compiled_again_without_sparse_cores(capfd):
-    apart = Program("HloModule b")
-    program = Program(None, apart)
-    found, text, note = readable(program, program)
-    assert (found, text) == (apart, "HloModule b")
-    assert "without SparseCores" in note
-    assert program.options
-    assert not any(program.options.values())
-    assert capfd.readouterr().err == ""
-    with pytest.raises(jax.errors.JaxRuntimeError):
-        readable(Program(None, Program(None)), Program(None))
+def test_the_compilers_own_text_is_what_jax_prints():
+    def step(x):
+        return jax.lax.fori_loop(0, 3, lambda _, x: jnp.tanh(x @ x), x)
+
+    compiled, text = compile_with_text(jax.jit(step).lower(jnp.ones((8, 8))))
+    names = r"(?m)^ *(?:ROOT )?%([\w.-]+) ="
+    assert re.findall(names, text) == re.findall(names, compiled.as_text())
+    assert "while" in text
 
 
 def test_no_program_is_kept_or_found_again(tmp_path):

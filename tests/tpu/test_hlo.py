@@ -145,3 +145,28 @@ def test_large_results_are_those_in_hbm_that_an_instruction_writes():
 )
 def test_sizes_of_shapes(shape, size):
     assert array_bytes(shape) == size
+
+
+def test_what_sparse_cores_send_counts_once():
+    """It stands in what an asynchronous call's custom call calls; the update and the end of that call repeat nothing."""
+    program = parse(
+        """\
+%called.1 (p.0: bf16[512,16]) -> bf16[64,16] {
+  %p.0 = bf16[512,16]{1,0} parameter(0)
+  ROOT %reduce-scatter.1 = bf16[64,16]{1,0} reduce-scatter(%p.0), replica_groups=mesh['a'=8] {'a'}, to_apply=%add
+}, execution_thread="sparsecore"
+
+%async_computation.1 (p.1: bf16[512,16]) -> bf16[64,16] {
+  %p.1 = bf16[512,16]{1,0} parameter(0)
+  ROOT %custom-call.1 = bf16[64,16]{1,0} custom-call(%p.1), custom_call_target="X", called_computations={%called.1}
+}, execution_thread="sparsecore"
+
+ENTRY %main.1 (p.2: bf16[512,16]) -> bf16[64,16] {
+  %p.2 = bf16[512,16]{1,0} parameter(0)
+  %start.1 = ((), (), (s32[8]{0})) async-start(), async_execution_thread="sparsecore", calls=%async_computation.1
+  %update.1 = ((bf16[512,16]{1,0}), bf16[64,16]{1,0}, (s32[8]{0})) async-update(%start.1, %p.2)
+  ROOT %done.1 = bf16[64,16]{1,0} async-done(%update.1)
+}
+"""
+    )
+    assert collective_bytes(program, 8) == {"reduce-scatter": 512 * 16 * 2 * 7 // 8}
