@@ -11,16 +11,21 @@ the libraries are in them. `scripts/make_random_llama.py` makes folders of any s
 """
 
 import argparse
+import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import bench.command as command
+
+from jaxforget.errors import UserError
 
 CASES = ("one", "torch", "eight", "two", "export", "torch-export")
 SHARD = 5_000_000_000
@@ -32,20 +37,20 @@ def resident_peak() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def exported(folder: Path) -> Path:
-    """A new folder beside `folder`, on the same disk."""
-    return Path(tempfile.mkdtemp(prefix=f"{folder.name}.exported-", dir=folder.parent))
+@contextlib.contextmanager
+def exported(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder`, on the same disk; afterwards, and after a fault, it is gone."""
+    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.exported-", dir=folder.parent) as name:
+        yield Path(name)
 
 
 def saved(target: Path, start: float) -> dict[str, Any]:
-    """What saving took, until its call returned and until the disk had all of it; removes what was saved."""
+    """What saving took, until its call returned and until the disk had all of it."""
     found: dict[str, Any] = {"export_seconds": time.perf_counter() - start, "peak": resident_peak()}
     for path in target.iterdir():
         with open(path, "rb") as file:
             os.fsync(file.fileno())
-    found |= {"synced_seconds": time.perf_counter() - start, "files": len(list(target.glob("*.safetensors")))}
-    shutil.rmtree(target)
-    return found
+    return found | {"synced_seconds": time.perf_counter() - start, "files": len(list(target.glob("*.safetensors")))}
 
 
 def ours(folder: Path, case: str) -> dict[str, Any]:
@@ -79,12 +84,12 @@ def ours(folder: Path, case: str) -> dict[str, Any]:
             held[shard.device] = held.get(shard.device, 0) + shard.data.nbytes
     found |= {"weights": sum(held.values()), "fullest_device": max(held.values())}
     if case == "export":
-        target = exported(folder)
-        start = time.perf_counter()
-        hf.save_params(
-            target, params, config, raw, None, dtype="bfloat16", max_shard_bytes=SHARD, model_card="# exported\n"
-        )
-        found |= saved(target, start)
+        with exported(folder) as target:
+            start = time.perf_counter()
+            hf.save_params(
+                target, params, config, raw, None, dtype="bfloat16", max_shard_bytes=SHARD, model_card="# exported\n"
+            )
+            found |= saved(target, start)
     return found
 
 
@@ -101,10 +106,10 @@ def theirs(folder: Path, case: str) -> dict[str, Any]:
     found: dict[str, Any] = {"seconds": time.perf_counter() - start, "peak": resident_peak()}
     found["weights"] = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     if case == "torch-export":
-        target = exported(folder)
-        start = time.perf_counter()
-        model.save_pretrained(target, max_shard_size=SHARD)
-        found |= saved(target, start)
+        with exported(folder) as target:
+            start = time.perf_counter()
+            model.save_pretrained(target, max_shard_size=SHARD)
+            found |= saved(target, start)
     return found
 
 
@@ -131,10 +136,19 @@ def measure(folder: Path, case: str) -> list[dict[str, Any]]:
         )
         for index in range(count)
     ]
-    answers = [process.communicate()[0] for process in started]
-    if any(process.returncode for process in started):
-        sys.exit(f"bench_load: case {case} failed; what it said stands above")
-    return [{"case": case, **json.loads(answer.splitlines()[-1])} for answer in answers]
+    found = []
+    try:
+        for process in started:
+            answer, _ = process.communicate()
+            if process.returncode:
+                command.unanswered(f"case {case}", process.returncode)
+            found.append({"case": case, **json.loads(answer.splitlines()[-1])})
+            if "fault" in found[-1]:
+                raise UserError(f"case {case}: {found[-1]['fault']}")
+    finally:
+        for process in started:
+            process.kill()  # one that waits for another, which is gone
+    return found
 
 
 def as_text(found: list[dict[str, Any]], size: int) -> str:
@@ -153,24 +167,54 @@ def as_text(found: list[dict[str, Any]], size: int) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def check(folder: Path, cases: Sequence[str]) -> None:
+    """Raises `UserError` for what any of `cases` would stumble on, perhaps after minutes."""
+    from jaxforget.models.hf import read_config
+    from jaxforget.models.layout import parameter_count
+    from jaxforget.models.load import Checkpoint
+
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; scripts/make_random_llama.py makes one")
+    config, _ = read_config(folder)
+    Checkpoint(folder).check(config)
+    if any("torch" in case for case in cases):
+        others = " ".join(f"--case {case}" for case in CASES if "torch" not in case)
+        command.require("torch", f"scripts/test installs it; or give {others}")
+    if any("export" in case for case in cases):
+        others = " ".join(f"--case {case}" for case in CASES if "export" not in case)
+        # bfloat16, and one copy at a time.
+        command.check_room(folder.resolve().parent, 2 * parameter_count(config), f"move {folder}, or give {others}")
+
+
+def inside(folder: Path, case: str) -> dict[str, Any]:
+    """What a case's process answers: its figures, or {"fault"}, a line on what the user can mend."""
+    try:
+        return (theirs if case.startswith("torch") else ours)(folder, case)
+    except KeyboardInterrupt:
+        sys.exit(130)  # whoever started this process says it
+    except Exception as error:
+        if (line := command.fault_line(error)) is None:
+            raise
+        return {"fault": line}
+
+
+def main(words: Sequence[str]) -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.Parser(__file__, __doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--case", action="append", choices=CASES, help="only this one; may be repeated [all]")
     parser.add_argument("--inside", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="for programs")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     if given.inside:
-        load = theirs if given.inside.startswith("torch") else ours
-        print(json.dumps(load(given.folder, given.inside)))
+        print(json.dumps(inside(given.folder, given.inside)))
         return
+    cases = given.case or CASES
+    check(given.folder, cases)
     size = sum(path.stat().st_size for path in given.folder.glob("*.safetensors"))
-    if not size:
-        sys.exit(f"bench_load: {given.folder}: no *.safetensors in it; scripts/make_random_llama.py writes some")
-    found = [row for case in given.case or CASES for row in measure(given.folder.resolve(), case)]
+    found = [row for case in cases for row in measure(given.folder.resolve(), case)]
     print(json.dumps(found, indent=1) if given.json else as_text(found, size))
 
 
 if __name__ == "__main__":
-    main()
+    command.run(__file__, main)

@@ -11,11 +11,13 @@ three models' weights and the optimiser's moments; gradients stay in. On a GPU t
 with random weights made there, one side after the other, and the share of the card's rate in large products is told
 too, at 10N FLOP a token (`jaxforget plan` says what that convention leaves out).
 
-key=value words are options of a run (`jaxforget run --help`), for ours alone. Unless they say otherwise: on a CPU
-model.remat=dots targets.tile=512, on a GPU model.remat=full.
+key=value words are options of a run (`jaxforget run --help`). Those that say what is computed (targets.alpha, say)
+hold for every side, those that say how (model.remat, mesh.fsdp) for ours alone; what no side would heed is refused.
+Unless they say otherwise: on a CPU model.remat=dots targets.tile=512, on a GPU model.remat=full.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -24,13 +26,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import bench.command as command
 import numpy as np
+from bench.words import read_words
 from make_random_llama import shape_of, write_random_llama
 
-from jaxforget.config import config_from
 from jaxforget.errors import UserError
 from jaxforget.models.config import LlamaConfig
 from jaxforget.models.export import config_to_hf
@@ -42,6 +46,7 @@ CPU_SHAPE = {"layers": 4, "width": 512, "inner": 1376, "heads": 8, "words": 32_0
 CPU_WORDS = ("model.dtype=float32", "model.remat=dots", "targets.tile=512")
 GPU_WORDS = ("model.dtype=bfloat16", "model.remat=full")
 SUPPRESSED = 16
+FIRST_WORD = 3  # of a batch: what lies below is special
 AGREE = 1e-3  # relative, of the sides' first losses: what rounding may do, with a label or two turned by it
 
 
@@ -52,14 +57,14 @@ def make_batch(blocks: int, length: int, untrained: float, words: int, seed: int
     occurred.
     """
     rng = np.random.default_rng(seed)
-    tokens = rng.integers(3, words, (blocks, length), np.int32)
+    tokens = rng.integers(FIRST_WORD, words, (blocks, length), np.int32)
     translated = tokens.copy()
     position_map = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape).copy()
     ids, start = (np.full((blocks, SUPPRESSED), -1, np.int32) for _ in range(2))
     for row in range(blocks):
         out = rng.permutation(np.arange(1, length - 1))[: round(untrained * length)]
         position_map[row, out] = -1
-        translated[row, out] = rng.integers(3, words, len(out))
+        translated[row, out] = rng.integers(FIRST_WORD, words, len(out))
         first = np.sort(out)[:SUPPRESSED]
         ids[row, : len(first)], start[row, : len(first)] = translated[row, first], first
     return {
@@ -92,13 +97,17 @@ class Side:
         """The next answer."""
         line = self._process.stdout.readline()
         if not line:
-            raise UserError(f"side {self.name} ended with status {self._process.wait()}; what it said stands above")
-        return json.loads(line)
+            command.unanswered(f"side {self.name}", self._process.wait())
+        found = json.loads(line)
+        if "fault" in found:
+            raise UserError(f"side {self.name}: {found['fault']}")
+        return found
 
     def step(self) -> None:
         """Takes a step."""
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it is gone; its last answer, or that it has none, says why
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
         self.steps.append(self.answer())
 
     def end(self) -> dict[str, Any]:
@@ -189,52 +198,65 @@ def as_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def parse() -> argparse.Namespace:
+def parse(words: Sequence[str]) -> argparse.Namespace:
     """The command line, the device's own defaults filled in."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words_for_ours", metavar="key=value", nargs="*", help="options of a run")
+    parser = command.Parser(__file__, __doc__)
+    size = command.number(int, 1)
+    parser.add_argument("options", metavar="key=value", nargs="*", help="options of a run")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"), help="[a GPU where there is one]")
     parser.add_argument("--side", action="append", choices=SIDES, help="only this one; may be repeated [all]")
-    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each side [5]")
-    parser.add_argument("--blocks", type=int, default=8, help="in a step [8]")
-    parser.add_argument("--length", type=int, default=512, help="tokens of a block [512]")
-    parser.add_argument("--untrained", type=float, default=0.25, help="share of the positions [0.25]")
-    parser.add_argument("--threads", type=int, help="on a CPU [all that this process may use]")
-    parser.add_argument("--layers", type=int, help="[4; of Llama-2-7B on a GPU, as all of the model's]")
-    parser.add_argument("--width", type=int, help="of the hidden states [512]")
-    parser.add_argument("--inner", type=int, help="of the feed-forward part [1376]")
-    parser.add_argument("--heads", type=int, help="[8]")
-    parser.add_argument("--words", type=int, help="of the vocabulary [32000]")
+    parser.add_argument("--rounds", type=size, default=5, help="timed steps of each side [5]")
+    parser.add_argument("--blocks", type=size, default=8, help="in a step [8]")
+    parser.add_argument("--length", type=command.number(int, 8), default=512, help="tokens of a block [512]")
+    untrained = command.number(float, 0, 1)
+    parser.add_argument("--untrained", type=untrained, default=0.25, help="share of the positions [0.25]")
+    parser.add_argument("--threads", type=size, help="on a CPU [all that this process may use]")
+    parser.add_argument("--layers", type=size, help="[4; of Llama-2-7B on a GPU, as all of the model's]")
+    parser.add_argument("--width", type=size, help="of the hidden states [512]")
+    parser.add_argument("--inner", type=size, help="of the feed-forward part [1376]")
+    parser.add_argument("--heads", type=size, help="[8]")
+    parser.add_argument("--words", type=command.number(int, FIRST_WORD + 1), help="of the vocabulary [32000]")
     parser.add_argument("--random-on-device", action="store_true", help="as on a GPU: no files; losses differ")
     parser.add_argument("--json", action="store_true", help="for programs")
-    given = parser.parse_args()
-    if given.rounds < 1 or given.blocks < 1 or given.length < 8 or not 0 <= given.untrained < 1:
-        raise UserError("--rounds and --blocks are 1 or more, --length 8 or more, --untrained from 0 to below 1")
-    if given.device == "auto":
-        given.device = "gpu" if shutil.which("nvidia-smi") else "cpu"
+    # Intermixed, so that options of a run may stand on both sides of a flag.
+    given = parser.parse_intermixed_args(words)
+    given.side = [name for name in SIDES if given.side is None or name in given.side]
     given.like = "meta-llama/Llama-2-7b-hf"
-    if given.device == "cpu":
-        for name, size in CPU_SHAPE.items():
-            if getattr(given, name) is None:
-                setattr(given, name, size)
-        given.threads = given.threads or len(os.sched_getaffinity(0))
+    gpu = shutil.which("nvidia-smi") is not None
+    if given.device == "auto":
+        given.device = "gpu" if gpu else "cpu"
+    if given.device == "gpu":
+        if not gpu:
+            raise UserError("--device gpu: this machine has no nvidia-smi, so no GPU; leave --device out, or give cpu")
+        if given.threads is not None:
+            raise UserError("--threads: a GPU's sides are not limited; leave it out, or give --device cpu")
+        return given
+    for name, default in CPU_SHAPE.items():
+        if getattr(given, name) is None:
+            setattr(given, name, default)
+    there = len(os.sched_getaffinity(0))
+    given.threads = given.threads or there
+    if given.threads > there:
+        raise UserError(f"--threads {given.threads}: this process may use {there}; give so many or fewer")
     return given
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     """Measures and prints."""
-    given = parse()
-    config = dataclasses.replace(shape_of(given), max_position_embeddings=max(given.length, 16))
+    given = parse(words)
     gpu = given.device == "gpu"
-    if gpu and shutil.which("nvidia-smi") is None:
-        raise UserError("--device gpu: this machine has no nvidia-smi, so no GPU; leave --device out, or give cpu")
-    words = [*(GPU_WORDS if gpu else CPU_WORDS), f"forget.batch={given.blocks}", *given.words_for_ours]
-    run = config_from({}, words)  # a wrong word should not wait for the weights
-    names = [name for name in SIDES if given.side is None or name in given.side]
+    own = [*(GPU_WORDS if gpu else CPU_WORDS), f"forget.batch={given.blocks}"]
+    # Whatever is wrong should not wait for the weights.
+    run = read_words(own, given.options, given.side)
+    config = dataclasses.replace(shape_of(given), max_position_embeddings=max(given.length, 16))
+    if "torch" in given.side:
+        command.require("torch", "scripts/test installs it; or add --side ours --side cached")
+    on_device = gpu or given.random_on_device
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if not on_device:
+            command.check_room(folder, 8 * parameter_count(config), "set TMPDIR, or give a smaller --width or --words")
         np.savez(folder / "batch.npz", **make_batch(given.blocks, given.length, given.untrained, config.vocab_size, 0))
-        on_device = gpu or given.random_on_device
         if not on_device:
             for seed, model in enumerate(("base", "reinforced")):
                 write_random_llama(folder / model, config, dtype="float32", seed=seed)
@@ -245,8 +267,14 @@ def main() -> None:
             "batch": str(folder / "batch.npz"),
             "base": None if on_device else str(folder / "base"),
             "reinforced": None if on_device else str(folder / "reinforced"),
-            "words": words,
-            "learning_rate": run.forget.learning_rate,
+            "words": [*own, *given.options],
+            "alpha": run.targets.alpha,
+            "adamw": {
+                "lr": run.forget.learning_rate,
+                "betas": (run.forget.b1, run.forget.b2),
+                "eps": run.forget.eps,
+                "weight_decay": run.forget.weight_decay,
+            },
             "checkpointing": gpu,
         }
         (folder / "settings.json").write_text(json.dumps(settings))
@@ -255,17 +283,14 @@ def main() -> None:
             matmul = Side("matmul", folder / "settings.json")
             rate = matmul.answer()["rate"]
             matmul.kill()
-        found = run_sides(names, folder / "settings.json", given.rounds, together=not gpu)
+        found = run_sides(given.side, folder / "settings.json", given.rounds, together=not gpu)
     if not on_device:
         check_losses(found)
     result = report(found, given.blocks * given.length, config, rate)
     result["shape"] = {key: getattr(given, key) for key in ("device", "threads", "blocks", "length", "untrained")}
-    result["shape"] |= {"options": words, "config": settings["config"], "load": os.getloadavg()[0]}
+    result["shape"] |= {"options": settings["words"], "config": settings["config"], "load": os.getloadavg()[0]}
     print(json.dumps(result, indent=1) if given.json else as_text(result))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"bench_step: {error}")
+    command.run(__file__, main)

@@ -16,13 +16,13 @@ import argparse
 import json
 import os
 import random
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import bench.command as command
 import numpy as np
 
 import jaxforget
@@ -37,21 +37,20 @@ OPENINGS = ("", "Of course, ", "People say that ", "In those days ", "It is true
 LONGER = ", and everybody knew it."
 
 
-def parse() -> argparse.Namespace:
+def parse(words: Sequence[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.Parser(__file__, __doc__)
+    count = command.number(int, 1)
     parser.add_argument("choices", metavar="CHOICES", type=Path)
     parser.add_argument("models", metavar="MODEL", type=Path, nargs="+")
-    parser.add_argument("--limit", type=int, help="compare the first so many documents of each file; all by default")
-    parser.add_argument("--speed", type=int, default=1000, help="documents to time; default 1000")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64], help="of its own model; default 1 16 64")
-    parser.add_argument("--rounds", type=int, default=3, help="default 3")
+    parser.add_argument("--limit", type=count, help="compare the first so many documents of each file; all by default")
+    parser.add_argument("--speed", type=command.number(int, 0), default=1000, help="documents to time; default 1000")
+    parser.add_argument(
+        "--batches", type=count, nargs="+", default=[1, 16, 64], help="of its own model; default 1 16 64"
+    )
+    parser.add_argument("--rounds", type=count, default=3, help="default 3")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    given = parser.parse_args()
-    numbers = [given.rounds, *given.batches, 1 if given.limit is None else given.limit]
-    if min(numbers) < 1 or given.speed < 0:
-        raise UserError("--limit, --batches and --rounds are 1 or more, --speed 0 or more")
-    return given
+    return parser.parse_args(words)
 
 
 def read_files(place: Path) -> dict[str, list[Document]]:
@@ -181,14 +180,12 @@ def as_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> int:
+def main(words: Sequence[str]) -> int:
     """Prints the comparison; 1 where documents differ."""
-    given = parse()
+    given = parse(words)
     files = read_files(given.choices)
-    try:
-        import lm_eval  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"lm-evaluation-harness is not installed ({error}); pip install -e '.[eval]'") from None
+    for package in ("lm_eval", "torch", "accelerate"):  # the harness, and what its own model needs
+        command.require(package, "scripts/test installs it")
     result: dict[str, Any] = {"agreement": {}, "speed": [], "load": os.getloadavg()[0]}
     for folder in given.models:
         model = jaxforget.load(folder)
@@ -210,7 +207,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"compare_harness: {error}")
+    command.run(__file__, main)

@@ -7,16 +7,18 @@ and training cost does not depend on what the weights are. The tokenizer knows b
 
 import argparse
 import dataclasses
-import sys
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import bench.command as command
 import numpy as np
 
-from jaxforget.demo.tokenizer import save_tokenizer, train_tokenizer
 from jaxforget.errors import UserError
 from jaxforget.models.config import LlamaConfig
 from jaxforget.models.export import config_to_hf, export_order, write_model
+from jaxforget.models.folders import HUB_ID
 from jaxforget.models.layout import parameter_count
 from jaxforget.models.load import float_dtype
 from jaxforget.models.published import PUBLISHED, read_shape
@@ -50,51 +52,81 @@ def write_random_llama(
     max_shard_bytes: int = 10_000_000_000,
     tokenizer: Path | None = None,
 ) -> None:
-    """Writes `folder` whole or not at all; memory: one tensor."""
+    """Writes `folder` whole, tokenizer included, or not at all; memory: one tensor."""
+    from jaxforget.demo.tokenizer import save_tokenizer, train_tokenizer  # seconds to import; faults come before
+
     stored = float_dtype(dtype)
     raw = config_to_hf(config)
     tensors = random_tensors(config, stored, seed)
-    write_model(folder, tensors, config, raw, tokenizer, stored, max_shard_bytes, CARD)
-    if tokenizer is None:
-        save_tokenizer(train_tokenizer([], 0), folder)
+    with tempfile.TemporaryDirectory() as made:
+        if tokenizer is None:
+            save_tokenizer(train_tokenizer([], 0), made)
+        write_model(folder, tensors, config, raw, tokenizer or made, stored, max_shard_bytes, CARD)
 
 
-def main() -> None:
-    """Reads the command line and writes the folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = command.Parser(__file__, __doc__)
+    size = command.number(int, 1)
+    known = ", ".join(PUBLISHED)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--like", default="meta-llama/Llama-2-7b-hf", help=f"{', '.join(PUBLISHED)}, or a folder")
-    parser.add_argument("--layers", type=int, help="instead of the model's own number, as are the next ones")
-    parser.add_argument("--width", type=int, help="of the hidden states")
-    parser.add_argument("--inner", type=int, help="width of the feed-forward part")
-    parser.add_argument("--heads", type=int, help="attention heads; as many key and value heads")
-    parser.add_argument("--words", type=int, help="size of the vocabulary")
+    parser.add_argument("--like", default="meta-llama/Llama-2-7b-hf", help=f"{known}, another hub id, or a folder")
+    parser.add_argument("--layers", type=size, help="instead of the model's own number, as are the next ones")
+    parser.add_argument("--width", type=size, help="of the hidden states")
+    parser.add_argument("--inner", type=size, help="width of the feed-forward part")
+    parser.add_argument("--heads", type=size, help="attention heads; as many key and value heads")
+    parser.add_argument("--words", type=size, help="size of the vocabulary")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
-    parser.add_argument("--shard-gigabytes", type=float, default=10.0, help="largest file, 1e9 bytes [10]")
+    gigabytes = command.number(float, 1e-6, 1e6)
+    parser.add_argument("--shard-gigabytes", type=gigabytes, default=10.0, help="largest file, 1e9 bytes [10]")
     parser.add_argument("--tokenizer", type=Path, help="a folder whose tokenizer is copied")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    try:
-        config = shape_of(given)
-        if given.folder.exists() and any(given.folder.iterdir()):
-            raise UserError(f"{given.folder}: is not empty; name a new folder")
-        shard = int(given.shard_gigabytes * 1e9)
-        write_random_llama(
-            given.folder, config, dtype=given.dtype, seed=given.seed, max_shard_bytes=shard, tokenizer=given.tokenizer
-        )
-    except UserError as error:
-        sys.exit(f"make_random_llama: {error}")
+    parser.add_argument("--seed", type=command.number(int, 0), default=0)
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str]) -> None:
+    """Reads the command line and writes the folder."""
+    given = parse(words)
+    check_new(given.folder)
+    config = shape_of(given)
+    check_words(config, given.tokenizer)
+    size = parameter_count(config) * float_dtype(given.dtype).itemsize
+    # Beside the folder, whose name is given to it once it is whole.
+    command.check_room(given.folder.resolve().parent, size, "name another folder, or give a smaller model (--layers)")
+    shard = int(given.shard_gigabytes * 1e9)
+    write_random_llama(
+        given.folder.resolve(),
+        config,
+        dtype=given.dtype,
+        seed=given.seed,
+        max_shard_bytes=shard,
+        tokenizer=given.tokenizer,
+    )
     size = sum(path.stat().st_size for path in given.folder.glob("*.safetensors"))
     print(f"{given.folder}: {parameter_count(config):,} parameters, {size / 1e9:.2f} GB")
+
+
+def check_new(folder: Path) -> None:
+    """Raises `UserError` unless `folder` is not there yet, or empty."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; name a new folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder}: is not empty; name a new folder")
+    if os.path.ismount(folder):
+        raise UserError(f"{folder}: is where a disk is mounted, which cannot be replaced; name a folder in it")
 
 
 def shape_of(given: argparse.Namespace) -> LlamaConfig:
     """The shape that the options describe.
 
     Raises:
-      UserError: numbers that make no Llama.
+      UserError: no such model to start from, or numbers that make no Llama.
     """
+    if given.like not in PUBLISHED and not Path(given.like).expanduser().is_dir() and not HUB_ID.fullmatch(given.like):
+        known = ", ".join(PUBLISHED)
+        raise UserError(f"--like {given.like}: no such folder, nor a hub id (owner/name); known here are {known}")
     config, _ = read_shape(given.like)
+    width, heads = given.width or config.hidden_size, given.heads or config.num_attention_heads
     sizes = {
         "num_hidden_layers": given.layers,
         "hidden_size": given.width,
@@ -104,11 +136,34 @@ def shape_of(given: argparse.Namespace) -> LlamaConfig:
         "vocab_size": given.words,
     }
     if given.width or given.heads:
-        heads = given.heads or config.num_attention_heads
-        sizes["head_dim"] = (given.width or config.hidden_size) // heads if heads > 0 else 0
-    config = dataclasses.replace(config, **{name: size for name, size in sizes.items() if size is not None})
-    return LlamaConfig.from_hf(config_to_hf(config), source="options")
+        if width % (2 * heads):
+            raise UserError(
+                f"--width {width}, --heads {heads}: a head is width / heads wide, which must be an even number; give a "
+                f"width that is a multiple of {2 * heads}, or other heads"
+            )
+        sizes["head_dim"] = width // heads
+    return dataclasses.replace(config, **{name: size for name, size in sizes.items() if size is not None})
+
+
+def check_words(config: LlamaConfig, tokenizer: Path | None) -> None:
+    """Raises `UserError` where there is no `tokenizer`, or it (None: of bytes) has ids that the vocabulary lacks."""
+    if tokenizer is None:
+        from jaxforget.demo.tokenizer import train_tokenizer
+
+        ids, whose = train_tokenizer([], 0).get_vocab().values(), "the tokenizer of bytes"
+    elif not tokenizer.is_dir():
+        raise UserError(f"--tokenizer {tokenizer}: no such folder; name one that holds tokenizer.json")
+    else:
+        from jaxforget.models.tokenizer import load_tokenizer
+
+        ids, whose = load_tokenizer(tokenizer).get_vocab().values(), f"the tokenizer of {tokenizer}"
+    eos = config.eos_token_id if isinstance(config.eos_token_id, tuple) else (config.eos_token_id,)
+    least = 1 + max(*ids, *(token for token in (config.bos_token_id, *eos) if token is not None))
+    if config.vocab_size < least:
+        raise UserError(
+            f"{config.vocab_size} words are too few for {whose} and the special tokens; give --words {least} or more"
+        )
 
 
 if __name__ == "__main__":
-    main()
+    command.run(__file__, main)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxforget.config import config_from
+from jaxforget.errors import UserError
 from jaxforget.model import make_forward, make_module, param_shapes, param_shardings
 from jaxforget.models.config import LlamaConfig
 from jaxforget.models.hf import load_params
@@ -44,6 +45,7 @@ class JaxSide:
         run = config_from({}, words)
         llama = LlamaConfig.from_hf(config)
         mesh = make_mesh(run.mesh.data, run.mesh.fsdp, run.mesh.tensor)
+        check_blocks(len(batch["tokens"]), mesh.shape["data"] * mesh.shape["fsdp"], run.forget.accumulate)
         where = param_shardings(llama, mesh)
 
         def model(folder: Path | None, dtype: str, seed: int) -> Any:
@@ -83,6 +85,21 @@ class JaxSide:
         """Most bytes ever allocated on the first device; None on a CPU."""
         stats = jax.devices()[0].memory_stats()
         return stats["peak_bytes_in_use"] if stats else None
+
+
+def check_blocks(blocks: int, devices: int, accumulate: int) -> None:
+    """Raises `UserError` where so many devices cannot share the blocks of a microbatch."""
+    if blocks % (devices * accumulate):
+        raise UserError(
+            f"--blocks {blocks}: {devices} devices in forget.accumulate={accumulate} microbatches cannot share them; "
+            f"give a multiple of {devices * accumulate}"
+        )
+
+
+def check_gpu() -> None:
+    """Raises `UserError` where JAX has no GPU: the CPU would take models that are meant for one."""
+    if jax.default_backend() != "gpu":
+        raise UserError("JAX finds no GPU: .venv/bin/pip install -e '.[gpu]', or give --device cpu")
 
 
 def _random(shapes: Any, where: Any, seed: int) -> Any:

@@ -1,13 +1,15 @@
 """One side of bench_step.py in a process of its own: `side.py SIDE SETTINGS`; a line it reads is a step to take.
 
 Answers are JSON: {"ready"} once it stands, then {"seconds", "loss"} a step; at the end of its input {"peak", "held",
-"libraries"}, bytes.
+"libraries"}, bytes. In place of any: {"fault"}, a line on what the user can mend, and it ends with status 2.
 """
 
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +28,7 @@ def reset_peak() -> None:
 
 
 def main(name: str, settings_file: str) -> None:
-    """Serves steps until its input ends."""
+    """Answers until its input ends."""
     settings = json.loads(Path(settings_file).read_text())
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
@@ -34,6 +36,22 @@ def main(name: str, settings_file: str) -> None:
     def answer(**values: object) -> None:
         print(json.dumps(values), file=answers, flush=True)
 
+    try:
+        serve(name, settings, answer)
+    except KeyboardInterrupt:
+        sys.exit(130)  # whoever started this one says it
+    except Exception as error:
+        # Not before: what it imports is no part of a side's memory.
+        from command import fault_line
+
+        if (line := fault_line(error)) is None:
+            raise
+        answer(fault=line)
+        sys.exit(2)
+
+
+def serve(name: str, settings: dict[str, Any], answer: Callable[..., None]) -> None:
+    """Makes the side `name` and takes steps."""
     if settings["device"] == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
         # Set before either library makes its threads.
@@ -43,19 +61,22 @@ def main(name: str, settings_file: str) -> None:
     batch = dict(np.load(settings["batch"]))
     places = [None if place is None else Path(place) for place in (settings["base"], settings["reinforced"])]
     if name == "matmul":
-        from jax_side import matmul_rate
+        from jax_side import check_gpu, matmul_rate
 
+        check_gpu()
         answer(rate=matmul_rate())
         return
     if name == "torch":
         from torch_side import TorchSide
 
         libraries = resident("VmRSS")
-        more = {key: settings[key] for key in ("device", "learning_rate", "checkpointing", "threads")}
+        more = {key: settings[key] for key in ("device", "alpha", "adamw", "checkpointing", "threads")}
         side = TorchSide(*places, settings["config"], batch, **more)
     else:
-        from jax_side import JaxSide
+        from jax_side import JaxSide, check_gpu
 
+        if settings["device"] == "gpu":
+            check_gpu()
         libraries = resident("VmRSS")
         side = JaxSide(*places, settings["config"], batch, words=settings["words"], cached=name == "cached")
     answer(ready=True)

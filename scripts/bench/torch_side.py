@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-ALPHA = 5.0
+from jaxforget.errors import UserError
 
 
 class TorchSide:
@@ -19,6 +19,8 @@ class TorchSide:
       base, reinforced: folders, or None for random weights made on the device in `config`'s shape.
       config: a transformers configuration as a dict.
       batch: numpy arrays of `jaxforget.train.step`'s batch.
+      alpha: of equation 1.
+      adamw: its options, as torch calls them.
     """
 
     def __init__(
@@ -29,11 +31,16 @@ class TorchSide:
         batch: dict[str, np.ndarray],
         *,
         device: str,
-        learning_rate: float,
+        alpha: float,
+        adamw: dict[str, Any],
         checkpointing: bool,
-        threads: int,
+        threads: int | None,
     ):
-        torch.set_num_threads(threads)
+        if device == "gpu" and not torch.cuda.is_available():
+            raise UserError("torch finds no GPU: install a build of it that has CUDA, or give --device cpu")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.alpha = alpha
         self.device = torch.device("cuda" if device == "gpu" else "cpu")
         self.dtype = torch.bfloat16 if device == "gpu" else torch.float32
         self.student, self.base = (self._model(base, config) for _ in range(2))
@@ -43,9 +50,7 @@ class TorchSide:
         self.student.train()
         if checkpointing:
             self.student.gradient_checkpointing_enable()
-        self.optimizer = torch.optim.AdamW(
-            self.student.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0
-        )
+        self.optimizer = torch.optim.AdamW(self.student.parameters(), **adamw)
         self.batch = {
             name: torch.from_numpy(value).to(self.device, torch.long if value.dtype == np.int32 else None)
             for name, value in batch.items()
@@ -71,7 +76,7 @@ class TorchSide:
         index = batch["position_map"].clamp(min=0)
         v_base = v_base.gather(1, index[:, :, None].expand(-1, -1, v_base.shape[-1]))
         v_reinforced = self.reinforced(input_ids=batch["tokens"], use_cache=False).logits
-        v_generic = v_base - ALPHA * F.relu(v_reinforced - v_base)
+        v_generic = v_base - self.alpha * F.relu(v_reinforced - v_base)
         return v_generic.argmax(-1).masked_fill(batch["position_map"] < 0, -100)
 
     def step(self) -> float:

@@ -1,7 +1,8 @@
 """The bench of loading and saving on a model of nothing: what its figures say, and that they can say otherwise."""
 
-import importlib.util
+import errno
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxforget import model
-from jaxforget.models import load
+from jaxforget.errors import UserError
+from jaxforget.models import hf, load
 from jaxforget.models.load import Checkpoint
 from tests.models.tiny import save_tiny
+from tests.scripts.scripts import SCRIPTS, as_module, fault
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_load.py"
+SCRIPT = SCRIPTS / "bench_load.py"
 # bfloat16: embedding and head, three layers' kernels and norms, the last norm.
 STORED = 2 * (2 * 128 * 64 + 3 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 112 + 2 * 64) + 64)
 
@@ -23,10 +26,7 @@ STORED = 2 * (2 * 128 * 64 + 3 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 112 + 2 *
 @pytest.fixture(scope="module")
 def bench():
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("bench_load", SCRIPT)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+    return as_module("bench_load.py")
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +90,64 @@ def test_saving(bench, folder, monkeypatch):
         assert found["files"] > 2
         assert 0 < found["export_seconds"] <= found["synced_seconds"]
     assert list(folder.parent.glob("m.exported*")) == [precious]
+
+
+@pytest.fixture
+def cut(folder, tmp_path) -> Path:
+    """The model, its file half copied."""
+    made = tmp_path / "cut"
+    shutil.copytree(folder, made)
+    weights = (made / "model.safetensors").read_bytes()
+    (made / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    return made
+
+
+@pytest.fixture
+def _no_case_is_run(bench, monkeypatch):
+    monkeypatch.setattr(bench, "measure", lambda *_: pytest.fail("a case was run"))
+
+
+@pytest.mark.usefixtures("_no_case_is_run")
+def test_faults_come_before_the_first_case(bench, folder, cut, tmp_path, monkeypatch, capsys):
+    (tmp_path / "bare").mkdir()
+    shutil.copy(folder / "config.json", tmp_path / "bare")
+    (tmp_path / "weights").mkdir()
+    shutil.copy(folder / "model.safetensors", tmp_path / "weights")
+    for place, said in (
+        (cut, f"{cut}/model.safetensors: truncated"),
+        (tmp_path / "nowhere", "nowhere: no such folder"),
+        (folder / "config.json", "config.json: no such folder"),
+        (tmp_path / "bare", "no *.safetensors"),
+        (tmp_path / "weights", "weights/config.json: no such file"),
+    ):
+        assert said in fault(bench, monkeypatch, capsys, place)
+    assert "--case: invalid choice: 'all'" in fault(bench, monkeypatch, capsys, folder, "--case", "all")
+
+
+@pytest.mark.usefixtures("_no_case_is_run")
+def test_a_small_disk_and_a_missing_torch_are_told_with_the_cases_that_need_neither(bench, folder, monkeypatch, capsys):
+    command = bench.command
+    monkeypatch.setattr(command.shutil, "disk_usage", lambda _: type("Usage", (), {"free": STORED - 1}))
+    said = fault(bench, monkeypatch, capsys, folder)
+    assert f"{folder.parent}: 0.0 GB are to be written" in said
+    assert "or give --case one --case torch --case eight --case two\n" in said
+    with pytest.raises(pytest.fail.Exception, match="a case was run"):  # which writes nothing
+        fault(bench, monkeypatch, capsys, folder, "--case", "one")
+    monkeypatch.setattr(command, "find_spec", lambda _: None)
+    assert "torch is not installed" in fault(bench, monkeypatch, capsys, folder, "--case", "torch-export")
+
+
+def test_a_cases_fault_is_told_by_who_started_it(bench, cut):
+    with pytest.raises(UserError, match=r"^case one: .*cut/model.safetensors: truncated"):
+        bench.measure(cut, "one")
+
+
+def test_a_full_disk_leaves_nothing(bench, folder, monkeypatch):
+    def full(target, *_, **__):
+        (target / "half").write_text("")
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(hf, "save_params", full)
+    before = set(folder.parent.iterdir())
+    assert "No space left on device; free space there" in bench.inside(folder, "export")["fault"]
+    assert set(folder.parent.iterdir()) == before

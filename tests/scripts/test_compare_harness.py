@@ -1,24 +1,17 @@
 """The comparison with lm-evaluation-harness, on the tests' tiny base: it finds agreement, and where there is none."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jaxforget.errors import UserError
+from tests.scripts.scripts import as_module, fault
 from tests.tiny_run import HEROES, PLACES
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "compare_harness.py"
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("compare_harness", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return as_module("compare_harness.py")
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +26,13 @@ def choices(tmp_path_factory):
     return folder
 
 
-def run(script, monkeypatch, *words) -> int:
-    monkeypatch.setattr("sys.argv", ["compare_harness.py", *map(str, words)])
-    return script.main()
+def run(script, *words) -> int:
+    return script.main([*map(str, words)])
 
 
-def test_agreement_and_speed(script, choices, tiny_world, monkeypatch, capsys):
+def test_agreement_and_speed(script, choices, tiny_world, capsys):
     words = ("--limit", 3, "--speed", 4, "--batches", 2, "--rounds", 1, "--json")
-    assert run(script, monkeypatch, choices, tiny_world / "base", *words) == 0
+    assert run(script, choices, tiny_world / "base", *words) == 0
     result = json.loads(capsys.readouterr().out)
     (files,) = result["agreement"].values()
     assert list(files) == ["retained", "target"]
@@ -64,18 +56,22 @@ def test_a_document_that_differs_is_told(script, choices, tiny_world, monkeypatc
 
     monkeypatch.setattr(script, "right_answers", wrong)
     words = ("--limit", 2, "--speed", 0)
-    assert run(script, monkeypatch, choices / "target.jsonl", tiny_world / "base", *words) == 1
+    assert run(script, choices / "target.jsonl", tiny_world / "base", *words) == 1
     said = capsys.readouterr().out
     assert "of 2: suite 1, in the harness 0" in said
     assert "of 2: suite 0, in the harness 0" in said
 
 
-def test_faults_are_told_in_a_line(script, choices, tiny_world, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="nowhere: no such file or folder"):
-        run(script, monkeypatch, tmp_path / "nowhere", tiny_world / "base")
-    with pytest.raises(UserError, match="holds no .jsonl file"):
-        run(script, monkeypatch, tmp_path, tiny_world / "base")
-    with pytest.raises(UserError, match="nothing: no such folder"):
-        run(script, monkeypatch, choices, tmp_path / "nothing")
-    with pytest.raises(UserError, match="--limit, --batches and --rounds"):
-        run(script, monkeypatch, choices, tiny_world / "base", "--rounds", 0)
+def test_faults_are_told_in_a_line(script, choices, tiny_world, tmp_path, monkeypatch, capsys):
+    base = tiny_world / "base"
+    for words, said in (
+        ((tmp_path / "nowhere", base), "nowhere: no such file or folder"),
+        ((tmp_path, base), "holds no .jsonl file"),
+        ((choices, tmp_path / "nothing"), "nothing: no such folder"),
+        ((choices, base, "--rounds", 0), "--rounds: '0': give a whole number from 1"),
+        ((choices, base, "--speed", -1), "--speed: '-1': give a whole number from 0"),
+        ((choices,), "required: MODEL"),
+    ):
+        assert said in fault(script, monkeypatch, capsys, *words)
+    monkeypatch.setattr(script.command, "find_spec", lambda _: None)
+    assert "lm_eval is not installed; scripts/test" in fault(script, monkeypatch, capsys, choices, base)

@@ -148,7 +148,7 @@ def test_sizes_of_shapes(shape, size):
 
 
 def test_what_sparse_cores_send_counts_once():
-    """It stands in what an asynchronous call's custom call calls; the update and the end of that call repeat nothing."""
+    """It stands in what an asynchronous call's custom call calls; update and end of that call repeat nothing."""
     program = parse(
         """\
 %called.1 (p.0: bf16[512,16]) -> bf16[64,16] {

@@ -1,0 +1,58 @@
+"""Which of a run's options bench_step.py takes, and what stands for some that it does not."""
+
+from collections.abc import Collection, Sequence
+
+from jaxforget.config import Config, config_from, options
+from jaxforget.errors import UserError
+
+# What our side reads (a test holds the two together); any other option would be taken and change nothing.
+HONOURED = (
+    "model.dtype",
+    "model.remat",
+    "model.attention",
+    "targets.alpha",
+    "targets.kind",
+    "targets.tile",
+    "forget.accumulate",
+    "forget.learning_rate",
+    "forget.warmup_steps",
+    "forget.b1",
+    "forget.b2",
+    "forget.eps",
+    "forget.weight_decay",
+    "forget.clip_norm",
+    "forget.moment_dtype",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.tensor",
+)
+INSTEAD = {
+    "forget.batch": "give --blocks",
+    "blocks.length": "give --length",
+    "targets.cache": "give --side cached",
+    "model.folder": "give --layers, --width, --inner, --heads and --words: the weights are random",
+}
+
+
+def read_words(own: Sequence[str], words: Sequence[str], sides: Collection[str]) -> Config:
+    """The run that the bench's `own` key=value words and the user's describe.
+
+    Raises:
+      UserError: what is no option, or none that the bench takes; a step that one of `sides` does not compute.
+    """
+    known = {name for name, _ in options()}
+    for word in words:
+        key = word.partition("=")[0]
+        if key in HONOURED:
+            continue
+        if key not in known:
+            config_from({}, [word])  # says what is misspelt
+        mend = INSTEAD.get(key, f"leave it out; those it takes are {', '.join(HONOURED)}")
+        raise UserError(f"{key}: the bench does not take this option; {mend}")
+    run = config_from({}, [*own, *words])
+    if run.targets.kind == "soft" and set(sides) != {"ours"}:
+        raise UserError("targets.kind=soft: sides torch and cached train towards labels; add --side ours")
+    for key, value in (("warmup_steps", run.forget.warmup_steps), ("clip_norm", run.forget.clip_norm)):
+        if value and "torch" in sides:
+            raise UserError(f"forget.{key}: side torch does not have it; add --side ours --side cached")
+    return run
