@@ -28,9 +28,20 @@ SPREAD = 0.02  # standard deviation of every kernel, as initialisation has it
 CHUNK = 1 << 22  # numbers drawn at a time
 
 
-def random_tensors(config: LlamaConfig, dtype: np.dtype, seed: int) -> Iterator[np.ndarray]:
-    """The tensors of `export_order`, one at a time: kernels normal, norms one, biases zero."""
-    rng = np.random.default_rng(seed)
+def random_tensors(config: LlamaConfig, dtype: np.dtype, seed: int, drift: float = 0.0) -> Iterator[np.ndarray]:
+    """The tensors of `export_order`, one at a time: kernels normal, norms one, biases zero.
+
+    drift: from the model of that seed, as further training would have it: 0 none, 1 wholly another model.
+    """
+    rng, other = np.random.default_rng(seed), np.random.default_rng(seed + 1)
+
+    def draw(count: int) -> np.ndarray:
+        numbers = rng.standard_normal(count, np.float32)
+        if not drift:
+            return numbers
+        numbers *= np.float32((1 - drift**2) ** 0.5)
+        return numbers + np.float32(drift) * other.standard_normal(count, np.float32)
+
     for _, leaf, _ in export_order(config):
         out = np.empty(leaf.stored_shape, dtype)
         flat = out.reshape(-1)
@@ -39,7 +50,7 @@ def random_tensors(config: LlamaConfig, dtype: np.dtype, seed: int) -> Iterator[
         else:
             for start in range(0, flat.size, CHUNK):
                 part = flat[start : start + CHUNK]
-                part[:] = rng.standard_normal(part.size, np.float32) * np.float32(SPREAD)
+                part[:] = draw(part.size) * np.float32(SPREAD)
         yield out
 
 
@@ -49,6 +60,7 @@ def write_random_llama(
     *,
     dtype: str = "bfloat16",
     seed: int = 0,
+    drift: float = 0.0,
     max_shard_bytes: int = 10_000_000_000,
     tokenizer: Path | None = None,
 ) -> None:
@@ -57,7 +69,7 @@ def write_random_llama(
 
     stored = float_dtype(dtype)
     raw = config_to_hf(config)
-    tensors = random_tensors(config, stored, seed)
+    tensors = random_tensors(config, stored, seed, drift)
     with tempfile.TemporaryDirectory() as made:
         if tokenizer is None:
             save_tokenizer(train_tokenizer([], 0), made)

@@ -13,7 +13,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKS = ["requirements.lock", "requirements-test.lock"]
-SCRIPTS = ["scripts/demo", "scripts/test", "scripts/lock", "scripts/tpu_vm", "scripts/environment.sh", ".ci/run"]
+SCRIPTS = [
+    "scripts/demo",
+    "scripts/test",
+    "scripts/lock",
+    "scripts/tpu_vm",
+    "scripts/tpu_vm_checks.sh",
+    "scripts/environment.sh",
+    ".ci/run",
+]
 
 # A room may import rooms of a lower rank, and itself; rooms of one rank are strangers.
 RANKS = [

@@ -113,3 +113,17 @@ def test_a_disk_that_fills_up_leaves_nothing(script, tmp_path, monkeypatch, caps
     monkeypatch.setattr(module, name, full)
     assert "No space left on device; free space" in fault(script, monkeypatch, capsys, tmp_path / "m", *SMALL)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_drifted_model_is_a_relative_of_the_same_spread():
+    script = as_module(SCRIPT)
+    config = script.shape_of(script.parse(["x", *SMALL]))
+    first, again, far, drifted = (
+        np.concatenate([x.ravel() for x in script.random_tensors(config, np.dtype(np.float32), seed, drift)])
+        for seed, drift in ((0, 0.0), (0, 0.0), (1, 0.0), (0, 0.3))
+    )
+    np.testing.assert_array_equal(first, again)
+    drawn = first != 1  # all but the norms
+    assert abs(np.corrcoef(first[drawn], far[drawn])[0, 1]) < 0.02
+    assert np.corrcoef(first[drawn], drifted[drawn])[0, 1] == pytest.approx(0.91**0.5, abs=0.01)
+    assert drifted[drawn].std() == pytest.approx(first[drawn].std(), rel=0.02)
