@@ -166,18 +166,26 @@ def make_module(config: LlamaConfig, mesh: Mesh, dtype: str, remat: str, attenti
 
     remat and attention: as the options of those names, model.remat and model.attention.
     """
-    # A loop around very few layers costs more time (residuals copied in and out) than its shorter compilation saves.
-    # But only a loop keeps the compiler from recomputing all layers at once, which holds as much as no remat.
-    unroll = config.num_hidden_layers if config.num_hidden_layers <= SHALLOW and remat == "none" else 1
     return Llama(
         config,
         dtype=jnp.dtype(dtype),
         remat=remat,
-        unroll=unroll,
+        unroll=_unrolled(config, remat),
         constrain=ActivationSharding(mesh),
         look_up=ShardedLookUp(mesh),
         attend=SplashAttention(mesh) if attention == "auto" and has_splash(mesh) else attend,
     )
+
+
+def recomputing(module: Llama, remat: str) -> Llama:
+    """`module` with another remat."""
+    return module.clone(remat=remat, unroll=_unrolled(module.config, remat))
+
+
+def _unrolled(config: LlamaConfig, remat: str) -> int:
+    # A loop around very few layers costs more time (residuals copied in and out) than its shorter compilation saves.
+    # But only a loop keeps the compiler from recomputing all layers at once, which holds as much as no remat.
+    return config.num_hidden_layers if config.num_hidden_layers <= SHALLOW and remat == "none" else 1
 
 
 def make_forward(module: Llama) -> Forward:

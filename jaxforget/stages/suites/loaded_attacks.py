@@ -26,7 +26,7 @@ from jaxforget.evals.prompting import (
 )
 from jaxforget.evals.relearning import RelearnOptions, asked_and_taught, make_relearner
 from jaxforget.evals.weight_attacks import QUANTISED_SAID, interpolated, quantised
-from jaxforget.model import Model, load, make_forward, make_module, whole
+from jaxforget.model import Model, load, make_forward, recomputing, whole
 from jaxforget.models.llama import Llama
 from jaxforget.stages.suites.loaded import scorer
 
@@ -109,8 +109,7 @@ def relearn_outcomes(
       length: tokens of a block of the target's.
       remat: what the backward pass recomputes, as model.remat.
     """
-    module = make_module(model.config, model.mesh, str(model.module.dtype), remat, "plain")
-    module = module.clone(attend=model.module.attend)
+    module = recomputing(model.module, remat)
     asked, taught = asked_and_taught(probes, sentences)
     questions = [encode_probe(probe, model.tokenizer) for probe in asked]
     target = cut_blocks([Document("target", "\n".join(taught))], model.tokenizer, length=length)[0]
