@@ -248,7 +248,8 @@ def run_chain(config: Config, stages: tuple[str, ...] = tuple(stage.name for sta
     """Runs the named stages of `config` in the chain's order; a stage whose inputs are those of last time does nothing.
 
     Raises:
-      UserError: a fault in what the user gave. jaxforget.train.loop.Preempted: stopped by SIGTERM, everything saved.
+      UserError: a fault in what the user gave. jaxforget.train.loop.Preempted: stopped by SIGTERM, or in training
+        by SIGINT (a notebook's interrupt), everything saved.
     """
     with naming_options(config):
         run = Run(config)

@@ -1,4 +1,4 @@
-# Sourced by tpu_vm: what can be known to be wrong before anything is asked of the cloud, and what travels there.
+# Sourced by tpu_vm: what is known before anything is asked of the cloud: what is wrong, the type's names, what travels.
 # shellcheck shell=bash
 
 COMMANDS="demo run anchors prepare reinforce forget eval export report generate plan profile"
@@ -64,6 +64,23 @@ check_type() {
     fail "--disk: $TYPE has several hosts, of which only one could write to it; give --nfs HOST:/SHARE"
 }
 
+# What gcloud calls the type, and the software that belongs to it.
+accelerator() { case $TYPE in v5e-*) echo "v5litepod-${TYPE#v5e-}" ;; *) echo "$TYPE" ;; esac }
+
+runtime() {
+  if [ -n "$RUNTIME" ]; then
+    echo "$RUNTIME"
+    return
+  fi
+  case $(accelerator) in
+    v2-* | v3-* | v4-*) echo tpu-ubuntu2204-base ;;
+    v5litepod-*) echo v2-alpha-tpuv5-lite ;;
+    v5p-*) echo v2-alpha-tpuv5 ;;
+    v6e-*) echo v2-alpha-tpuv6e ;;
+    *) fail "--type $TYPE: which software it runs is not known here; name it with --runtime" ;;
+  esac
+}
+
 # The words for jaxforget: its command, where its output goes, and files that would not be there.
 check_words() {
   local word value out=""
@@ -77,13 +94,14 @@ check_words() {
         continue
         ;;
       # A run's folder as CONFIG, which is then out.
+      /mnt/run/*.yaml | /mnt/run/*.yml) ;;
       /mnt/run/*) out=${out:-$word} ;;
     esac
     case $word in
       /mnt/run/* | *=/mnt/run/*) continue ;;
       *=*/* | *.path=* | *.folder=*) [ -e "$value" ] || continue ;;
       *=*) continue ;;
-      *) [ -f "$word" ] || [[ $word == *.yaml ]] || continue ;;
+      *) [ -e "$word" ] || [[ $word == *.yaml ]] || continue ;;
     esac
     [[ $value != /* && -n $(travelling "$value" | tr '\0' '\n') ]] ||
       fail "$word: does not travel with the checkout; scripts/tpu_vm send it to /mnt/run, and name it there"
@@ -96,7 +114,7 @@ check_words() {
 check_size() {
   local large
   # shellcheck disable=SC2016  # expanded in the inner shell
-  large=$(cd "$ROOT" && travelling | xargs -0 sh -c '[ $# = 0 ] || find "$@" -prune -size +195312' sh) || true
+  large=$(cd "$ROOT" && travelling | xargs -0 sh -c '[ $# = 0 ] || find "$@" -prune -size +100000000c' sh) || true
   large=${large%%$'\n'*}
   [ -z "$large" ] ||
     fail "$large: more than 100 MB, and would travel to every host each time; let git ignore it, and send it"

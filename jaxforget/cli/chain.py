@@ -1,9 +1,8 @@
 """`jaxforget run` and every single stage of it."""
 
 import argparse
-import sys
 
-from jaxforget.cli.faults import quiet_threads
+from jaxforget.cli.faults import quiet_threads, tell
 from jaxforget.cli.parser import add_config, option_table, read_config
 from jaxforget.errors import UserError
 from jaxforget.start import start_jax
@@ -105,6 +104,6 @@ def run(given: argparse.Namespace) -> int:
         else:
             run_chain(config, names)
     except Preempted as stopped:
-        print(f"jaxforget: {stopped}", file=sys.stderr)
+        tell(str(stopped))
         return 128 + stopped.signal
     return 0

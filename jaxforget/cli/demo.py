@@ -1,10 +1,9 @@
 """`jaxforget demo`."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from jaxforget.cli.faults import quiet_threads
+from jaxforget.cli.faults import quiet_threads, tell
 from jaxforget.cli.parser import check_seed
 from jaxforget.start import start_jax
 
@@ -27,6 +26,6 @@ def run(given: argparse.Namespace) -> int:
     try:
         run_demo(Path(given.out), given.seed)
     except Preempted as stopped:
-        print(f"jaxforget: {stopped}", file=sys.stderr)
+        tell(str(stopped))
         return 128 + stopped.signal
     return 0

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from jaxforget.errors import UserError
 
@@ -45,11 +45,26 @@ def users_fault(error: Exception, out: str) -> str | None:
     return None
 
 
+def tell(line: str) -> None:
+    """A last line on standard error; its reader may be gone, which must not change the status (`2>&1 | tee`)."""
+    try:
+        print(f"jaxforget: {line}", file=sys.stderr, flush=True)
+    except OSError:
+        silence(sys.stderr)
+
+
+def silence(stream: TextIO) -> None:
+    """Sends what a stream still holds nowhere: nothing more can be said to it, not even at exit."""
+    with contextlib.suppress(OSError, AttributeError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def abandoned(status: int, *, whole: bool) -> int:
     """Ends a `whole` process at once: threads stopped in the midst of their work would abort it on its way out."""
     if whole:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
         os._exit(status)
     return status
 
@@ -79,8 +94,9 @@ def stoppable(interrupted: str, *, whole: bool) -> Iterator[None]:
         raise KeyboardInterrupt
 
     def leave(*_: object) -> NoReturn:
-        # By the descriptor: what is interrupted may be this process writing to the stream.
-        os.write(2, f"{interrupted}\n".encode())
+        # By the descriptor: what is interrupted may be writing to the stream. Whoever read it may be gone.
+        with contextlib.suppress(OSError):
+            os.write(2, f"{interrupted}\n".encode())
         os._exit(130)
 
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}

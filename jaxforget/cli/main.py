@@ -1,14 +1,13 @@
 """The entry point: commands gathered, words parsed, faults told."""
 
 import argparse
-import contextlib
 import os
 import sys
 import threading
 from collections.abc import Sequence
 
 from jaxforget.cli import chain, demo, generate, plan, profile, review
-from jaxforget.cli.faults import Terminated, abandoned, stoppable, users_fault
+from jaxforget.cli.faults import Terminated, abandoned, silence, stoppable, tell, users_fault
 from jaxforget.cli.parser import Parser
 
 EXAMPLES = """\
@@ -32,20 +31,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     goes_on = "" if given.name in ANEW else "; run the same command to go on from the last checkpoint"
-    interrupted = f"jaxforget: interrupted{goes_on}"
+    interrupted = f"interrupted{goes_on}"
     try:
-        with stoppable(interrupted, whole=arguments is None):
+        with stoppable(f"jaxforget: {interrupted}", whole=arguments is None):
             return given.command(given) or 0
     except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
+        tell(interrupted)
         return abandoned(130, whole=arguments is None)
     except Terminated:
-        print(f"jaxforget: stopped by SIGTERM{goes_on}", file=sys.stderr)
+        tell(f"stopped by SIGTERM{goes_on}")
         return abandoned(143, whole=arguments is None)
     except BrokenPipeError:
-        # The reader of our output left (| head). Nothing more can be said to it, not even at exit.
-        with contextlib.suppress(OSError, AttributeError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)  # its reader left (| head)
         return 141
     except Exception as error:
         line = users_fault(error, str(getattr(given, "out", "")))

@@ -72,6 +72,7 @@ def fit(
     checkpoints = Checkpoints(run.checkpoints(stage), mark, keep=config.checkpoints.keep, select=select)
     iterator = None
     log = None
+    waits = True
     try:
         latest = checkpoints.latest()
         if latest is None:
@@ -102,12 +103,17 @@ def fit(
             state = checkpoints.restore(best, abstract_state(shapes, optimizer, shardings))
             return joined(state.params), best
         return joined(state.params), steps
+    except KeyboardInterrupt:
+        # Whoever insists does not wait for a save under way: unfinished, it does not exist.
+        waits = False
+        raise
     finally:
         if log is not None:
             log.close()
         if iterator is not None:
             iterator.close()
-        checkpoints.close()
+        if waits:
+            checkpoints.close()
 
 
 def save(run: Run, folder: Path, student: Model, params: Any, card: str, weights: str = "full") -> None:

@@ -11,7 +11,7 @@ from jaxforget.stages.build import teachers_used
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """Options set together: dotted names and values; `effect` on the result, None where rounding is all."""
+    """Options set together: dotted names and values; `effect`: what else they change, None where nothing but time."""
 
     changes: dict[str, Any]
     effect: str | None = None
@@ -33,7 +33,7 @@ def replaced(config: Config, changes: dict[str, Any]) -> Config:
 
 
 def candidates(config: Config, mesh: Mesh, name: str) -> list[Option]:
-    """Options for the training step `name`: those that only round, all of them together, then those that change it."""
+    """Options for the training step `name`: of memory, time and rounding, all of those together, then other forms."""
     options = getattr(config, name)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     rows = options.batch + (config.retain.rows if name == "forget" else 0)
@@ -60,7 +60,7 @@ def _other_forms(config: Config, name: str) -> list[Option]:
     base, reinforced = teachers_used(config) if forget else (False, False)
     found: list[Option] = []
     if reinforced and config.targets.kind != "soft":
-        found.append(Option({"targets.cache": True}, "none, but a pass over all blocks beforehand (step label)"))
+        found.append(Option({"targets.cache": True}, "a pass over all blocks beforehand (step label)"))
     if reinforced and config.reinforce.weights == "full":
         found.append(Option({"reinforce.weights": "int8-delta"}, "the reinforced model is held in 8 bits over base"))
     if base and config.model.base == "full":
@@ -68,8 +68,12 @@ def _other_forms(config: Config, name: str) -> list[Option]:
     rate = f"an adapter trains, not every parameter: set {name}.learning_rate near 1e-4"
     if getattr(config, name).weights != "lora":
         found.append(Option({f"{name}.weights": "lora"}, rate))
-    smallest = {"model.base": "int8", "reinforce.weights": "lora"} | ({"forget.weights": "lora"} if forget else {})
-    smallest = {key: value for key, value in smallest.items() if _value(config, key) != value}
+    wanted = {"model.base": "int8"}
+    if not forget or (reinforced and config.model.reinforced is None):  # a given one stays as it is
+        wanted["reinforce.weights"] = "lora"
+    if forget:
+        wanted["forget.weights"] = "lora"
+    smallest = {key: value for key, value in wanted.items() if _value(config, key) != value}
     if smallest and smallest not in [option.changes for option in found]:
         stages = " and ".join(f"{s}.learning_rate" for s in ("reinforce", "forget") if f"{s}.weights" in smallest)
         adapters = f"adapters train: set {stages} near 1e-4" if stages else ""

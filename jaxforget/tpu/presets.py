@@ -13,7 +13,7 @@ from jaxforget.config import Config, load_config, options
 from jaxforget.errors import UserError
 from jaxforget.files import read_json, write_json
 from jaxforget.models.config import LlamaConfig
-from jaxforget.models.published import read_shape
+from jaxforget.models.published import PUBLISHED
 from jaxforget.tpu.topology import Slice, find_slice
 
 GIB = 2**30
@@ -64,10 +64,26 @@ def find_presets(folder: Path, names: Sequence[str] = ()) -> list[Preset]:
 def preset_for(place: Slice, llama: LlamaConfig) -> str | None:
     """The file of configs/slices laid out for a model of this shape on `place`; None where this checkout has none."""
     folder = Path(__file__).parents[2] / "configs" / "slices"
-    for preset in find_presets(folder):
-        if preset.slice == place.name and read_shape(preset.config.model.folder)[0] == llama:
-            return f"configs/slices/{preset.name}.yaml"
+    for path in sorted(folder.glob(f"*_{place.name}.yaml")):
+        try:
+            model = load_config(path).model.folder
+        except UserError:  # a user's own file; what was compiled must not be lost to it
+            continue
+        if model in PUBLISHED and _sizes(PUBLISHED[model]) == _sizes(llama):
+            return f"configs/slices/{path.name}"
     return None
+
+
+def _sizes(llama: LlamaConfig) -> tuple[int, ...]:
+    return (
+        llama.vocab_size,
+        llama.hidden_size,
+        llama.intermediate_size,
+        llama.num_hidden_layers,
+        llama.num_attention_heads,
+        llama.num_key_value_heads,
+        llama.head_dim,
+    )
 
 
 def fingerprint(preset: Preset) -> dict[str, str]:

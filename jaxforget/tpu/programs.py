@@ -88,7 +88,7 @@ def check_plan(config: Config, llama: LlamaConfig, mesh: Mesh, steps: tuple[str,
     for stage, by in (("reinforce", ("reinforce",)), ("forget", ("forget", "label"))):
         if any(step in steps for step in by):
             check_rows(config, mesh, stage)
-            if getattr(config, stage).weights == "lora":
+            if "lora" in (config.reinforce.weights, config.forget.weights):
                 check_rank(config, llama)
 
 

@@ -91,7 +91,7 @@ def _remarks(row: dict[str, Any]) -> list[str]:
     options = row.get("options", ())
     lines += [_option(option) for option in options if option["effect"] is None]
     if changing := [option for option in options if option["effect"] is not None]:
-        lines += ["options with an effect on the result:", *(f"  {_option(option)}" for option in changing)]
+        lines += ["options that change more than time:", *(f"  {_option(option)}" for option in changing)]
     if row.get("preset"):
         lines.append(f"{row['preset']} is laid out for this slice")
     return ["", f"{row['slice']} {row['step']} ({row['weights']})", *(f"  {line}" for line in lines)]
@@ -113,8 +113,8 @@ def _legend(rows: Sequence[dict[str, Any]]) -> list[str]:
         "that take no argument's place, and temporaries, as the TPU compiler lays them out; where it refuses, what it",
         "says it would need. score lies beside all that the forget stage holds. s/step and MFU: a projection from",
         "published peaks, as if compute, memory and interconnect overlapped wholly; no step is faster. Of memory's",
-        "traffic it counts the arguments, read once: it does not rank what differs in intermediate results, such as",
-        "plain and splash attention. Loops are counted by their turns.",
+        "traffic it counts the arguments, read once (decode: once a new token): it does not rank what differs in",
+        "intermediate results, such as plain and splash attention. Loops are counted by their turns.",
         *textwrap.wrap(f"{CONVENTION}.", 112),
     ]
     if any(row["widths"].startswith("assumed") for row in rows):

@@ -56,24 +56,27 @@ def _signals() -> Iterator[list[signal.Signals]]:
         # JAX has one of its own, which tells the others, and one here would silence it.
         yield heard
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before: dict[int, Any] = {}
 
     def hear(number: int, _: object) -> None:
         heard.append(signal.Signals(number))
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, before[number])
-            # By the descriptor: what is interrupted may be this process writing to the stream.
-            os.write(2, b"\njaxforget: saves this step and stops; Ctrl-C again does not wait for that\n")
+            # By the descriptor: what is interrupted may be writing to the stream. Whoever read it may be gone.
+            with contextlib.suppress(OSError):
+                os.write(2, b"\njaxforget: saves this step and stops; Ctrl-C again does not wait for that\n")
 
-    for number, handler in before.items():
-        # None: not Python's, so that it could not come back. SIG_IGN: who started this wants it undisturbed.
-        if handler not in (None, signal.SIG_IGN):
-            signal.signal(number, hear)
     try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.getsignal(number)
+            # None: not Python's, so that it could not come back. SIG_IGN: who started this wants it undisturbed.
+            if before[number] not in (None, signal.SIG_IGN):
+                signal.signal(number, hear)
         yield heard
     finally:
         for number, handler in before.items():
-            if handler is not None:
+            # Another one than ours was put there by one of before, for the next signal.
+            if signal.getsignal(number) == hear:
                 signal.signal(number, handler)
 
 
@@ -180,6 +183,7 @@ def run_loop(
         checkpoints.wait()
         # A signal during the last evaluation or save must not be lost: what follows would run on until it is killed.
         # Several hosts agree on it as on any step: they hear nothing here, so that all of them ask.
-        if leave or heard or hosts_preempted():
-            raise Preempted(options.stage, step, heard[0] if heard else signal.SIGTERM)
+        leave = leave or hosts_preempted()
+    if leave or heard:
+        raise Preempted(options.stage, step, heard[0] if heard else signal.SIGTERM)
     return state

@@ -197,6 +197,31 @@ with stoppable("jaxforget: interrupted", whole=True):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (130, "swallowed\n")
     assert done.stderr == "jaxforget: interrupted\n"
+    # Nobody reads what is said then.
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=writer, text=True, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stdout) == (130, "swallowed\n")
+
+
+def test_a_last_line_that_nobody_reads_does_not_change_the_status():
+    code = """
+import sys
+import jaxforget.pipeline
+from jaxforget.cli import main
+from jaxforget.train.loop import Preempted
+def stopped(*_):
+    raise Preempted("forget", 3)
+jaxforget.pipeline.run_chain = stopped
+sys.exit(main())
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-c", code, "run", ROOT / "configs" / "toy.yaml"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=writer, text=True, timeout=120)
+    os.close(writer)
+    assert done.returncode == 143
 
 
 @pytest.mark.parametrize(

@@ -236,8 +236,9 @@ def test_a_large_file_in_the_checkout_does_not_travel(cloud):
 
 def test_send_brings_files_and_folders_up(cloud):
     there = cloud.home / "here"
-    (there / "my text").mkdir(parents=True)
-    (there / "a:b.json").write_text("{}")
+    (there / "my text" / "part").mkdir(parents=True)
+    for name in ("my text/one.txt", "my text/.hidden", "my text/part/two.txt", "a:b.json"):
+        (there / name).write_text(name)
     done = cloud.run("send", "mine", "my text/", "/mnt/run/text", "--disk", "d", cwd=there)
     assert done.returncode == 0, done.stderr
     mount, copy = cloud.calls
@@ -246,12 +247,38 @@ def test_send_brings_files_and_folders_up(cloud):
     assert 'sudo mount "$disk" /mnt/run' in script
     assert script.splitlines()[-1] == "mkdir -p '/mnt/run/text'"
     # What is in the folder, so that sending it again does not put it into itself.
-    assert copy[2:8] == ["tpu-vm", "scp", "--recurse", "./my text/.", "mine:/mnt/run/text", "--worker=all"]
+    sent = ["./my text/.hidden", "./my text/one.txt", "./my text/part"]
+    assert copy[2:10] == ["tpu-vm", "scp", "--recurse", *sent, "mine:/mnt/run/text", "--worker=all"]
     assert "--worker=all" in mount
     # gcloud would take a:b.json for a place on a host called a.
     assert cloud.run("send", "mine", "a:b.json", "texts/a.json", cwd=there).returncode == 0
     assert any(word.endswith("\nmkdir -p 'texts/'") for word in cloud.calls[-2])
     assert cloud.calls[-1][5:7] == ["./a:b.json", "mine:texts/a.json"]
+
+
+def test_an_empty_folder_is_not_sent(cloud):
+    (cloud.home / "empty").mkdir()
+    done = cloud.run("send", "mine", "empty", "/mnt/run/text", cwd=cloud.home)
+    assert (done.returncode, done.stderr) == (2, "tpu_vm: send ./empty: is empty\n")
+    assert cloud.calls == []
+
+
+@pytest.mark.skipif(shutil.which("scp") is None, reason="no scp here")
+def test_the_real_scp_takes_what_send_gives_it_in_its_old_protocol(cloud, tmp_path):
+    """The one that clients before OpenSSH 9 speak, and gcloud by their means; again and again."""
+    there, ssh, to = tmp_path / "my text", tmp_path / "ssh", tmp_path / "there"
+    (there / "part").mkdir(parents=True)
+    for name in ("one.txt", ".hidden", "part/two.txt"):
+        (there / name).write_text(name)
+    to.mkdir()
+    ssh.write_text('#!/usr/bin/env bash\nwhile [ $# -gt 1 ]; do shift; done\nexec bash -c "$1"\n')
+    ssh.chmod(0o755)
+    for _ in range(2):
+        assert cloud.run("send", "mine", "my text", "/mnt/run/text", cwd=tmp_path).returncode == 0
+        sent = cloud.calls[-1][5:-3]
+        assert sent[-1] == "./my text/part"
+        subprocess.run(["scp", "-O", "-q", "-S", ssh, "-r", *sent, f"host:{to}"], check=True, cwd=tmp_path)
+        assert {str(path.relative_to(to)) for path in to.rglob("*")} == {"one.txt", ".hidden", "part", "part/two.txt"}
 
 
 @pytest.mark.parametrize(("place", "worker"), [("/mnt/run/a", "0"), ("a", "all")])
@@ -285,6 +312,15 @@ def test_secrets_reach_the_command_and_nothing_else(cloud):
     del cloud.environment["HF_TOKEN"]
     assert cloud.run("run", "mine", "--", "forget").returncode == 0
     assert (cloud.home / "seen").read_text() == "noneo"
+
+
+def test_a_secret_is_taken_back_where_the_command_did_not_start(cloud):
+    cloud.environment["HF_TOKEN"] = "s3cret"
+    gcloud = cloud.home / "bin" / "gcloud"
+    refusing = 'if "setsid" in str(words): sys.exit(255)\ngroup, verb ='
+    gcloud.write_text(gcloud.read_text().replace("group, verb =", refusing))
+    assert cloud.run("run", "mine", "--env", "HF_TOKEN", "--", "forget").returncode == 255
+    assert "--command=rm -f ~/jaxforget.env" in cloud.calls[-1]
 
 
 def test_a_dry_run_shows_no_secret(cloud):

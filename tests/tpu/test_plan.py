@@ -9,7 +9,7 @@ from jaxforget.errors import UserError
 from jaxforget.models.published import read_shape
 from jaxforget.sharding import make_mesh
 from jaxforget.tpu import plan as planning
-from jaxforget.tpu.advice import Option
+from jaxforget.tpu.advice import Option, candidates
 from jaxforget.tpu.compiler import Compiled
 from jaxforget.tpu.flops import product_flops
 from jaxforget.tpu.plan import most_units, plan
@@ -145,7 +145,7 @@ def test_the_table_says_all_of_it(rows, impossible):
     assert "does not fit" in text
     assert "10N for the forget step" in text
     assert "projection" in text
-    assert "with targets.cache=true: saves" in text[text.index("options with an effect on the result") :]
+    assert "with targets.cache=true: saves" in text[text.index("options that change more than time") :]
     assert text.count("attention: plain") == 5
     assert "of 176 tokens with their prompts" in text
     assert "unknown" not in text
@@ -224,6 +224,7 @@ def test_a_given_reinforced_model_is_not_planned_for(model, monkeypatch):
         (("model.folder=no/such/folder",), ["v5e-8"], r"no/such/folder: no such folder"),
         (("model.folder=gs://b/m",), ["v5e-8"], r"gs://b/m: a plan reads config.json alone; copy that"),
         (("model.folder=null",), ["v5e-8"], r"model.folder is not set"),
+        (("reinforce.weights=lora", "lora.rank=999"), ["v5e-8"], r"lora.rank"),
         (("forget.batch=100",), ["v5e-8"], r"100 blocks a step .* 8 devices in 1 microbatch; make it a multiple of 8"),
         (
             ("retain.rows=4", "retain.weight=1", "retain.path=x"),
@@ -279,7 +280,7 @@ def test_advice_tries_each_option_and_says_what_it_buys(model, monkeypatch):
     assert "set forget.learning_rate near 1e-4" in effects["forget.weights=lora"]
     text = as_text([row])
     assert "  with model.remat=full: saves 0 GiB and does not fit" in text
-    assert text.index("options with an effect on the result") < text.index("with model.base=int8")
+    assert text.index("options that change more than time") < text.index("with model.base=int8")
     assert row["preset"] is None
     row["options"][1]["saved_bytes"] = -GIB
     assert "  with model.remat=full: takes 1.00 GiB more and does not fit" in as_text([row])
@@ -288,6 +289,24 @@ def test_advice_tries_each_option_and_says_what_it_buys(model, monkeypatch):
     words = ("forget.weights=lora", "reinforce.weights=lora", "model.base=int8", "forget.moment_dtype=bfloat16")
     [row] = plan(tiny_config(model, *words, "targets.tile=256"), ["v5e-8"], steps=["forget"])
     assert [option["options"] for option in row["options"]] == [["forget.accumulate=2"], ["targets.cache=true"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "step", "smallest"),
+    [
+        (("model.reinforced=x",), "forget", {"model.base": "int8", "forget.weights": "lora"}),
+        (("targets.cache=true",), "forget", {"model.base": "int8", "forget.weights": "lora"}),
+        (("targets.cache=true", "forget.weights=lora"), "forget", {"model.base": "int8"}),
+        ((), "forget", dict(word.split("=") for word in SMALLEST.split())),
+        ((), "reinforce", {"model.base": "int8", "reinforce.weights": "lora"}),
+    ],
+)
+def test_advice_proposes_only_what_the_run_would_take(model, words, step, smallest):
+    found = candidates(tiny_config(model, *words), make_mesh(), step)
+    assert found[-1].changes == smallest
+    assert len({str(option.changes) for option in found}) == len(found)
+    if "reinforce.weights" not in smallest:
+        assert "reinforce.learning_rate" not in str(found[-1].effect)
 
 
 def test_the_most_blocks_keep_to_what_the_devices_share(model, monkeypatch):

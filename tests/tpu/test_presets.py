@@ -1,5 +1,6 @@
 """The presets of slices: what the compiler says of the tightest, and rows that are kept until something changes."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -106,3 +107,25 @@ def test_the_preset_of_a_slice_is_named_for_the_same_shape():
     assert preset_for(find_slice("v5e-8"), llama) == "configs/slices/llama2_7b_v5e-8.yaml"
     assert preset_for(find_slice("v5e-32"), llama) is None
     assert preset_for(find_slice("v5e-8"), PUBLISHED["meta-llama/Llama-2-13b-hf"]) is None
+
+
+def test_a_file_of_ones_own_costs_no_plan_its_rows(tmp_path, monkeypatch):
+    slices = tmp_path / "configs" / "slices"
+    slices.mkdir(parents=True)
+    monkeypatch.setattr(presets, "__file__", str(tmp_path / "jaxforget" / "tpu" / "presets.py"))
+    for name, text in {"mine": "", "a_v5e-8": "seed: 1\n", "b_v5e-8": "nonsense: 1\n"}.items():
+        (slices / f"{name}.yaml").write_text(text)
+    llama = PUBLISHED["meta-llama/Llama-2-7b-hf"]
+    assert preset_for(find_slice("v5e-8"), llama) is None
+    (slices / "c_v5e-8.yaml").write_text("model: {folder: meta-llama/Llama-2-7b-hf}\n")
+    other_ids = dataclasses.replace(llama, eos_token_id=7)
+    assert preset_for(find_slice("v5e-8"), other_ids) == "configs/slices/c_v5e-8.yaml"
+
+
+def test_the_readme_has_a_row_of_every_preset_and_knows_what_each_sends():
+    text = (FOLDER.parents[1] / "README.md").read_text()
+    table = text.split("<!-- plan: written by scripts/plan_table -->")[1].split("<!-- end of plan -->")[0]
+    rows = [line for line in table.splitlines() if "](configs/slices/" in line]
+    named = {line.split("](configs/slices/")[1].split(".yaml)")[0] for line in rows}
+    assert named == {preset.name for preset in find_presets(FOLDER)}
+    assert not [line for line in rows if "?" in line or "does not fit" in line]

@@ -211,6 +211,56 @@ def test_ctrl_c_in_the_midst_of_a_save_loses_nothing_and_a_second_one_interrupts
     assert_same_bits(fit(tmp_path), whole[1])
 
 
+def test_ctrl_c_whose_line_nobody_reads_saves_all_the_same(tmp_path, terminal):
+    """As of `2>&1 | tee`, which the same Ctrl-C ends."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    before = os.dup(2)
+    os.dup2(writer, 2)
+    try:
+        with pytest.raises(Preempted, match="saved at step 5"):
+            fit(tmp_path, hook=at(5, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    finally:
+        os.dup2(before, 2)
+        for descriptor in (before, writer):
+            os.close(descriptor)
+    assert latest(tmp_path) == 5
+
+
+def test_a_signal_at_the_last_moment_is_not_lost(tmp_path, monkeypatch):
+    asked = []
+
+    def preempted() -> bool:
+        asked.append(1)
+        if len(asked) == STEPS + 1:  # once a step, and once more when all is saved
+            terminate()
+        return False
+
+    monkeypatch.setattr("jaxforget.train.loop.hosts_preempted", preempted)
+    with pytest.raises(Preempted, match="saved at step 8"):
+        fit(tmp_path)
+
+
+def test_what_the_second_ctrl_c_leaves_for_the_third_stands(tmp_path, terminal):
+    """The command's own handler puts another in its place, which ends the process."""
+
+    def leave(*_) -> None:
+        """The third."""
+
+    def interrupt(*_) -> None:
+        signal.signal(signal.SIGINT, leave)
+        raise KeyboardInterrupt
+
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    signal.signal(signal.SIGINT, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, hook=at(3, twice))
+    assert signal.getsignal(signal.SIGINT) == leave
+
+
 def test_ctrl_c_that_was_to_be_ignored_is(tmp_path, whole):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
