@@ -52,7 +52,9 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: list[jax.
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise UserError(f"{described}: sizes are positive, and at most one is -1 (the rest)")
     if len(devices) % known or (-1 not in sizes and known != len(devices)):
-        raise UserError(f"{described}: does not divide {len(devices)} devices; set one axis to -1")
+        raise UserError(
+            f"{described}: does not divide {len(devices)} devices; give sizes that do, one of them -1 (the rest)"
+        )
     sizes = [len(devices) // known if size == -1 else size for size in sizes]
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 

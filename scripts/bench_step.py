@@ -181,11 +181,14 @@ def check_losses(found: dict[str, dict[str, Any]]) -> None:
 
 def as_text(result: dict[str, Any]) -> str:
     """A table."""
-    lines = [f"{'':8}{'tokens/s':>10}{'s a step':>10}{'memory beyond weights':>24}{'(libraries)':>14}  losses"]
+    head = f"{'':8}{'tokens/s':>10}{'s a step':>10}{'(from - to)':>17}"
+    lines = [f"{head}{'memory beyond weights':>24}{'(libraries)':>14}  losses"]
     for name, side in result["sides"].items():
+        spread = f"({min(side['seconds']):.2f} - {max(side['seconds']):.2f})"
         losses = " ".join(f"{loss:.5f}" for loss in (side["losses"][0], side["losses"][-1]))
         lines.append(
             f"{name:8}{side['tokens_per_second']:10.0f}{statistics.median(side['seconds']):10.2f}"
+            f"{spread:>17}"
             f"{side['beyond_bytes'] / 2**30:20.2f} GiB{side['libraries'] / 2**30:10.2f} GiB  {losses}"
         )
     for name, side in result["sides"].items():

@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn, TextIO
 
 from jaxforget.errors import UserError
@@ -21,6 +21,9 @@ MENDS = {
     errno.EROFS: "name a place that can be written",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
+
+
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
 
 
 class Terminated(BaseException):
@@ -37,7 +40,9 @@ def users_fault(error: Exception, out: str) -> str | None:
     if "No space left on device" in str(error):  # the kinds of error that other libraries have for it
         named = re.search(r"""(?:^|[\s"'])(/[^\s"';]+)""", str(error))
         return f"{named[1] if named else out}: No space left on device; {MENDS[errno.ENOSPC]}"
-    if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
+    if found := re.search(r"Unable to initialize backend '(\w+)'", str(error)):
+        return f"JAX_PLATFORMS: this machine has no {found[1]}; unset it, or set it to cpu (--debug shows why)"
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
         return (
             "out of memory: raise forget.accumulate and reinforce.accumulate, lower targets.tile or blocks.length, "
             "set model.remat=full, or use more devices (--debug shows where)"
@@ -76,22 +81,26 @@ def quiet_threads(debug: bool) -> None:
 
 
 @contextlib.contextmanager
-def stoppable(interrupted: str, *, whole: bool) -> Iterator[None]:
+def stoppable(interrupted: str, *, whole: bool) -> Iterator[list[BaseException]]:
     """While it lasts, SIGTERM raises `Terminated`; a second Ctrl-C that gets here ends a `whole` process at once.
 
     The first one raises KeyboardInterrupt, which a library may swallow, or wait for its own threads on its way out.
-    `interrupted` is what is said then.
+    `interrupted` is what is said then. The list holds what was raised: a library that is being imported may raise an
+    error of its own in its place.
     """
+    raised: list[BaseException] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield raised
         return
 
     def stop(*_: object) -> NoReturn:
-        raise Terminated
+        raised.append(Terminated())
+        raise raised[-1]
 
     def interrupt(*_: object) -> NoReturn:
         signal.signal(signal.SIGINT, leave)
-        raise KeyboardInterrupt
+        raised.append(KeyboardInterrupt())
+        raise raised[-1]
 
     def leave(*_: object) -> NoReturn:
         # By the descriptor: what is interrupted may be writing to the stream. Whoever read it may be gone.
@@ -103,7 +112,45 @@ def stoppable(interrupted: str, *, whole: bool) -> Iterator[None]:
     if whole and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
-        yield
+        yield raised
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def stopped_at_once(last: Callable[[], None], *, whole: bool) -> Iterator[None]:
+    """While it lasts, SIGINT and SIGTERM end a `whole` process after `last()`, whatever its main thread is about.
+
+    Python runs its handlers between instructions of its own: a compilation of minutes would be waited for.
+    """
+    if not whole or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def watch() -> None:
+        while number := os.read(reader, 1):
+            if number[0] in before:
+                last()
+                tell("interrupted" if number[0] == signal.SIGINT else "stopped by SIGTERM")
+                abandoned(128 + number[0], whole=True)
+
+    before = {
+        number: signal.signal(number, lambda *_: None)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) not in (None, signal.SIG_IGN)
+    }
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(writer)
+        thread.join()
+        os.close(reader)

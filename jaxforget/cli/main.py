@@ -26,25 +26,33 @@ ANEW = ("plan", "profile", "generate")  # commands that keep nothing to go on fr
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 2 for a user's fault, 130 after Ctrl-C, 143 after SIGTERM."""
     given = parse(sys.argv[1:] if arguments is None else list(arguments))
+    given.whole = arguments is None  # the process is this command's
     # Quiet libraries: their advice is about frameworks that are not used here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     goes_on = "" if given.name in ANEW else "; run the same command to go on from the last checkpoint"
     interrupted = f"interrupted{goes_on}"
-    try:
-        with stoppable(f"jaxforget: {interrupted}", whole=arguments is None):
-            return given.command(given) or 0
-    except KeyboardInterrupt:
+    raised: list[BaseException] = []
+
+    def stopped(error: BaseException) -> int:
+        if isinstance(error, Terminated):
+            tell(f"stopped by SIGTERM{goes_on}")
+            return abandoned(143, whole=given.whole)
         tell(interrupted)
-        return abandoned(130, whole=arguments is None)
-    except Terminated:
-        tell(f"stopped by SIGTERM{goes_on}")
-        return abandoned(143, whole=arguments is None)
+        return abandoned(130, whole=given.whole)
+
+    try:
+        with stoppable(f"jaxforget: {interrupted}", whole=given.whole) as raised:
+            return given.command(given) or 0
+    except (KeyboardInterrupt, Terminated) as error:
+        return stopped(error)
     except BrokenPipeError:
         silence(sys.stdout)  # its reader left (| head)
         return 141
     except Exception as error:
+        if raised:
+            return stopped(raised[0])
         line = users_fault(error, str(getattr(given, "out", "")))
         if line is None or given.debug:
             raise

@@ -22,7 +22,8 @@ class Parser(argparse.ArgumentParser):
 def add_config(parser: argparse.ArgumentParser, what: str = "YAML file or run's folder") -> None:
     """The arguments CONFIG and key=value."""
     parser.add_argument("config", metavar="CONFIG", help=what)
-    parser.add_argument("overrides", metavar="key=value", nargs="*", help="options on top")
+    # A default: without one argparse tells users that it is required.
+    parser.add_argument("overrides", metavar="key=value", nargs="*", default=[], help="options on top")
 
 
 def number(text: str) -> float:

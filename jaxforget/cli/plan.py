@@ -5,6 +5,7 @@ import json
 import os
 import sys
 
+from jaxforget.cli.faults import stopped_at_once
 from jaxforget.cli.parser import add_config, option_table, read_config
 from jaxforget.config import naming_options
 
@@ -47,8 +48,14 @@ def run(given: argparse.Namespace) -> int:
     from jaxforget.tpu.table import as_text
 
     rows = []
-    try:
-        with naming_options(config):
+
+    def show() -> None:
+        """What took minutes to find is told even when the rest is interrupted."""
+        if rows:
+            print(json.dumps(rows, indent=1) if given.json else as_text(rows), flush=True)
+
+    with naming_options(config), stopped_at_once(show, whole=given.whole):
+        try:
             for row in plan_rows(
                 config,
                 given.slice,
@@ -58,8 +65,6 @@ def run(given: argparse.Namespace) -> int:
                 say=lambda text: print(text, file=sys.stderr, flush=True),
             ):
                 rows.append(row)
-    finally:
-        # What took minutes to find is told even when the rest is interrupted.
-        if rows:
-            print(json.dumps(rows, indent=1) if given.json else as_text(rows), flush=True)
+        finally:
+            show()
     return 0

@@ -275,7 +275,10 @@ def _check(config: Config, where: Callable[..., str]) -> None:
         rows = train["batch"] + (config.retain.rows if stage == "forget" else 0)
         if rows % train["accumulate"]:
             place = where(f"{stage}.accumulate", f"{stage}.batch", "retain.rows")
-            raise UserError(f"{place}{stage}.accumulate {train['accumulate']} does not divide its {rows} rows a step")
+            raise UserError(
+                f"{place}{stage}.accumulate {train['accumulate']} does not divide the {rows} rows of a step; lower "
+                f"it, or change {stage}.batch"
+            )
         if train["max_steps"] is not None and train["warmup_steps"] >= train["max_steps"]:
             place, steps = where(f"{stage}.warmup_steps", f"{stage}.max_steps"), train["max_steps"]
             raise UserError(

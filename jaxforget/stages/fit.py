@@ -75,6 +75,10 @@ def fit(
     waits = True
     try:
         latest = checkpoints.latest()
+        if checkpoints.discarded is not None:
+            run.say(
+                f"  begins anew: the checkpoint of step {checkpoints.discarded} was made from other inputs or options"
+            )
         if latest is None:
             state = init_state(student.params, optimizer, shardings)
         else:

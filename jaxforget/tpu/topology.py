@@ -58,7 +58,7 @@ GENERATIONS: dict[str, Generation] = {
     "tpu7x": Generation("tpu7x", _CORES_3D, 2, 2307, 7380, 600),
 }
 # The same slices under the names that the cloud's commands use.
-ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "v5": "v5p"}
+ALIASES = {"v5litepod": "v5e", "v5lite": "v5e"}
 
 # Else the compiler waits for the metadata server of a machine that is not there, complains that it is not, and lets no
 # other process compile meanwhile, as if there were a TPU to share.

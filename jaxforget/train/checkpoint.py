@@ -28,6 +28,9 @@ class Checkpoints:
       fingerprint: of everything the stage depends on: a state trained from other inputs is never continued.
       keep: how many of the latest to keep.
       select: the metric whose best checkpoint is kept too, or "last".
+
+    Attributes:
+      discarded: the latest step among those that were discarded; None where there were none.
     """
 
     def __init__(self, folder: Path, fingerprint: str, *, keep: int, select: str):
@@ -35,7 +38,9 @@ class Checkpoints:
         folder = folder.resolve()
         self._select, self._folder = select, folder
         mark = folder / MARK
+        self.discarded: int | None = None
         if jax.process_index() == 0 and not _marked(mark, fingerprint):
+            self.discarded = max((int(p.name) for p in (folder / "steps").glob("*") if p.name.isdigit()), default=None)
             discard(folder)
             write_json(mark, {"fingerprint": fingerprint})
         if jax.process_count() > 1:

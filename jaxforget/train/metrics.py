@@ -3,10 +3,13 @@
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+TELL_EVERY = 30  # seconds between lines where there is no terminal for a progress bar: a log should show life
 
 
 class MetricsLog:
@@ -30,6 +33,7 @@ class MetricsLog:
         self._file = path.open("a", encoding="utf-8")
         # purge_step hides the steps that are about to be written again.
         self._board = SummaryWriter(str(run / "tensorboard" / stage), purge_step=fresh, flush_secs=10)
+        self._total, self._told = total_steps, time.monotonic()
         self._bar = tqdm(
             total=total_steps, initial=first_step, desc=stage, unit="step", disable=not sys.stderr.isatty()
         )
@@ -46,7 +50,12 @@ class MetricsLog:
                 self._board.add_scalar(f"{kind}/{name}", value, step)
         if kind == "train":
             self._bar.update(step - self._bar.n)
-            self._bar.set_postfix_str(" ".join(f"{k} {v:.4g}" for k, v in values.items() if "loss" in k))
+            losses = " ".join(f"{k} {v:.4g}" for k, v in values.items() if "loss" in k)
+            self._bar.set_postfix_str(losses)
+            if self._bar.disable and time.monotonic() - self._told >= TELL_EVERY:
+                self._told = time.monotonic()
+                rate = f", {values['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in values else ""
+                print(f"  step {step} of {self._total}: {losses}{rate}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Flushes everything to disk."""

@@ -80,6 +80,8 @@ def run(script: str, main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     name = Path(script).stem
     # Its advice is about frameworks that are not used here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    # As an exception, so that what was begun is cleaned up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         status = main(sys.argv[1:])
     except KeyboardInterrupt:

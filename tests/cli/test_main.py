@@ -12,6 +12,7 @@ import pytest
 
 from jaxforget.cli import main
 from jaxforget.cli.chain import SECTIONS
+from jaxforget.cli.faults import stopped_at_once
 from jaxforget.cli.main import make_parser
 from jaxforget.config import options
 from jaxforget.errors import UserError
@@ -160,6 +161,25 @@ def test_faults_of_the_machine_are_one_line(error, says, capsys, config, monkeyp
     assert fault(capsys, "run", config).startswith(says.replace("OUT", str(config.parent / "run")))
 
 
+def test_a_platform_that_is_not_there_and_memory_that_a_device_lacks(capsys, config, monkeypatch):
+    for error, says in (
+        (
+            RuntimeError("Unable to initialize backend 'tpu': x (set JAX_PLATFORMS='')"),
+            "JAX_PLATFORMS: this machine has no tpu",
+        ),
+        (
+            RuntimeError("INTERNAL: Error dispatching computation: Out of memory allocating 15 bytes."),
+            "out of memory: ",
+        ),
+    ):
+        monkeypatch.setattr("jaxforget.pipeline.run_chain", lambda *_, error=error: (_ for _ in ()).throw(error))
+        assert fault(capsys, "run", config).startswith(says)
+
+
+def test_config_alone_is_what_a_command_asks_for(capsys):
+    assert "the following arguments are required: CONFIG; see" in fault(capsys, "plan", "--slice", "v5e-8")
+
+
 def test_our_own_faults_keep_their_traceback(config, monkeypatch):
     monkeypatch.setattr("jaxforget.pipeline.run_chain", lambda *_: [][0])
     with pytest.raises(IndexError):
@@ -203,6 +223,45 @@ with stoppable("jaxforget: interrupted", whole=True):
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=writer, text=True, timeout=60)
     os.close(writer)
     assert (done.returncode, done.stdout) == (130, "swallowed\n")
+
+
+def test_an_error_in_the_place_of_an_interruption_is_one_all_the_same(capsys, config, monkeypatch):
+    """A library that is being imported may make an ImportError of what a handler raised."""
+
+    def importing(*_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException:
+            raise ImportError("Encountered an error while initializing the extension.") from None
+
+    monkeypatch.setattr("jaxforget.pipeline.run_chain", importing)
+    assert status_of("run", config) == 143
+    assert capsys.readouterr().err.startswith("jaxforget: stopped by SIGTERM")
+
+
+@pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "stopped by SIGTERM")])
+def test_a_plan_is_stopped_though_its_compiler_hears_nothing(number, told):
+    code = """
+import signal, time
+from jaxforget.cli.faults import stopped_at_once
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with stopped_at_once(lambda: print("rows", flush=True), whole=True):
+    print("compiling", flush=True)
+    time.sleep(60)  # goes on after a handler that does nothing
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "compiling\n"
+    process.send_signal(number)
+    out, error = process.communicate(timeout=30)
+    assert (process.returncode, out, error) == (128 + number, "rows\n", f"jaxforget: {told}\n")
+
+
+def test_what_signals_did_before_they_do_again():
+    before = signal.getsignal(signal.SIGTERM)
+    with stopped_at_once(lambda: None, whole=True):
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_a_last_line_that_nobody_reads_does_not_change_the_status():

@@ -262,7 +262,7 @@ def test_no_number_may_be_infinite_or_not_a_number():
 
 
 def test_options_that_must_agree():
-    assert "does not divide its 10 rows" in error("forget.batch=10", "forget.accumulate=3")
+    assert "does not divide the 10 rows" in error("forget.batch=10", "forget.accumulate=3")
     assert config_from({}, ["forget.batch=10", "forget.accumulate=5"]).forget.accumulate == 5
     assert "set both, or neither" in error("retain.weight=1")
     assert "set both, or neither" in error("retain.rows=4")

@@ -81,7 +81,7 @@ def step(monkeypatch):
         ("--tokens 3", "unrecognized arguments: --tokens"),
         ("targets.tiles=3", "did you mean targets.tile?"),
         ("targets.tile", "'targets.tile': options are written key=value"),
-        ("forget.accumulate=3", "forget.accumulate 3 does not divide its 2 rows"),
+        ("forget.accumulate=3", "forget.accumulate 3 does not divide the 2 rows"),
         ("forget.batch=4", "forget.batch: the bench does not take this option; give --blocks"),
         ("forget.batch=128", "forget.batch: "),  # its default, but not what --blocks says
         ("blocks.length=64", "blocks.length: the bench does not take this option; give --length"),
@@ -131,7 +131,7 @@ def test_a_sides_fault_is_one_line():
     assert done.returncode == 2
     assert done.stderr == (
         "bench_step: side ours: mesh.data=1, mesh.fsdp=-1, mesh.tensor=2: does not divide 1 devices; "
-        "set one axis to -1\n"
+        "give sizes that do, one of them -1 (the rest)\n"
     )
 
 

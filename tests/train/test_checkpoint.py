@@ -56,8 +56,9 @@ def test_another_fingerprint_is_discarded(tmp_path):
     with opened(tmp_path) as checkpoints:
         checkpoints.save(3, fresh())
     with opened(tmp_path) as checkpoints:
-        assert checkpoints.latest() == 3
+        assert (checkpoints.latest(), checkpoints.discarded) == (3, None)
     with opened(tmp_path, mark="other") as checkpoints:
+        assert checkpoints.discarded == 3
         assert checkpoints.latest() is None
         assert checkpoints.best() is None
     with opened(tmp_path) as checkpoints:

@@ -46,6 +46,15 @@ def test_records(tmp_path):
     ]
 
 
+def test_a_log_without_a_terminal_shows_life_now_and_then(tmp_path, capsys, monkeypatch):
+    write(tmp_path, "forget", [1, 2], tokens_per_second=4321.6)
+    assert capsys.readouterr().err == ""  # half a minute is not over
+    monkeypatch.setattr("jaxforget.train.metrics.TELL_EVERY", 0)
+    write(tmp_path, "forget", [1, 2], tokens_per_second=4321.6)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["  step 1 of 10: loss 1, 4,322 tokens/s", "  step 2 of 10: loss 0.5, 4,322 tokens/s"]
+
+
 def test_going_on_drops_later_steps_of_this_stage_only(tmp_path):
     write(tmp_path, "reinforce", range(1, 6))
     write(tmp_path, "forget", range(1, 6))
