@@ -68,8 +68,15 @@ class Cloud:
         }
 
     def start(self, *words: str, cwd: Path | None = None) -> subprocess.Popen:
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen([self.script, *words], env=self.environment, cwd=cwd, start_new_session=True, **pipes)
+        how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+        # Ctrl-C as from a terminal, whatever started the tests: bash cannot trap what it was started to ignore.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return subprocess.Popen(
+                [self.script, *words], env=self.environment, cwd=cwd, start_new_session=True, **pipes
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def run(self, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
         process = self.start(*words, cwd=cwd)
