@@ -72,9 +72,7 @@ class Cloud:
         # Ctrl-C as from a terminal, whatever started the tests: bash cannot trap what it was started to ignore.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            return subprocess.Popen(
-                [self.script, *words], env=self.environment, cwd=cwd, start_new_session=True, **pipes
-            )
+            return subprocess.Popen([self.script, *words], env=self.environment, cwd=cwd, **how)
         finally:
             signal.signal(signal.SIGINT, before)
 
