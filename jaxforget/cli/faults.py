@@ -21,9 +21,7 @@ MENDS = {
     errno.EROFS: "name a place that can be written",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
-
-
-OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")  # JAX of a device, and of a CPU
 
 
 class Terminated(BaseException):
@@ -133,9 +131,13 @@ def stopped_at_once(last: Callable[[], None], *, whole: bool) -> Iterator[None]:
     def watch() -> None:
         while number := os.read(reader, 1):
             if number[0] in before:
-                last()
-                tell("interrupted" if number[0] == signal.SIGINT else "stopped by SIGTERM")
-                abandoned(128 + number[0], whole=True)
+                try:
+                    last()
+                except OSError:  # nobody reads it (| head), and nothing but this thread ends the process
+                    silence(sys.stdout)
+                finally:
+                    tell("interrupted" if number[0] == signal.SIGINT else "stopped by SIGTERM")
+                    abandoned(128 + number[0], whole=True)
 
     before = {
         number: signal.signal(number, lambda *_: None)

@@ -24,7 +24,7 @@ if any(find_spec(name) is None for name in ("jaxforget", "jax", "numpy", "omegac
 
 from jaxforget.errors import UserError
 
-MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory")  # JAX, torch on a GPU and on a CPU
+MEMORY = ("out of memory", "can't allocate memory")  # torch on a GPU and on a CPU; JAX's are the command's
 SMALLER = "ask for fewer blocks or a smaller model, or take a machine that has more"
 
 
@@ -61,12 +61,12 @@ def number(kind: type, least: float, below: float = 2**31) -> Callable[[str], fl
 def fault_line(error: Exception) -> str | None:
     """One line for what the user can mend; None for what is ours."""
     # Not at this file's head: the benches' sides measure memory, and none of theirs should be the command's.
-    from jaxforget.cli.faults import users_fault
+    from jaxforget.cli.faults import OUT_OF_MEMORY, users_fault
 
     if isinstance(error, ModuleNotFoundError):
         return f"{error}; scripts/test installs every package that the scripts need into .venv"
     if isinstance(error, MemoryError) or (
-        not isinstance(error, UserError) and any(sign in str(error) for sign in MEMORY)
+        not isinstance(error, UserError) and any(sign in str(error) for sign in (*OUT_OF_MEMORY, *MEMORY))
     ):
         return f"out of memory; {SMALLER}"
     return users_fault(error, "")

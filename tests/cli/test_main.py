@@ -256,6 +256,23 @@ with stopped_at_once(lambda: print("rows", flush=True), whole=True):
     assert (process.returncode, out, error) == (128 + number, "rows\n", f"jaxforget: {told}\n")
 
 
+def test_a_plan_is_stopped_though_nobody_reads_its_rows():
+    code = """
+import signal, time
+from jaxforget.cli.faults import stopped_at_once
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with stopped_at_once(lambda: print("rows", flush=True), whole=True):
+    print("compiling", flush=True)
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "compiling\n"
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.read() == "jaxforget: interrupted\n"
+    assert process.wait(timeout=30) == 130
+
+
 def test_what_signals_did_before_they_do_again():
     before = signal.getsignal(signal.SIGTERM)
     with stopped_at_once(lambda: None, whole=True):

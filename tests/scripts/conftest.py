@@ -1,0 +1,10 @@
+"""What the tests of scripts share."""
+
+import pytest
+
+from tests.scripts.cloud import SAYS, Cloud
+
+
+@pytest.fixture
+def cloud(tmp_path) -> Cloud:
+    return Cloud(tmp_path, SAYS)
