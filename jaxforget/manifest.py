@@ -56,6 +56,8 @@ class Manifest:
             "fingerprint": fingerprint(inputs),
             "seconds": round(seconds, 3),
             "inputs": dict(inputs),
+            # Of this start: a later one may go on elsewhere.
+            "devices": self._values.get("devices"),
             "finished": _now(),
         }
         self._values.setdefault("stages", {})[name] = entry

@@ -28,7 +28,7 @@ from jaxforget.models.hf import (
     resolve_folder,
 )
 from jaxforget.models.layout import leaves
-from jaxforget.models.llama import Llama
+from jaxforget.models.llama import REMATS, Llama
 from jaxforget.models.splash import SplashAttention, has_splash
 from jaxforget.models.weights import adapter_shapes, difference, merged, over, quantise
 from jaxforget.sharding import ActivationSharding, make_mesh, shard_params
@@ -36,7 +36,6 @@ from jaxforget.train.types import Forward, Params
 
 SHALLOW = 4
 DTYPES = ("float32", "bfloat16")
-REMATS = ("full", "dots", "none")
 ATTENTIONS = ("auto", "plain")
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -28,6 +29,7 @@ def test_a_runs_manifest_says_what_it_was_made_of(tiny_run, tiny_world):
         assert 0 <= stage["seconds"] < 600, name
         assert stage["fingerprint"] == fingerprint(stage["inputs"])
         assert stage["finished"] >= noted["started"]
+        assert stage["devices"] == noted["devices"]
     for name in ("target/0.txt", "anchors.json", "base/model.safetensors", "probes.json", "heldout/a.txt"):
         path = tiny_world / name
         assert len(noted["hashes"][str(path)]["sha256"]) == 64
@@ -49,6 +51,18 @@ def test_git_state_is_this_sources(tmp_path, monkeypatch):
     package.mkdir(parents=True)
     monkeypatch.setattr(sys.modules["jaxforget"], "__file__", str(package / "__init__.py"))
     assert manifest._git_state() is None
+
+
+def test_a_stage_keeps_the_devices_it_ran_on(tmp_path, monkeypatch):
+    first = Manifest(tmp_path)
+    first.describe(["run"])
+    first.record("prepare", {}, 1.0)
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind="TPU v4")] * 4)
+    again = Manifest(tmp_path)
+    again.describe(["run"])
+    again.record("forget", {}, 1.0)
+    assert again.stage("prepare")["devices"]["kind"] == "cpu"
+    assert again.stage("forget")["devices"] == {"count": 4, "kind": "TPU v4", "processes": 1}
 
 
 def test_stages_are_recorded_and_struck(tmp_path):

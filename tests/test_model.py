@@ -53,7 +53,7 @@ def test_hidden_times_head_are_the_logits(tiny_world):
     np.testing.assert_allclose(hidden @ head, jaxforget.logits(model, tokens), atol=1e-5)
 
 
-@pytest.mark.parametrize("remat", ["full", "dots"])
+@pytest.mark.parametrize("remat", ["full", "mlp", "dots"])
 def test_recomputing_changes_neither_values_nor_gradients(remat, tiny_world):
     model = load(tiny_world / "base")
     tokens = jnp.arange(32).reshape(4, 8)

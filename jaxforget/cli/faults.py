@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from typing import NoReturn, TextIO
 
@@ -38,13 +39,23 @@ def users_fault(error: Exception, out: str) -> str | None:
     if "No space left on device" in str(error):  # the kinds of error that other libraries have for it
         named = re.search(r"""(?:^|[\s"'])(/[^\s"';]+)""", str(error))
         return f"{named[1] if named else out}: No space left on device; {MENDS[errno.ENOSPC]}"
-    if found := re.search(r"Unable to initialize backend '(\w+)'", str(error)):
-        return f"JAX_PLATFORMS: this machine has no {found[1]}; unset it, or set it to cpu (--debug shows why)"
+    if missing := _missing_platform(error):
+        return f"JAX_PLATFORMS: this machine has no {missing}; unset it, or set it to cpu (--debug shows why)"
     if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
         return (
             "out of memory: raise forget.accumulate and reinforce.accumulate, lower targets.tile or blocks.length, "
             "set model.remat=full, or use more devices (--debug shows where)"
         )
+    return None
+
+
+def _missing_platform(error: Exception) -> str | None:
+    """What JAX was told to run on and has not."""
+    if found := re.search(r"Unable to initialize backend '(\w+)'", str(error)):
+        return found[1]
+    # Of a platform whose plugin is not installed JAX says nothing but that no platform is left.
+    if isinstance(error, AssertionError) and traceback.extract_tb(error.__traceback__)[-1].name == "backends":
+        return os.environ.get("JAX_PLATFORMS", "")
     return None
 
 

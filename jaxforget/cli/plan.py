@@ -35,6 +35,7 @@ def add(add_command) -> None:
     parser.add_argument("--slice", required=True, action="append", metavar="NAME", help="v5e-8, say; may be repeated")
     parser.add_argument("--step", action="append", choices=PLANNED, help="only this one; may be repeated [all]")
     parser.add_argument("--max-batch", action="store_true", help="find the most blocks a training step takes")
+    parser.add_argument("--remat", action="store_true", help="compile a training step with every model.remat, too")
     parser.add_argument("--no-advice", action="store_true", help="where a step does not fit, do not compile what would")
     parser.add_argument("--json", action="store_true", help="for programs: a list, one entry a slice and step")
 
@@ -61,6 +62,7 @@ def run(given: argparse.Namespace) -> int:
                 given.slice,
                 steps=given.step or PLANNED,
                 max_batch=given.max_batch,
+                remats=given.remat,
                 advise=not given.no_advice,
                 say=lambda text: print(text, file=sys.stderr, flush=True),
             ):

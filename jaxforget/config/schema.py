@@ -27,7 +27,12 @@ class ModelOptions:
         "base's dense layers, as held while frozen: in model.dtype, or int8 with a scale a channel",
         ("full", "int8"),
     )
-    remat: str = _option("full", "what a layer's backward pass recomputes", ("full", "dots", "none"))
+    remat: str = _option(
+        "full",
+        "what a layer's backward pass recomputes: full, all of it; mlp, its feed-forward part; dots, all but products "
+        "and attention; none, nothing",
+        ("full", "mlp", "dots", "none"),
+    )
     attention: str = _option(
         "auto",
         "splash attention on TPUs (v4 and newer; bfloat16, heads 64, 128 or 256 wide), plain elsewhere; or plain "

@@ -12,10 +12,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 Array = jax.Array
 SCORES = 4096
 FEW = 128  # queries of a part where there are few scores
+KEPT_NAME = "attention"  # of its result, for the layer's policy of what a backward pass finds ready
 HEADS = 8  # of keys in a turn of the outer loop; as many tensor-parallel devices still have one each
 
 _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
@@ -34,14 +36,14 @@ def attend(query: Array, key: Array, value: Array, positions: Array) -> Array:
     groups = key.shape[2]
     query = query.reshape(rows, length, groups, heads // groups, width)
     if heads * length <= SCORES:
-        y = _attend_few(query, key, value, positions)
-    elif groups % HEADS or groups == HEADS:
+        return _attend_few(query, key, value, positions).reshape(rows, length, heads, width)
+    if groups % HEADS or groups == HEADS:
         y = _attend(query, key, value, positions)
     else:
         blocks = (_head_blocks(x) for x in (query, key, value))
         y = jax.lax.map(lambda block: _attend(*block, positions), tuple(blocks))  # [K / HEADS, B, S, HEADS, G, E]
-        y = jnp.moveaxis(y, 0, 3).reshape(query.shape)
-    return y.reshape(rows, length, heads, width)
+        y = jnp.moveaxis(y, 0, 3)
+    return checkpoint_name(y.reshape(rows, length, heads, width), KEPT_NAME)
 
 
 def _parts(length: int, slots: int) -> list[tuple[slice, slice]]:
@@ -78,7 +80,8 @@ def _few_forward(query: Array, key: Array, value: Array, positions: Array):
         ys.append(y.astype(v.dtype).reshape(*q.shape[:3], -1, v.shape[-1]))
         inverses.append(inverse.reshape(*q.shape[:3], -1, 1))
         exponents.append(exponent)
-    y = jnp.moveaxis(jnp.concatenate(ys, axis=-2), -2, 1)
+    # Named here, as the backward pass reads it too.
+    y = checkpoint_name(jnp.moveaxis(jnp.concatenate(ys, axis=-2), -2, 1), KEPT_NAME)
     return y, (q, k, v, y, exponents, jnp.concatenate(inverses, axis=-2))
 
 

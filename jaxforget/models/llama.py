@@ -13,19 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.ad_checkpoint import checkpoint_name
 
-from jaxforget.models.attention import attend
+from jaxforget.models.attention import KEPT_NAME, attend
 from jaxforget.models.config import LlamaConfig
 from jaxforget.models.embedding import look_up
 from jaxforget.models.weights import Dense
 
 Array = jax.Array
 SMALL = 2**26  # bytes of [B, S, F], over all devices, from which on saving memory is worth a loop
-REMAT_POLICIES: dict[str, Callable | None] = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
+ATTENTION_RESULTS = ("q", "k", "v", KEPT_NAME, "o")
+# A remat says what a layer's backward pass makes again; here stands what it finds ready beside the layer's input.
+# Down's result is nowhere: nothing but the next layer's input is made of it.
+KEPT = {"full": (), "mlp": ATTENTION_RESULTS, "dots": (*ATTENTION_RESULTS, "gate", "up")}
+REMAT_POLICIES = {remat: jax.checkpoint_policies.save_only_these_names(*names) for remat, names in KEPT.items()}
+REMATS = (*KEPT, "none")
 
 
 @struct.dataclass
@@ -146,8 +148,9 @@ class Layer(nn.Module):
     constrain: Callable[[Array], Array]
     attend: Callable[[Array, Array, Array, Array], Array]
 
-    def _dense(self, features: int, bias: bool, name: str) -> Dense:
-        return Dense(features, bias, self.dtype, self.param_dtype, name=name)
+    def _dense(self, features: int, bias: bool, name: str) -> Callable[[Array], Array]:
+        dense = Dense(features, bias, self.dtype, self.param_dtype, name=name)
+        return lambda x: checkpoint_name(dense(x), name)
 
     @nn.compact
     def __call__(self, x: Array, rope: Rope, positions: Array, cache: Cache | None) -> tuple[Array, Cache | None]:
@@ -194,7 +197,8 @@ class Llama(nn.Module):
       config: the shape.
       dtype: of activations and matrix products (norms, softmax and logits are fp32 inside).
       param_dtype: of the parameters that `init` makes; `apply` takes any float dtype and casts per layer.
-      remat: "full" recomputes each layer backward, "dots" keeps its matrix products, "none" keeps all.
+      remat: what a layer's backward pass recomputes: "full", all of it; "mlp", its feed-forward part; "dots", all but
+        its matrix products and attention; "none", nothing.
       unroll: layers in one turn of the loop; more than one compiles longer and, on a CPU, runs a shallow model faster.
       constrain: put on every [B, S, D] activation; a sharding constraint on a mesh, nothing on one device.
       look_up: (table [V, D], tokens [B, S]) -> [B, S, D]; on a mesh `embedding.ShardedLookUp`.

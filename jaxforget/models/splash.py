@@ -12,7 +12,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxforget.models.attention import attend
+from jaxforget.models.attention import KEPT_NAME, attend
 
 Array = jax.Array
 LANES = 128  # a vector's width, of which a tile is a whole multiple
@@ -65,6 +65,7 @@ class SplashAttention:
             block_sizes=kernel.BlockSizes(**{f"block_{name}": tile for name in passes}),
             head_shards=1,
             q_seq_shards=1,
+            residual_checkpoint_name=KEPT_NAME,
             interpret=self.interpret,
         )
 

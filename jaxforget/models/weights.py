@@ -158,7 +158,6 @@ def product(x: Array, kernel: Array) -> Array:
 
 
 def _product_forward(x: Array, kernel: Array):
-    # The product itself: a policy of what a backward pass keeps (model.remat=dots) does not look into `product`.
     return jnp.dot(x, kernel), (x, kernel)
 
 

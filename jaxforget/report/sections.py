@@ -49,10 +49,22 @@ def facts(
         found.append((f"{stage.capitalize()} steps", f"{int(rows[-1]['step']):,} ({tokens:,} tokens)"))
     found += [
         ("Started", _when(manifest.get("started"))),
-        ("Devices", manifest.get("devices")),
+        ("Devices", _devices(manifest)),
         ("Git", manifest.get("git")),
     ]
     return [(name, _plain(value)) for name, value in found if value not in (None, "")]
+
+
+def _devices(manifest: Mapping[str, Any]) -> Any:
+    """What the stages ran on, and which of them where they differ; else what the last command had."""
+    found = manifest.get("stages")
+    names: dict[str, list[str]] = {}
+    for name, stage in found.items() if isinstance(found, Mapping) else ():
+        if isinstance(stage, Mapping) and stage.get("devices"):
+            names.setdefault(_plain(stage["devices"]), []).append(str(name))
+    if len(names) < 2:
+        return next(iter(names), manifest.get("devices"))
+    return "; ".join(f"{devices} ({', '.join(stages)})" for devices, stages in names.items())
 
 
 def _when(value: Any) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from jaxforget.config import Config
+from jaxforget.models.llama import REMATS
 from jaxforget.stages.build import teachers_used
 
 
@@ -40,8 +41,9 @@ def candidates(config: Config, mesh: Mesh, name: str) -> list[Option]:
     singles: list[Option] = []
     if rows // shards > options.accumulate:
         singles.append(Option({f"{name}.accumulate": rows // shards}))
-    if config.model.remat != "full":
-        singles.append(Option({"model.remat": "full"}))
+    # The one that recomputes most comes last, so that it is what all options together have.
+    less = REMATS[: REMATS.index(config.model.remat)]
+    singles += [Option({"model.remat": remat}) for remat in reversed(less)]
     if config.targets.tile > 256:
         singles.append(Option({"targets.tile": 256}))
     if config.model.dtype == "float32":

@@ -10,6 +10,7 @@ from jaxforget.config import Config
 from jaxforget.errors import UserError
 from jaxforget.models.config import LlamaConfig
 from jaxforget.models.layout import parameter_count
+from jaxforget.models.llama import REMATS
 from jaxforget.models.published import read_shape
 from jaxforget.sharding import make_mesh
 from jaxforget.stages.build import teachers_used
@@ -35,12 +36,22 @@ class Site:
     limit: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """What is compiled of a training step beside the step itself: see `plan_rows`."""
+
+    max_batch: bool
+    remats: bool
+    advise: bool
+
+
 def plan_rows(
     config: Config,
     slices: Sequence[str],
     *,
     steps: Sequence[str] = STEPS,
     max_batch: bool = False,
+    remats: bool = False,
     advise: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[dict[str, Any]]:
@@ -51,13 +62,15 @@ def plan_rows(
     tokens; attention ("splash", "plain"); fits, out_of_memory, refusal, note; peak_hbm_bytes, limit_hbm_bytes,
     argument_bytes, temporary_bytes, largest_buffers; trainable, weights, parameters; flops_per_token,
     hardware_flops_per_token (`flops.CONVENTION`); collective_bytes sent a step, by kind; data_dependent_loops, counted
-    at their longest; compile_seconds; projection; and, if asked for, max_blocks, and options: what each would save,
-    and do to the result; preset: the one of configs/slices, if any, laid out for the slice.
+    at their longest; compile_seconds; projection; and, if asked for, max_blocks; remats: {"remat", "fits",
+    "peak_hbm_bytes", "hardware_flops_per_token"} of each; and options: what each would save, and do to the result;
+    preset: the one of configs/slices, if any, laid out for the slice.
 
     Args:
       slices: names ("v5e-8"), see `topology.GENERATIONS`.
       steps: of `STEPS`; those that the run does not have (`steps_of`) are left out.
       max_batch: find the most blocks a training step takes, too.
+      remats: compile a training step with every model.remat: the less it recomputes, the faster and the larger it is.
       advise: where a training step does not fit, compile it with options that save memory.
       say: told what is being compiled.
 
@@ -65,6 +78,10 @@ def plan_rows(
       UserError: an unknown slice, a model without a shape, rows that the devices cannot share, no TPU compiler, steps
         of which the run has none.
     """
+    beside = Beside(max_batch, remats, advise)
+    if (max_batch or remats) and not set(TRAINING) & set(steps):
+        flag = "--max-batch" if max_batch else "--remat"
+        raise UserError(f"{flag} compiles training steps, and {', '.join(steps)} trains nothing; add --step forget")
     places = [find_slice(name) for name in slices]
     wanted = tuple(step for step in steps_of(config) if step in steps)
     if not wanted:
@@ -86,7 +103,7 @@ def plan_rows(
     for place, mesh in zip(places, meshes, strict=True):
         site = Site(place, mesh, memory_limit(mesh.devices.flat[0]))
         for name in wanted:
-            row = _row(config, llama, site, widths, name, max_batch, advise, say)
+            row = _row(config, llama, site, widths, name, beside, say)
             peak = "?" if row["peak_hbm_bytes"] is None else f"{row['peak_hbm_bytes'] / GIB:.2f}"
             told = "fits" if row["fits"] else "does not fit" if row["out_of_memory"] else "failed"
             say(f"{place.name}: {name} {told}, {peak} of {site.limit / GIB:.2f} GiB")
@@ -123,8 +140,7 @@ def _row(
     site: Site,
     widths: Widths,
     name: str,
-    max_batch: bool,
-    advise: bool,
+    beside: Beside,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     step = make_step(config, llama, site.mesh, widths, name)
@@ -163,9 +179,13 @@ def _row(
         "refusal": found.refusal,
         "note": found.note,
     }
-    if name in TRAINING and max_batch and (found.fits or found.out_of_memory):
+    if name not in TRAINING or not (found.fits or found.out_of_memory):
+        return row
+    if beside.max_batch:
         row |= _most_blocks(config, llama, site, widths, name, found, say)
-    if name in TRAINING and advise and found.out_of_memory:
+    if beside.remats:
+        row["remats"] = _remats(config, llama, site, widths, name, found, say)
+    if beside.advise and found.out_of_memory:
         row["options"] = _advice(config, llama, site, widths, name, found, say)
         row["preset"] = preset_for(site.place, llama)
     return row
@@ -242,6 +262,28 @@ def _advice(
         sizes = {"peak_hbm_bytes": after.peak, "saved_bytes": saved}
         found.append({"options": option.words, "fits": after.fits, **sizes, "effect": option.effect})
     return found
+
+
+def _remats(
+    config: Config,
+    llama: LlamaConfig,
+    site: Site,
+    widths: Widths,
+    name: str,
+    first: Compiled,
+    say: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """What every model.remat needs and costs, the one that recomputes most first."""
+    tokens = make_step(config, llama, site.mesh, widths, name).tokens
+    rows = []
+    for remat in REMATS:
+        found = first
+        if remat != config.model.remat:
+            say(f"{site.place.name}: {name} with model.remat={remat}")
+            found = _compile(replaced(config, {"model.remat": remat}), llama, site, widths, name, read=False)
+        rows.append({"remat": remat, "fits": found.fits, "peak_hbm_bytes": found.peak})
+        rows[-1]["hardware_flops_per_token"] = found.hardware_flops / tokens
+    return rows
 
 
 def _most_blocks(

@@ -88,6 +88,7 @@ def _remarks(row: dict[str, Any]) -> list[str]:
     if "max_blocks" in row:
         tried = f"{row['max_blocks_compilations']} compilations, in steps of {row['max_blocks_unit']}"
         lines.append(f"most blocks a step: {row['max_blocks']} ({tried})")
+    lines += [_remat(found) for found in row.get("remats", ())]
     options = row.get("options", ())
     lines += [_option(option) for option in options if option["effect"] is None]
     if changing := [option for option in options if option["effect"] is not None]:
@@ -95,6 +96,12 @@ def _remarks(row: dict[str, Any]) -> list[str]:
     if row.get("preset"):
         lines.append(f"{row['preset']} is laid out for this slice")
     return ["", f"{row['slice']} {row['step']} ({row['weights']})", *(f"  {line}" for line in lines)]
+
+
+def _remat(found: dict[str, Any]) -> str:
+    fits = "fits" if found["fits"] else "does not fit"
+    peak, flops = _gib(found["peak_hbm_bytes"]), found["hardware_flops_per_token"] / 1e9
+    return f"with model.remat={found['remat']}: {peak} GiB, {fits}; {flops:.3g} hardware GFLOP a token"
 
 
 def _option(option: dict[str, Any]) -> str:

@@ -176,6 +176,15 @@ def test_a_platform_that_is_not_there_and_memory_that_a_device_lacks(capsys, con
         assert fault(capsys, "run", config).startswith(says)
 
 
+def test_a_platform_whose_plugin_is_not_installed(tmp_path):
+    command = [sys.executable, "-m", "jaxforget", "profile", "configs/toy.yaml", f"out={tmp_path}", "model.folder=x"]
+    done = subprocess.run(command, env=os.environ | {"JAX_PLATFORMS": "rocm"}, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        "jaxforget: JAX_PLATFORMS: this machine has no rocm; unset it, or set it to cpu (--debug shows why)\n"
+    )
+
+
 def test_config_alone_is_what_a_command_asks_for(capsys):
     assert "the following arguments are required: CONFIG; see" in fault(capsys, "plan", "--slice", "v5e-8")
 

@@ -88,13 +88,13 @@ def test_rematerialisation_changes_no_gradient(tmp_path):
         return jax.jit(jax.grad(lambda p: jnp.square(model.apply({"params": p}, tokens)).mean()))(params)
 
     kept = gradient("none")
-    for mode in ("full", "dots"):
+    for mode in ("full", "mlp", "dots"):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradient(mode), kept)
 
 
-@pytest.mark.parametrize(("mode", "again"), [("full", 8), ("dots", 2), ("none", 0)])
+@pytest.mark.parametrize(("mode", "again"), [("full", 8), ("mlp", 3), ("dots", 1), ("none", 0)])
 def test_products_that_a_backward_pass_makes_again(mode, again, tmp_path):
-    """All of a layer's nine but the last, or attention's two, which have batch axes."""
+    """All of a layer's nine but the last; two of the feed-forward part and attention's scores; the scores alone."""
     save_tiny(tmp_path)
     config, _ = hf.read_config(tmp_path)
     params = hf.load_params(tmp_path, config, dtype="float32")
@@ -105,6 +105,28 @@ def test_products_that_a_backward_pass_makes_again(mode, again, tmp_path):
     # Once forward and twice backward, of the head and of every product of the one layer in the loop; the gradients of
     # its seven kernels are written twice, for a CPU and for others.
     assert products == 3 * (1 + 9) + 7 + again
+
+
+@pytest.mark.parametrize(("mode", "widths"), [("full", []), ("mlp", "qkvyo"), ("dots", "qkvyogu")])
+@pytest.mark.parametrize("length", [16, 2048], ids=["few-scores", "many-scores"])
+def test_what_a_backward_pass_finds_ready(mode, widths, length, tmp_path):
+    """Of every layer its input, and once what the mode names: memory is what keeping costs."""
+    save_tiny(tmp_path, max_position_embeddings=2048)
+    config, _ = hf.read_config(tmp_path)
+    params = hf.load_params(tmp_path, config, dtype="float32")
+    model = Llama(config, remat=mode)
+    queries, keys = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
+    width = {"q": queries, "k": keys, "v": keys, "y": queries, "o": config.hidden_size}
+    width |= dict.fromkeys("gu", config.intermediate_size)
+    tokens = tokens_for(config.vocab_size, rows=1, length=length)
+    _, backward = jax.eval_shape(
+        lambda p: jax.vjp(lambda p: model.apply({"params": p}, tokens, method="hidden"), p), params
+    )
+    layers = config.num_hidden_layers
+    kept = [
+        leaf.size // layers // length for leaf in jax.tree.leaves(backward) if leaf.shape[:3] == (layers, 1, length)
+    ]
+    assert sorted(kept) == sorted([config.hidden_size, *(width[name] for name in widths)])
 
 
 def test_right_padding_changes_nothing_before_it(tmp_path):

@@ -128,6 +128,20 @@ def test_a_whole_llama_by_the_kernel():
     assert not (splash == plain).all()
 
 
+@pytest.mark.parametrize(("remat", "kernels"), [("full", 4), ("mlp", 3), ("dots", 3)])
+def test_the_forward_kernel_runs_again_only_where_its_result_is_not_kept(remat, kernels):
+    """One forward and two backward, of the one layer in the loop."""
+    config = LlamaConfig.from_hf(
+        {"model_type": "llama", "vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
+        | {"num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": 128}
+    )
+    module = Llama(config, dtype=jnp.bfloat16, remat=remat, attend=SplashAttention(mesh_of(data=2), interpret=True))
+    tokens = jnp.zeros((2, 128), jnp.int32)
+    params = jax.eval_shape(module.init, jax.random.key(0), tokens)["params"]
+    program = jax.make_jaxpr(jax.grad(lambda p: module.apply({"params": p}, tokens, method="hidden").sum()))(params)
+    assert str(program).count("pallas_call[") == kernels
+
+
 def test_equal_meshes_share_a_compilation():
     assert SplashAttention(mesh_of(fsdp=2)) == SplashAttention(mesh_of(fsdp=2))
     assert hash(SplashAttention(mesh_of(fsdp=2))) == hash(SplashAttention(mesh_of(fsdp=2)))

@@ -190,6 +190,20 @@ def test_hostile_text_stays_text_wherever_it_stands(tmp_path, hostile):
     assert page.attributes.count("dir") > 5
 
 
+def test_devices_are_those_that_the_stages_ran_on(tmp_path):
+    tpu, cpu = {"count": 8, "kind": "TPU v5 lite", "processes": 1}, {"count": 1, "kind": "cpu", "processes": 1}
+
+    def shown(**devices):
+        stages = {name: {"seconds": 1, "devices": of} for name, of in devices.items()}
+        run = write_run(tmp_path / "run", manifest={"devices": cpu, "stages": stages})
+        return read(write_report(run).read_text(encoding="utf-8")).text
+
+    assert "8 × TPU v5 lite (forget, eval); 1 × cpu (export)" in shown(forget=tpu, eval=tpu, export=cpu)
+    text = shown(forget=tpu)
+    assert "8 × TPU v5 lite" in text
+    assert "1 × cpu" not in text
+
+
 @pytest.mark.parametrize(
     ("stem", "content", "fault"),
     [

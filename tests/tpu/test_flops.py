@@ -36,15 +36,21 @@ def model(tmp_path_factory):
     return model_folder(tmp_path_factory.mktemp("flops") / "model")
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("remat", ["none", "dots", "mlp", "full"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_reinforce_costs_three_passes_and_what_remat_repeats(model, remat, accumulate):
     config = tiny_config(model, f"model.remat={remat}", f"reinforce.accumulate={accumulate}")
     # So few scores are kept: attention repeats nothing of its own accord.
     passes = 3 * forward(LENGTH, LENGTH)
-    if remat == "full":
+    scores = LAYERS * attention(LENGTH) / 2
+    again = {
+        "none": 0,
+        "dots": scores,
+        "mlp": scores + LAYERS * 2 * (PRODUCTS["gate"] + PRODUCTS["up"]),
         # A layer's last product need not be repeated to differentiate it.
-        passes += forward(LENGTH, LENGTH) - LAYERS * 2 * PRODUCTS["down"]
+        "full": forward(LENGTH, LENGTH) - LAYERS * 2 * PRODUCTS["down"],
+    }
+    passes += again[remat]
     assert counted(config, "reinforce") == passes + 3 * 2 * WIDTH * WORDS
 
 

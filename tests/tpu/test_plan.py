@@ -264,6 +264,8 @@ def test_advice_tries_each_option_and_says_what_it_buys(model, monkeypatch):
     every = "forget.accumulate=2 model.remat=full targets.tile=256 forget.moment_dtype=bfloat16"
     assert found == {
         "forget.accumulate=2": (False, 8),
+        "model.remat=dots": (False, 0),
+        "model.remat=mlp": (False, 0),
         "model.remat=full": (False, 0),
         "targets.tile=256": (False, 0),
         "forget.moment_dtype=bfloat16": (False, 1),
@@ -282,7 +284,7 @@ def test_advice_tries_each_option_and_says_what_it_buys(model, monkeypatch):
     assert "  with model.remat=full: saves 0 GiB and does not fit" in text
     assert text.index("options that change more than time") < text.index("with model.base=int8")
     assert row["preset"] is None
-    row["options"][1]["saved_bytes"] = -GIB
+    row["options"][3]["saved_bytes"] = -GIB
     assert "  with model.remat=full: takes 1.00 GiB more and does not fit" in as_text([row])
     assert "options" not in plan(config, ["v5e-8"], steps=["forget"], advise=False)[0]
     # What is set already is not proposed again.
@@ -307,6 +309,23 @@ def test_advice_proposes_only_what_the_run_would_take(model, words, step, smalle
     assert len({str(option.changes) for option in found}) == len(found)
     if "reinforce.weights" not in smallest:
         assert "reinforce.learning_rate" not in str(found[-1].effect)
+
+
+def test_every_remat_is_compiled_on_request(model, monkeypatch):
+    sizes = {"full": 4 * GIB, "mlp": 12 * GIB, "dots": 20 * GIB, "none": 40 * GIB}
+
+    def stand_in(config, *_, read=True):
+        size = sizes[config.model.remat]
+        return Compiled(size < 15 * GIB, 1.0, size, 1, 1, 10**9 - size // 10**6, {}, 0, refusal=None)
+
+    monkeypatch.setattr(planning, "_compile", stand_in)
+    [row] = plan(tiny_config(model, "model.remat=mlp"), ["v5e-8"], steps=["forget"], remats=True)
+    found = [(entry["remat"], entry["fits"], entry["peak_hbm_bytes"]) for entry in row["remats"]]
+    assert found == [(remat, size < 15 * GIB, size) for remat, size in sizes.items()]
+    assert row["remats"][1]["hardware_flops_per_token"] == row["hardware_flops_per_token"]
+    assert "  with model.remat=dots: 20.00 GiB, does not fit; " in as_text([row])
+    with pytest.raises(UserError, match="--remat compiles training steps, and score trains nothing; add --step forget"):
+        plan(tiny_config(model), ["v5e-8"], steps=["score"], remats=True)
 
 
 def test_the_most_blocks_keep_to_what_the_devices_share(model, monkeypatch):
