@@ -44,6 +44,7 @@ class Manifest:
             isinstance(self._values.get(part, {}), dict) for part in ("hashes", "stages")
         ):
             raise UserError(f"{self._path}: not a run's manifest; delete it, and every stage runs again")
+        self._devices: dict[str, Any] | None = None
         self._hashes = self._values.setdefault("hashes", {})
 
     def stage(self, name: str) -> dict[str, Any] | None:
@@ -56,8 +57,7 @@ class Manifest:
             "fingerprint": fingerprint(inputs),
             "seconds": round(seconds, 3),
             "inputs": dict(inputs),
-            # Of this start: a later one may go on elsewhere.
-            "devices": self._values.get("devices"),
+            "devices": self._devices,  # of the start that finished it; None of one that looked at none
             "finished": _now(),
         }
         self._values.setdefault("stages", {})[name] = entry
@@ -78,11 +78,8 @@ class Manifest:
         self._values["versions"] = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
         self._values["git"] = _git_state()
         self._values["command"] = command
-        self._values["devices"] = {
-            "count": len(devices),
-            "kind": devices[0].device_kind,
-            "processes": jax.process_count(),
-        }
+        self._devices = {"count": len(devices), "kind": devices[0].device_kind, "processes": jax.process_count()}
+        self._values["devices"] = self._devices
         self._values.setdefault("started", _now())
         self._save()
 

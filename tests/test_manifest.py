@@ -62,6 +62,9 @@ def test_a_stage_keeps_the_devices_it_ran_on(tmp_path, monkeypatch):
     again.describe(["run"])
     again.record("forget", {}, 1.0)
     assert again.stage("prepare")["devices"]["kind"] == "cpu"
+    alone = Manifest(tmp_path)  # as `report`, which looks at no devices
+    alone.record("report", {}, 1.0)
+    assert alone.stage("report")["devices"] is None
     assert again.stage("forget")["devices"] == {"count": 4, "kind": "TPU v4", "processes": 1}
 
 

@@ -54,9 +54,8 @@ def _missing_platform(error: Exception) -> str | None:
     if found := re.search(r"Unable to initialize backend '(\w+)'", str(error)):
         return found[1]
     # Of a platform whose plugin is not installed JAX says nothing but that no platform is left.
-    if isinstance(error, AssertionError) and traceback.extract_tb(error.__traceback__)[-1].name == "backends":
-        return os.environ.get("JAX_PLATFORMS", "")
-    return None
+    within = [frame.name for frame in traceback.extract_tb(error.__traceback__)][-1:]
+    return os.environ.get("JAX_PLATFORMS", "") if isinstance(error, AssertionError) and within == ["backends"] else None
 
 
 def tell(line: str) -> None:

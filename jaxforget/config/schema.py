@@ -30,7 +30,7 @@ class ModelOptions:
     remat: str = _option(
         "full",
         "what a layer's backward pass recomputes: full, all of it; mlp, its feed-forward part; dots, all but products "
-        "and attention; none, nothing",
+        "and attention's result; none, nothing",
         ("full", "mlp", "dots", "none"),
     )
     attention: str = _option(

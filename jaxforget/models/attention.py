@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 Array = jax.Array
 SCORES = 4096
 FEW = 128  # queries of a part where there are few scores
-KEPT_NAME = "attention"  # of its result, for the layer's policy of what a backward pass finds ready
+KEPT_NAME = "attention"  # of its result (the kernel's: and log-sums), for a policy of what a backward pass finds ready
 HEADS = 8  # of keys in a turn of the outer loop; as many tensor-parallel devices still have one each
 
 _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
@@ -87,7 +87,7 @@ def _few_forward(query: Array, key: Array, value: Array, positions: Array):
 
 @jax.custom_vjp
 def _attend_few(query: Array, key: Array, value: Array, positions: Array) -> Array:
-    """Where all scores may exist at once: no loop, and a backward pass finds them ready.
+    """Where all scores may exist at once: no loop, and without remat a backward pass finds them ready.
 
     On two cores a layer of 8 blocks of 512 takes 52 ms forward, 78 by way of a softmax; its gradient 170 ms, 245 when
     it is left to JAX.

@@ -198,7 +198,7 @@ class Llama(nn.Module):
       dtype: of activations and matrix products (norms, softmax and logits are fp32 inside).
       param_dtype: of the parameters that `init` makes; `apply` takes any float dtype and casts per layer.
       remat: what a layer's backward pass recomputes: "full", all of it; "mlp", its feed-forward part; "dots", all but
-        its matrix products and attention; "none", nothing.
+        its matrix products and attention's result; "none", nothing.
       unroll: layers in one turn of the loop; more than one compiles longer and, on a CPU, runs a shallow model faster.
       constrain: put on every [B, S, D] activation; a sharding constraint on a mesh, nothing on one device.
       look_up: (table [V, D], tokens [B, S]) -> [B, S, D]; on a mesh `embedding.ShardedLookUp`.

@@ -56,14 +56,14 @@ def facts(
 
 
 def _devices(manifest: Mapping[str, Any]) -> Any:
-    """What the stages ran on, and which of them where they differ; else what the last command had."""
+    """What the stages ran on, and which of them where they differ; what the last command had where no stage says."""
     found = manifest.get("stages")
     names: dict[str, list[str]] = {}
     for name, stage in found.items() if isinstance(found, Mapping) else ():
-        if isinstance(stage, Mapping) and stage.get("devices"):
-            names.setdefault(_plain(stage["devices"]), []).append(str(name))
+        devices = stage.get("devices") if isinstance(stage, Mapping) else None
+        names.setdefault(_plain(devices) if devices else "not noted", []).append(str(name))
     if len(names) < 2:
-        return next(iter(names), manifest.get("devices"))
+        return next((devices for devices in names if devices != "not noted"), manifest.get("devices"))
     return "; ".join(f"{devices} ({', '.join(stages)})" for devices, stages in names.items())
 
 

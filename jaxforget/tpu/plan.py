@@ -1,7 +1,7 @@
 """`jaxforget plan`: the steps of a run compiled for TPU slices; what fits, what it costs, what would make it fit."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
@@ -63,14 +63,14 @@ def plan_rows(
     argument_bytes, temporary_bytes, largest_buffers; trainable, weights, parameters; flops_per_token,
     hardware_flops_per_token (`flops.CONVENTION`); collective_bytes sent a step, by kind; data_dependent_loops, counted
     at their longest; compile_seconds; projection; and, if asked for, max_blocks; remats: {"remat", "fits",
-    "peak_hbm_bytes", "hardware_flops_per_token"} of each; and options: what each would save, and do to the result;
-    preset: the one of configs/slices, if any, laid out for the slice.
+    "out_of_memory", "peak_hbm_bytes", "hardware_flops_per_token"} of each; options: what each would save, and do to the
+    result; preset: the one of configs/slices, if any, laid out for the slice.
 
     Args:
       slices: names ("v5e-8"), see `topology.GENERATIONS`.
       steps: of `STEPS`; those that the run does not have (`steps_of`) are left out.
       max_batch: find the most blocks a training step takes, too.
-      remats: compile a training step with every model.remat: the less it recomputes, the faster and the larger it is.
+      remats: compile a training step with every model.remat, too: as a rule, less to compute is more to hold.
       advise: where a training step does not fit, compile it with options that save memory.
       say: told what is being compiled.
 
@@ -79,15 +79,15 @@ def plan_rows(
         of which the run has none.
     """
     beside = Beside(max_batch, remats, advise)
-    if (max_batch or remats) and not set(TRAINING) & set(steps):
-        flag = "--max-batch" if max_batch else "--remat"
-        raise UserError(f"{flag} compiles training steps, and {', '.join(steps)} trains nothing; add --step forget")
     places = [find_slice(name) for name in slices]
     wanted = tuple(step for step in steps_of(config) if step in steps)
     if not wanted:
         missing = {"reinforce": "model.reinforced is set", "label": "targets.cache is false"}
         why = "; ".join(f"no step {step}: {reason}" for step, reason in missing.items() if step in steps)
         raise UserError(f"{why}; leave --step out, or change that")
+    if (max_batch or remats) and not set(TRAINING) & set(wanted):
+        flags = " and ".join(name for name, given in (("--max-batch", max_batch), ("--remat", remats)) if given)
+        raise UserError(f"{flags}: of training steps alone, which {', '.join(wanted)} is not; add --step forget")
     if config.model.folder is None:
         raise UserError("model.folder is not set; it names a Llama's folder or hub id, of which config.json is enough")
     llama, source = read_shape(config.model.folder)
@@ -186,7 +186,8 @@ def _row(
     if beside.remats:
         row["remats"] = _remats(config, llama, site, widths, name, found, say)
     if beside.advise and found.out_of_memory:
-        row["options"] = _advice(config, llama, site, widths, name, found, say)
+        tried = {entry["remat"] for entry in row.get("remats", ())}
+        row["options"] = _advice(config, llama, site, widths, name, found, tried, say)
         row["preset"] = preset_for(site.place, llama)
     return row
 
@@ -251,11 +252,14 @@ def _advice(
     widths: Widths,
     name: str,
     before: Compiled,
+    remats: Collection[str],
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """What each option would buy: compiled, not estimated."""
+    """What each option would buy, compiled, not estimated; `remats` are compiled already."""
     found = []
     for option in candidates(config, site.mesh, name):
+        if len(option.changes) == 1 and option.changes.get("model.remat") in remats:
+            continue
         say(f"{site.place.name}: {name} does not fit; trying {' '.join(option.words)}")
         after = _compile(replaced(config, option.changes), llama, site, widths, name, read=False)
         saved = None if before.peak is None or after.peak is None else before.peak - after.peak
@@ -281,8 +285,8 @@ def _remats(
         if remat != config.model.remat:
             say(f"{site.place.name}: {name} with model.remat={remat}")
             found = _compile(replaced(config, {"model.remat": remat}), llama, site, widths, name, read=False)
-        rows.append({"remat": remat, "fits": found.fits, "peak_hbm_bytes": found.peak})
-        rows[-1]["hardware_flops_per_token"] = found.hardware_flops / tokens
+        rows.append({"remat": remat, "fits": found.fits, "out_of_memory": found.out_of_memory})
+        rows[-1] |= {"peak_hbm_bytes": found.peak, "hardware_flops_per_token": found.hardware_flops / tokens}
     return rows
 
 

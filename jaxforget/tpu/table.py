@@ -88,7 +88,7 @@ def _remarks(row: dict[str, Any]) -> list[str]:
     if "max_blocks" in row:
         tried = f"{row['max_blocks_compilations']} compilations, in steps of {row['max_blocks_unit']}"
         lines.append(f"most blocks a step: {row['max_blocks']} ({tried})")
-    lines += [_remat(found) for found in row.get("remats", ())]
+    lines += _remats(row.get("remats", ()))
     options = row.get("options", ())
     lines += [_option(option) for option in options if option["effect"] is None]
     if changing := [option for option in options if option["effect"] is not None]:
@@ -98,10 +98,15 @@ def _remarks(row: dict[str, Any]) -> list[str]:
     return ["", f"{row['slice']} {row['step']} ({row['weights']})", *(f"  {line}" for line in lines)]
 
 
-def _remat(found: dict[str, Any]) -> str:
-    fits = "fits" if found["fits"] else "does not fit"
-    peak, flops = _gib(found["peak_hbm_bytes"]), found["hardware_flops_per_token"] / 1e9
-    return f"with model.remat={found['remat']}: {peak} GiB, {fits}; {flops:.3g} hardware GFLOP a token"
+def _remats(remats: Sequence[dict[str, Any]]) -> list[str]:
+    lines = []
+    for found in remats:
+        flops, most = (entry["hardware_flops_per_token"] for entry in (found, remats[0]))
+        less = "" if flops == most else f", {100 * (1 - flops / most):.0f} % less"
+        fits = "fits" if found["fits"] else "does not fit" if found["out_of_memory"] else "the compiler failed"
+        size = f"{_gib(found['peak_hbm_bytes'])} GiB"
+        lines.append(f"model.remat={found['remat']}: {size}, {fits}; {flops / 1e9:.3g} hardware GFLOP a token{less}")
+    return lines
 
 
 def _option(option: dict[str, Any]) -> str:

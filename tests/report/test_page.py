@@ -199,6 +199,7 @@ def test_devices_are_those_that_the_stages_ran_on(tmp_path):
         return read(write_report(run).read_text(encoding="utf-8")).text
 
     assert "8 × TPU v5 lite (forget, eval); 1 × cpu (export)" in shown(forget=tpu, eval=tpu, export=cpu)
+    assert "not noted (forget); 1 × cpu (export)" in shown(forget=None, export=cpu)
     text = shown(forget=tpu)
     assert "8 × TPU v5 lite" in text
     assert "1 × cpu" not in text

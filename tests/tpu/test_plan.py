@@ -1,6 +1,7 @@
 """Plans by the real TPU compiler, of models tiny and impossible; and the searches around it, by a stand-in."""
 
 import json
+import re
 
 import pytest
 
@@ -316,16 +317,28 @@ def test_every_remat_is_compiled_on_request(model, monkeypatch):
 
     def stand_in(config, *_, read=True):
         size = sizes[config.model.remat]
-        return Compiled(size < 15 * GIB, 1.0, size, 1, 1, 10**9 - size // 10**6, {}, 0, refusal=None)
+        flops = {"full": 100, "mlp": 99}.get(config.model.remat, 98)
+        refusal = None if size < 15 * GIB else "RESOURCE_EXHAUSTED: too much"
+        return Compiled(size < 15 * GIB, 1.0, size, 1, 1, flops * 10**9, {}, 0, refusal=refusal)
 
     monkeypatch.setattr(planning, "_compile", stand_in)
     [row] = plan(tiny_config(model, "model.remat=mlp"), ["v5e-8"], steps=["forget"], remats=True)
     found = [(entry["remat"], entry["fits"], entry["peak_hbm_bytes"]) for entry in row["remats"]]
     assert found == [(remat, size < 15 * GIB, size) for remat, size in sizes.items()]
     assert row["remats"][1]["hardware_flops_per_token"] == row["hardware_flops_per_token"]
-    assert "  with model.remat=dots: 20.00 GiB, does not fit; " in as_text([row])
-    with pytest.raises(UserError, match="--remat compiles training steps, and score trains nothing; add --step forget"):
+    text = as_text([row])
+    assert "  model.remat=full: 4.00 GiB, fits; " in text
+    assert re.search(r"  model\.remat=dots: 20\.00 GiB, does not fit; .* hardware GFLOP a token, 2 % less\n", text)
+    row["remats"][2] |= {"peak_hbm_bytes": None, "out_of_memory": False}
+    assert "  model.remat=dots: ? GiB, the compiler failed; " in as_text([row])
+    # What the advice would compile too is there already.
+    [row] = plan(tiny_config(model, "model.remat=dots"), ["v5e-8"], steps=["forget"], remats=True)
+    assert not [option for option in row["options"] if option["options"][0].startswith("model.remat")]
+    with pytest.raises(UserError, match="--remat: of training steps alone, which score is not; add --step forget"):
         plan(tiny_config(model), ["v5e-8"], steps=["score"], remats=True)
+    given = tiny_config(model, "model.reinforced=x")
+    with pytest.raises(UserError, match="--max-batch and --remat: of training steps alone, which score is not"):
+        plan(given, ["v5e-8"], steps=["score", "reinforce"], remats=True, max_batch=True)
 
 
 def test_the_most_blocks_keep_to_what_the_devices_share(model, monkeypatch):

@@ -126,6 +126,8 @@ def test_the_readme_has_a_row_of_every_preset_and_knows_what_each_sends():
     text = (FOLDER.parents[1] / "README.md").read_text()
     table = text.split("<!-- plan: written by scripts/plan_table -->")[1].split("<!-- end of plan -->")[0]
     rows = [line for line in table.splitlines() if "](configs/slices/" in line]
-    named = {line.split("](configs/slices/")[1].split(".yaml)")[0] for line in rows}
-    assert named == {preset.name for preset in find_presets(FOLDER)}
+    assert [cell.strip() for cell in table.splitlines()[1].split("|")[1:-1]] == list(presets.HEADER)
+    remat = presets.HEADER.index("remat") + 1
+    found = {line.split("](configs/slices/")[1].split(".yaml)")[0]: line.split("|")[remat].strip() for line in rows}
+    assert found == {preset.name: preset.config.model.remat for preset in find_presets(FOLDER)}
     assert not [line for line in rows if "?" in line or "does not fit" in line]
