@@ -7,8 +7,11 @@ import pytest
 from flax import traverse_util
 
 import jaxforget
+from jaxforget.config import options
 from jaxforget.errors import UserError
 from jaxforget.model import (
+    ATTENTIONS,
+    DTYPES,
     continuation,
     load,
     make_forward,
@@ -19,6 +22,7 @@ from jaxforget.model import (
 )
 from jaxforget.models.attention import attend
 from jaxforget.models.hf import load_tokenizer
+from jaxforget.models.llama import REMATS
 from jaxforget.models.splash import SplashAttention
 from jaxforget.sharding import make_mesh
 
@@ -64,6 +68,12 @@ def test_recomputing_changes_neither_values_nor_gradients(remat, tiny_world):
 
     plain, again = gradients("none"), gradients(remat)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), plain, again)
+
+
+def test_the_choices_of_the_options_are_those_of_load():
+    choices = {name: set(field.metadata["choices"]) for name, field in options()}
+    for name, known in (("dtype", DTYPES), ("remat", REMATS), ("attention", ATTENTIONS)):
+        assert choices[f"model.{name}"] == set(known)
 
 
 @pytest.mark.parametrize(("attention", "kernel"), [("auto", True), ("plain", False)])

@@ -1,7 +1,7 @@
 """`jaxforget plan`: the steps of a run compiled for TPU slices; what fits, what it costs, what would make it fit."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
@@ -15,7 +15,7 @@ from jaxforget.models.published import read_shape
 from jaxforget.sharding import make_mesh
 from jaxforget.stages.build import teachers_used
 from jaxforget.stages.card import what_trains
-from jaxforget.tpu.advice import candidates, replaced
+from jaxforget.tpu.advice import Option, candidates, replaced
 from jaxforget.tpu.compiler import Compiled, compile_step, memory_limit, no_cache
 from jaxforget.tpu.flops import model_flops_per_token
 from jaxforget.tpu.presets import preset_for
@@ -181,13 +181,19 @@ def _row(
     }
     if name not in TRAINING or not (found.fits or found.out_of_memory):
         return row
+
+    def compile_with(changes: dict[str, Any]) -> Compiled:
+        say(f"{site.place.name}: {name} with {' '.join(Option(changes).words)}")
+        return _compile(replaced(config, changes), llama, site, widths, name, read=False)
+
     if beside.max_batch:
-        row |= _most_blocks(config, llama, site, widths, name, found, say)
+        row |= _most_blocks(config, site, name, found, compile_with)
     if beside.remats:
-        row["remats"] = _remats(config, llama, site, widths, name, found, say)
+        row["remats"] = _remats(config.model.remat, step.tokens, found, compile_with)
     if beside.advise and found.out_of_memory:
-        tried = {entry["remat"] for entry in row.get("remats", ())}
-        row["options"] = _advice(config, llama, site, widths, name, found, tried, say)
+        tried = [{"model.remat": entry["remat"]} for entry in row.get("remats", ())]
+        options = [option for option in candidates(config, site.mesh, name) if option.changes not in tried]
+        row["options"] = _advice(options, found, compile_with)
         row["preset"] = preset_for(site.place, llama)
     return row
 
@@ -246,22 +252,12 @@ def _projection(site: Site, found: Compiled, tokens: int, model_flops: int, pass
 
 
 def _advice(
-    config: Config,
-    llama: LlamaConfig,
-    site: Site,
-    widths: Widths,
-    name: str,
-    before: Compiled,
-    remats: Collection[str],
-    say: Callable[[str], None],
+    options: Sequence[Option], before: Compiled, compile_with: Callable[[dict[str, Any]], Compiled]
 ) -> list[dict[str, Any]]:
-    """What each option would buy, compiled, not estimated; `remats` are compiled already."""
+    """What each option would buy: compiled, not estimated."""
     found = []
-    for option in candidates(config, site.mesh, name):
-        if len(option.changes) == 1 and option.changes.get("model.remat") in remats:
-            continue
-        say(f"{site.place.name}: {name} does not fit; trying {' '.join(option.words)}")
-        after = _compile(replaced(config, option.changes), llama, site, widths, name, read=False)
+    for option in options:
+        after = compile_with(option.changes)
         saved = None if before.peak is None or after.peak is None else before.peak - after.peak
         sizes = {"peak_hbm_bytes": after.peak, "saved_bytes": saved}
         found.append({"options": option.words, "fits": after.fits, **sizes, "effect": option.effect})
@@ -269,35 +265,19 @@ def _advice(
 
 
 def _remats(
-    config: Config,
-    llama: LlamaConfig,
-    site: Site,
-    widths: Widths,
-    name: str,
-    first: Compiled,
-    say: Callable[[str], None],
+    configured: str, tokens: int, first: Compiled, compile_with: Callable[[dict[str, Any]], Compiled]
 ) -> list[dict[str, Any]]:
-    """What every model.remat needs and costs, the one that recomputes most first."""
-    tokens = make_step(config, llama, site.mesh, widths, name).tokens
+    """What every model.remat needs and costs, the one that recomputes most first; `first` is the configured one's."""
     rows = []
     for remat in REMATS:
-        found = first
-        if remat != config.model.remat:
-            say(f"{site.place.name}: {name} with model.remat={remat}")
-            found = _compile(replaced(config, {"model.remat": remat}), llama, site, widths, name, read=False)
+        found = first if remat == configured else compile_with({"model.remat": remat})
         rows.append({"remat": remat, "fits": found.fits, "out_of_memory": found.out_of_memory})
         rows[-1] |= {"peak_hbm_bytes": found.peak, "hardware_flops_per_token": found.hardware_flops / tokens}
     return rows
 
 
 def _most_blocks(
-    config: Config,
-    llama: LlamaConfig,
-    site: Site,
-    widths: Widths,
-    name: str,
-    first: Compiled,
-    say: Callable[[str], None],
+    config: Config, site: Site, name: str, first: Compiled, compile_with: Callable[[dict[str, Any]], Compiled]
 ) -> dict[str, Any]:
     """The most blocks of a training step, all else as configured, found by compiling."""
     options = getattr(config, name)
@@ -307,9 +287,7 @@ def _most_blocks(
 
     def measure(units: int) -> tuple[bool, int | None]:
         if units not in seen:
-            batch = units * unit - retain
-            say(f"{site.place.name}: {name} with {batch + retain} blocks")
-            found = _compile(replaced(config, {f"{name}.batch": batch}), llama, site, widths, name, read=False)
+            found = compile_with({f"{name}.batch": units * unit - retain})
             seen[units] = (found.fits, found.peak)
         return seen[units]
 
