@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from omegaconf import OmegaConf
 
 from jaxforget.config import Config, config_from, load_config, to_yaml
-from jaxforget.corpus.anchors import Anchors
+from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.loader import collate
 from jaxforget.corpus.text import read_documents
 from jaxforget.corpus.tokens import cut_blocks
@@ -21,8 +21,8 @@ from jaxforget.errors import UserError
 from jaxforget.evals.probes import Prompts, load_probes
 from jaxforget.evals.watch import Questions, make_questions
 from jaxforget.files import read_json
-from jaxforget.model import Model, load, make_forward, whole
-from jaxforget.model import complete as complete_texts
+from jaxforget.lm.model import Model, load, make_forward, materialize
+from jaxforget.lm.model import complete as complete_texts
 from jaxforget.models.hf import save_params
 from jaxforget.models.llama import Llama
 from jaxforget.pipeline import run_chain, stage_seconds
@@ -242,6 +242,6 @@ def export(model: Model, folder: str | Path, dtype: str = "float32") -> Path:
             raise UserError(f"{folder}: holds files that jaxforget did not write; name an empty or a new folder")
     card = plain_card(f"{model.folder.name}, {dtype}", str(model.folder))
     source = model.folder if model.folder.is_dir() else model.tokenizer
-    params = whole(model).params
+    params = materialize(model).params
     save_params(folder, params, model.config, model.raw_config, source, dtype=dtype, model_card=card)
     return Path(folder)

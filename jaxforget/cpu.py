@@ -7,31 +7,31 @@ Array = jax.Array
 GROUP = 128  # words whose highest logit is found first
 
 
-def turned(x: Array) -> Array:
+def transposed(x: Array) -> Array:
     """[T, D] -> [D, T], on a CPU as an array of its own.
 
     A product with a transposed factor goes to a slower library there (117 against 147 GFLOP/s on two cores), or its
     transposition is made one with what computes the factor, at a third of the speed of the two apart.
     """
-    return jax.lax.platform_dependent(x, cpu=_turned_apart, default=lambda x: x.T)
+    return jax.lax.platform_dependent(x, cpu=_transposed_apart, default=lambda x: x.T)
 
 
 def product_over_rows(x: Array, y: Array) -> Array:
     """x [T, M] and y [T, N] summed over T: [M, N]. A CPU turns the narrower one round, which is less to move."""
 
-    def narrower_turned(x: Array, y: Array) -> Array:
+    def narrower_transposed(x: Array, y: Array) -> Array:
         if x.shape[1] <= y.shape[1]:
-            return jnp.dot(_turned_apart(x), y)
-        return _turned_apart(jnp.dot(_turned_apart(y), x))
+            return jnp.dot(_transposed_apart(x), y)
+        return _transposed_apart(jnp.dot(_transposed_apart(y), x))
 
-    return jax.lax.platform_dependent(x, y, cpu=narrower_turned, default=lambda x, y: jnp.dot(x.T, y))
+    return jax.lax.platform_dependent(x, y, cpu=narrower_transposed, default=lambda x, y: jnp.dot(x.T, y))
 
 
-def _turned_apart(x: Array) -> Array:
+def _transposed_apart(x: Array) -> Array:
     return jax.lax.optimization_barrier(x.T)
 
 
-def likeliest(logits: Array) -> Array:
+def argmax(logits: Array) -> Array:
     """int32 [T]: the first of each row's highest logits, float [T, V]; of a row with NaN, any word.
 
     On a CPU group by group, where the words are whole groups: a maximum that carries its place along is not vectorised

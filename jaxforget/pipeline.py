@@ -18,9 +18,9 @@ from jaxforget.manifest import changed, fingerprint
 from jaxforget.models.export import LICENCE_FILES, TOKENIZER_FILES
 from jaxforget.report.artefacts import read_attack_metrics
 from jaxforget.report.page import write_report
-from jaxforget.stages import anchors, corpus, evaluation, export, training
+from jaxforget.stages import anchors, eval, export, prepare, training
 from jaxforget.stages.check import check
-from jaxforget.stages.hashes import hash_model, hash_papers, hash_questions, hash_text
+from jaxforget.stages.hashes import hash_model, hash_questions, hash_text, hash_tokenizer_files
 from jaxforget.stages.run import Run, wait_for_all
 from jaxforget.stages.suites.catalogue import SUITES
 from jaxforget.stages.suites.suite import chosen, compared, measure, preview
@@ -94,7 +94,7 @@ def _text_inputs(run: Run) -> dict[str, str]:
     config = run.config
     return {
         "seed": str(config.seed),
-        "tokenizer": hash_papers(run, run.base),
+        "tokenizer": hash_tokenizer_files(run, run.base),
         **_text(run, "corpus"),
         **_values(config, "corpus", _PLACES),
         **_values(config, "blocks"),
@@ -190,12 +190,12 @@ def _eval_inputs(run: Run) -> Mapping[str, str]:
         **hash_questions(run),
         "evals.completion_tokens": str(run.config.evals.completion_tokens),
         **{f"model {name}": hash_model(run, folder) for name, folder in compared(run).items()},
-        **{f"tokenizer {name}": hash_papers(run, folder) for name, folder in compared(run).items()},
+        **{f"tokenizer {name}": hash_tokenizer_files(run, folder) for name, folder in compared(run).items()},
     }
 
 
 def _export_inputs(run: Run) -> Mapping[str, str]:
-    papers = hash_papers(run, run.base, (*TOKENIZER_FILES, *LICENCE_FILES, "generation_config.json"))
+    papers = hash_tokenizer_files(run, run.base, (*TOKENIZER_FILES, *LICENCE_FILES, "generation_config.json"))
     return {**_finished(run, "forget"), "tokenizer and licence": papers, **_values(run.config, "export")}
 
 
@@ -203,7 +203,7 @@ def _export_inputs(run: Run) -> Mapping[str, str]:
 TEXT = Stage(
     "text",
     _text_inputs,
-    lambda run, _: corpus.cut(run),
+    lambda run, _: prepare.cut(run),
     lambda run: [run.reinforce_blocks / "blocks.json"],
     together=False,
 )
@@ -212,7 +212,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "prepare",
         _prepare_inputs,
-        lambda run, _: corpus.prepare(run),
+        lambda run, _: prepare.prepare(run),
         lambda run: [folder / "blocks.json" for folder in (run.blocks, run.retain_blocks) if folder is not None],
         together=False,
     ),
@@ -229,7 +229,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "eval",
         _eval_inputs,
-        lambda run, _: evaluation.evaluate(run),
+        lambda run, _: eval.evaluate(run),
         lambda run: [run.evals / f"{name}.json" for name in ("summary", "completions", "passage")],
     ),
     Stage("export", _export_inputs, lambda run, _: export.export(run), lambda run: [run.export / "config.json"]),

@@ -57,7 +57,7 @@ def ours(folder: Path, case: str) -> dict[str, Any]:
     """Loads with jaxforget; counts the bytes that are read."""
     import jax
 
-    from jaxforget.model import param_shardings
+    from jaxforget.lm.model import param_shardings
     from jaxforget.models import hf
     from jaxforget.models.load import Checkpoint
     from jaxforget.sharding import make_mesh

@@ -29,9 +29,9 @@ RANKS = [
     {"files", "config"},
     {"endpoint"},
     {"models", "corpus", "sharding"},
-    {"train", "manifest", "start", "review"},
-    {"evals"},
-    {"model"},
+    {"train", "manifest", "start"},
+    {"lm"},
+    {"evals", "anchors"},
     {"report"},
     {"stages"},
     # What is planned is what the stages build, so the plan stands on them.

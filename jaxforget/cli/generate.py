@@ -24,7 +24,7 @@ def run(given: argparse.Namespace) -> int:
     check_seed(given.seed)
     start_jax(alone=True)
     from jaxforget.api import complete, load
-    from jaxforget.models.generate import check_sampling
+    from jaxforget.lm.generate import check_sampling
     from jaxforget.models.hf import read_config as read_model_config
     from jaxforget.models.hf import resolve_folder
 

@@ -38,7 +38,7 @@ def run(given: argparse.Namespace) -> int:
     config = read_config(given.config, given.overrides)
     if config.out is None:
         raise UserError("out is not set; it names the run's folder, as out=runs/NAME")
-    from jaxforget.review.edits import Review
+    from jaxforget.anchors.review.edits import Review
 
     folder = Path(config.out)
     review = Review(folder / "anchors.json", folder / "anchors.review.json")
@@ -49,9 +49,9 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _text(folder: Path, review) -> int:
-    from jaxforget.corpus.anchors import Anchors
-    from jaxforget.corpus.diagnosis import clashes
-    from jaxforget.review.form import read_form, write_form
+    from jaxforget.anchors.diagnosis import clashes
+    from jaxforget.anchors.review.form import read_form, write_form
+    from jaxforget.corpus.dictionary import Anchors
 
     path = folder / "anchors.review.txt"
     if not path.is_file():
@@ -73,8 +73,8 @@ def _text(folder: Path, review) -> int:
 
 
 def _page(given: argparse.Namespace, config: Config, review) -> int:
+    from jaxforget.anchors.review.server import ReviewServer
     from jaxforget.corpus.text import read_documents
-    from jaxforget.review.server import ReviewServer
 
     if not 0 <= given.port < 65536:
         raise UserError(f"--port {given.port}: give 1 to 65535, or none for a free one")

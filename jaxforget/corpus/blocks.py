@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxforget.corpus.diagnosis import REACH
+from jaxforget.anchors.diagnosis import REACH
 from jaxforget.corpus.text import Document
 from jaxforget.corpus.tokens import cut_blocks, tokenize
 from jaxforget.corpus.translate import Translation, Translator, block_rng

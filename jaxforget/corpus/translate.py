@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxforget.corpus.anchors import Anchors
+from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.variants import VARIANT_NAMES, derive_variants
 from jaxforget.errors import UserError
 

@@ -18,7 +18,7 @@ from jaxforget.demo.world import build_world
 from jaxforget.errors import UserError
 from jaxforget.files import read_json, write_json, write_text
 from jaxforget.pipeline import run_chain, run_stage, stage_seconds
-from jaxforget.stages.evaluation import table
+from jaxforget.stages.eval import table
 from jaxforget.stages.run import Run
 from jaxforget.train.metrics import read_records
 

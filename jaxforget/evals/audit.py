@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxforget.evals.evidence import evidence
 from jaxforget.evals.intervals import bootstrap
-from jaxforget.evals.scoring import Scorer
+from jaxforget.lm.scoring import Scorer
 from jaxforget.train.types import Params
 
 LEAK = 0.1  # probability above the control's from which a word counts as leaked

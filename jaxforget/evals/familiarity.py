@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxforget.errors import UserError
 from jaxforget.evals.probes import Probe
-from jaxforget.evals.scoring import Scorer
+from jaxforget.lm.scoring import Scorer
 from jaxforget.train.types import Params
 
 

@@ -32,7 +32,7 @@ class HarnessModel(TemplateLM):
     """A model for `lm_eval.simple_evaluate(model=...)`.
 
     Args:
-      score: the model's, as `jaxforget.evals.endings.EndingScorer` gives.
+      score: the model's, as `jaxforget.lm.continuations.ContinuationScorer` gives.
       generate: the same model's generation, the end token left out.
       tokenizer: the model's.
       max_length: positions of the model.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxforget.errors import UserError
-from jaxforget.evals.token_statistics import TokenStatistics
+from jaxforget.lm.token_statistics import TokenStatistics
 
 ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus")
 # Below, a distribution is all but certain and (log p - mean) / deviation is noise; open-unlearning's bound.

@@ -15,8 +15,9 @@ from jaxforget.evals.evidence import evidence, mean_evidence
 from jaxforget.evals.intervals import bootstrap
 from jaxforget.evals.membership import ATTACKS, auc, membership_auc, membership_scores, shares_below
 from jaxforget.evals.outcomes import Outcome
-from jaxforget.evals.text_scores import Complete, decode, rouge_l
-from jaxforget.evals.token_statistics import StatisticsScorer
+from jaxforget.evals.text_scores import decode, rouge_l
+from jaxforget.lm.generate import Complete
+from jaxforget.lm.token_statistics import StatisticsScorer
 from jaxforget.train.types import Params
 
 PASSAGE = 128  # tokens of a passage at most, where nothing else is asked for
@@ -33,19 +34,19 @@ CONVENTIONS = {
 AUC_CONVENTION = "P(passage looks more trained on than held-out text); .5 = cannot tell"
 
 
-def extraction_strength(likeliest: np.ndarray) -> float:
+def extraction_strength(is_argmax: np.ndarray) -> float:
     """1 - k/n: k is the shortest prefix after which every remaining token is the argmax; 0 where none is.
 
     Args:
-      likeliest: bool [n], whether each token is the argmax, teacher-forced.
+      is_argmax: bool [n], whether each token is the argmax, teacher-forced.
     """
-    wrong = np.flatnonzero(~likeliest)
-    return 1 - (wrong[-1] + 1) / len(likeliest) if len(wrong) else 1.0
+    wrong = np.flatnonzero(~is_argmax)
+    return 1 - (wrong[-1] + 1) / len(is_argmax) if len(wrong) else 1.0
 
 
-def open_unlearning_strength(likeliest: np.ndarray) -> float:
+def open_unlearning_strength(is_argmax: np.ndarray) -> float:
     """The same of the same bool [n], but 1/n where even the last token is not the argmax."""
-    return max(extraction_strength(likeliest), 1 / len(likeliest))
+    return max(extraction_strength(is_argmax), 1 / len(is_argmax))
 
 
 def cut_passages(texts: Iterable[str], tokenizer: Any, *, length: int = 128, limit: int = 200) -> list[list[int]]:
@@ -103,9 +104,9 @@ def memorization_rows(
         for name in ("min_k", "min_k_plus_plus")
     }
     values = {
-        "extraction_strength": [extraction_strength(s.likeliest) for s in statistics],
-        "extraction_strength_open_unlearning": [open_unlearning_strength(s.likeliest) for s in statistics],
-        "exact_memorization": [s.likeliest.mean() for s in statistics],
+        "extraction_strength": [extraction_strength(s.is_argmax) for s in statistics],
+        "extraction_strength_open_unlearning": [open_unlearning_strength(s.is_argmax) for s in statistics],
+        "exact_memorization": [s.is_argmax.mean() for s in statistics],
         "verbatim_rouge": verbatim_rouge(passages, complete, tokenizer),
     } | {name: -scores[name] for name in ATTACKS}
     rows = [mean_evidence(name, conventions[name], model, value) for name, value in values.items()]

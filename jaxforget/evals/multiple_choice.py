@@ -124,7 +124,7 @@ def choice_likelihoods(
 
     Args:
       documents: from `load_choices`.
-      score: the model's, as `jaxforget.evals.endings.EndingScorer` gives.
+      score: the model's, as `jaxforget.lm.continuations.ContinuationScorer` gives.
       tokenizer: the model's.
       delimiter: between context and choice.
       max_length: positions; the beginning of a longer text is left out. None: none is.

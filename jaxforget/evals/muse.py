@@ -28,8 +28,9 @@ from jaxforget.evals.evidence import check_convention, evidence, mean_evidence
 from jaxforget.evals.intervals import bootstrap
 from jaxforget.evals.membership import auc, lowest_mean
 from jaxforget.evals.records import TEXT, read_records, read_texts
-from jaxforget.evals.scoring import Scorer
-from jaxforget.evals.text_scores import Complete, cut_at, decode, rouge_l
+from jaxforget.evals.text_scores import cut_at, decode, rouge_l
+from jaxforget.lm.generate import Complete
+from jaxforget.lm.scoring import Scorer
 from jaxforget.train.types import Params
 
 CONVENTIONS = ("muse", "open-unlearning")

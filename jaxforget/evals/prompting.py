@@ -17,8 +17,8 @@ from jaxforget.errors import UserError
 from jaxforget.evals.familiarity import Answered, answer_probabilities, encode_probe
 from jaxforget.evals.outcomes import Outcome, repeated
 from jaxforget.evals.probes import Probe, read_probe
-from jaxforget.evals.scoring import Scorer
 from jaxforget.files import read_json
+from jaxforget.lm.scoring import Scorer
 from jaxforget.train.types import Params
 
 CONVENTION = "mean probability of the answer's tokens"

@@ -16,7 +16,7 @@ from jaxforget.evals.probes import Probe
 from jaxforget.evals.prompting import holds
 from jaxforget.sharding import put_rows
 from jaxforget.train.optimizer import make_optimizer
-from jaxforget.train.precision import computed
+from jaxforget.train.precision import compute_params
 from jaxforget.train.step import StepOptions, init_state, make_reinforce_step, state_shardings
 from jaxforget.train.types import Forward, Params
 
@@ -75,7 +75,7 @@ def make_relearner(
         found, batches = {}, batches_of(blocks, options.batch, seed=options.seed)
         for step in range(max(options.steps) + 1):
             if step in options.steps:
-                found[step] = measure(computed(state.params))
+                found[step] = measure(compute_params(state.params))
             if step < max(options.steps):
                 state, _ = compiled["step"](state, put_rows(next(batches), mesh))
         return found

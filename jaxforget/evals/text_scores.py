@@ -2,11 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-# (token ids of each prompt, at most so many new tokens) -> each prompt's new token ids, greedy, end token left out
-Complete = Callable[[Sequence[Sequence[int]], int], list[list[int]]]
 
 
 @dataclasses.dataclass(frozen=True)

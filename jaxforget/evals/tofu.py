@@ -24,8 +24,9 @@ from jaxforget.errors import UserError
 from jaxforget.evals.evidence import check_convention, evidence, mean_evidence
 from jaxforget.evals.intervals import bootstrap
 from jaxforget.evals.records import TEXT, TEXTS, optional, read_records
-from jaxforget.evals.scoring import Scorer
-from jaxforget.evals.text_scores import Complete, decode, rouge_l
+from jaxforget.evals.text_scores import decode, rouge_l
+from jaxforget.lm.generate import Complete
+from jaxforget.lm.scoring import Scorer
 from jaxforget.train.types import Params
 
 SPLITS = ("forget", "retain", "real_authors", "world_facts")

@@ -10,8 +10,8 @@ import numpy as np
 
 from jaxforget.evals.familiarity import Answered, answer_probabilities, encode_probe, perplexity, top_tokens
 from jaxforget.evals.probes import Probes, Prompts
-from jaxforget.evals.scoring import Scorer
 from jaxforget.files import read_json, write_json
+from jaxforget.lm.scoring import Scorer
 from jaxforget.manifest import changed
 from jaxforget.train.types import Params
 
@@ -54,7 +54,9 @@ def measure(scorer: Scorer, params: Params, questions: Questions) -> dict[str, f
     return measures
 
 
-def likeliest(scorer: Scorer, params: Params, questions: Questions, tokenizer: Any) -> list[list[dict[str, Any]]]:
+def prompt_top_tokens(
+    scorer: Scorer, params: Params, questions: Questions, tokenizer: Any
+) -> list[list[dict[str, Any]]]:
     """A model's next tokens after every prompt that is followed: the `TOP` likeliest, as dynamics.json holds them."""
     if not questions.dynamics_ids:
         return []
@@ -104,7 +106,7 @@ class Watch:
         """Measures the student after `step` steps."""
         measures = measure(self._scorer, params, self._questions)
         self._rows.append({"step": step, **{name: measures.get(name) for name in MEASURES}})
-        tops = likeliest(self._scorer, params, self._questions, self._tokenizer)
+        tops = prompt_top_tokens(self._scorer, params, self._questions, self._tokenizer)
         for item, top in zip(self._prompts, tops, strict=True):
             item["steps"].append({"step": step, "top": top})
         if jax.process_index() == 0:
@@ -144,7 +146,7 @@ def measure_ends(
         found = {step: measure(scorer, params, questions) for step, params in ends.items()}
         rows = [{"step": step, **{name: some.get(name) for name in MEASURES}} for step, some in found.items()]
     old = {item["prompt"]: item["steps"] for item in _old(dynamics, "prompts")}
-    tops = {step: likeliest(scorer, params, questions, tokenizer) for step, params in ends.items()}
+    tops = {step: prompt_top_tokens(scorer, params, questions, tokenizer) for step, params in ends.items()}
     prompts = [
         {
             "prompt": prompt,

@@ -84,14 +84,14 @@ def differences(base: Params, params: Params) -> Params:
     return {**params, "layers": {name: change(name, layer) for name, layer in params["layers"].items()}}
 
 
-def over(base: Params, own: Params) -> Params:
+def apply_delta(base: Params, own: Params) -> Params:
     """The parameters of a model that has `own` and shares the rest with `base` (None: shares nothing).
 
     A layer that brings its own kernel takes nothing of base's; of any other entry, its own comes first.
     """
     if base is None or not isinstance(own, dict) or "kernel" in own:
         return own
-    return {**base, **{name: over(base.get(name), part) for name, part in own.items()}}
+    return {**base, **{name: apply_delta(base.get(name), part) for name, part in own.items()}}
 
 
 def merged(params: Params, dtype: Any) -> Params:

@@ -2,10 +2,10 @@
 
 import jax
 
-from jaxforget.corpus.anchors import Anchors
-from jaxforget.corpus.extract.offline import Found, extract
+from jaxforget.anchors.offline import Found, extract
+from jaxforget.anchors.review.edits import apply_verdicts, read_verdicts
+from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.text import Document, read_documents
-from jaxforget.review.edits import apply_verdicts, read_verdicts
 from jaxforget.stages.anchors_asked import find_by_asking
 from jaxforget.stages.anchors_asked import preview as preview_asking
 from jaxforget.stages.anchors_judged import ModelsJudge

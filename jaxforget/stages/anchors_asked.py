@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 
-from jaxforget.corpus.extract.asking import Expressions, choose_passages, questions, unite
-from jaxforget.corpus.extract.offline import Found
+from jaxforget.anchors.asking import Expressions, choose_passages, questions, unite
+from jaxforget.anchors.offline import Found
 from jaxforget.corpus.text import Document
 from jaxforget.endpoint import Answer, Endpoint, settings_from
 from jaxforget.endpoint.answers import Answers, Messages, UnusableError, instructed, parse, request_hash
 from jaxforget.errors import UserError
-from jaxforget.model import Model, complete, load
+from jaxforget.lm.model import Model, complete, load
 from jaxforget.models.hf import resolve_folder
 from jaxforget.stages.run import Run, wait_for_all
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxforget.corpus.extract.candidates import Gains
-from jaxforget.corpus.extract.contexts import Context
-from jaxforget.corpus.extract.scan import WORD
+from jaxforget.anchors.candidates import Gains
+from jaxforget.anchors.contexts import Context
+from jaxforget.anchors.scan import WORD
 from jaxforget.corpus.text import Document
 from jaxforget.corpus.variants import encode
-from jaxforget.evals.scoring import Scorer
-from jaxforget.model import Model, load, make_forward
+from jaxforget.lm.model import Model, load, make_forward
+from jaxforget.lm.scoring import Scorer
 from jaxforget.stages.run import Run
 
 AROUND = 160  # characters of a sentence kept on each side of an expression

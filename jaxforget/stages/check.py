@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from jaxforget.config import Config, load_config
 from jaxforget.config.schema import CorpusOptions, RetainOptions
-from jaxforget.corpus.anchors import Anchors
+from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.text import read_documents
 from jaxforget.errors import UserError
 from jaxforget.evals.probes import load_probes, load_prompts

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxforget.model import load
+from jaxforget.lm.model import load
 from jaxforget.models.hf import is_adapter, read_adapter, read_config, save_merged, save_params
 from jaxforget.stages.card import model_card
 from jaxforget.stages.run import Run

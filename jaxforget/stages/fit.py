@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import optax
 
-from jaxforget.model import Model, load, make_forward, make_module
+from jaxforget.lm.model import Model, load, make_forward, make_module
 from jaxforget.models.hf import load_tokenizer, read_config, save_adapter, save_params
 from jaxforget.models.weights import init_adapter
 from jaxforget.sharding import put_batch, shard_params

@@ -33,7 +33,7 @@ def hash_model(run: Run, folder: Path) -> str:
     return run.manifest.hash_path(folder, loaded)
 
 
-def hash_papers(run: Run, folder: Path, patterns: Sequence[str] = TOKENIZER_FILES) -> str:
+def hash_tokenizer_files(run: Run, folder: Path, patterns: Sequence[str] = TOKENIZER_FILES) -> str:
     """Of a model folder's small files that match: by default its tokenizer."""
     return run.manifest.hash_path(folder, lambda name: any(fnmatch(str(name), pattern) for pattern in patterns))
 

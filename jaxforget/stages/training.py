@@ -10,11 +10,11 @@ import numpy as np
 from jaxforget.config import TrainOptions
 from jaxforget.corpus.loader import make_batches, read_all, read_summary, steps_per_epoch
 from jaxforget.evals.probes import load_probes, load_prompts
-from jaxforget.evals.scoring import Scorer
-from jaxforget.evals.watch import Questions, Watch, likeliest
+from jaxforget.evals.watch import Questions, Watch, prompt_top_tokens
 from jaxforget.files import atomic_folder, read_json, write_json
+from jaxforget.lm.model import Model, load, load_delta, make_forward, make_module
+from jaxforget.lm.scoring import Scorer
 from jaxforget.manifest import fingerprint
-from jaxforget.model import Model, load, load_own, make_forward, make_module
 from jaxforget.sharding import put_rows
 from jaxforget.stages.build import make_adamw, make_training_step, step_options, teachers_used
 from jaxforget.stages.card import model_card, plain_card, what_trains
@@ -85,7 +85,7 @@ def forget(run: Run, mark: str) -> None:
         seen = Watch(run.folder, scorer, questions, tokenizer, first_step=first_step, asked=asked)
         for name, tops in references.items():
             seen.reference(name, tops)
-        return lambda step, own: seen(step, forward.over(frozen.base, own))
+        return lambda step, own: seen(step, forward.apply_delta(frozen.base, own))
 
     schedule, optimizer = make_adamw(config.forget, steps)
     params, step = fit(
@@ -105,15 +105,15 @@ def _base(run: Run) -> Model:
 def _reinforced(run: Run, base: Model) -> Params:
     """What the reinforced model has of its own over `base`."""
     form = "int8-delta" if run.config.reinforce.weights == "int8-delta" else "full"
-    return load_own(run.reinforced, base, run.config.model.dtype, form)
+    return load_delta(run.reinforced, base, run.config.model.dtype, form)
 
 
 def _references(run: Run, base: Model, scorer: Scorer, questions: Questions) -> dict[str, list[list[dict[str, Any]]]]:
     """The likeliest tokens of the models that the student's are shown beside; the control is gone again after it."""
-    found = {"base": likeliest(scorer, base.params, questions, base.tokenizer)}
+    found = {"base": prompt_top_tokens(scorer, base.params, questions, base.tokenizer)}
     if run.control is not None and questions.dynamics:
         control = load(run.control, run.config.model.dtype, run.mesh, attention=run.config.model.attention)
-        found["control"] = likeliest(scorer, control.params, questions, base.tokenizer)
+        found["control"] = prompt_top_tokens(scorer, control.params, questions, base.tokenizer)
     return found
 
 

@@ -13,10 +13,10 @@ from jax.sharding import Mesh
 from jaxforget.config import Config
 from jaxforget.corpus.loader import read_summary
 from jaxforget.errors import UserError
-from jaxforget.evals.scoring import BUCKET, make_score_step
-from jaxforget.model import make_forward, make_module, param_shapes
+from jaxforget.lm.generate import trace_generate
+from jaxforget.lm.model import make_forward, make_module, param_shapes
+from jaxforget.lm.scoring import BUCKET, make_score_step
 from jaxforget.models.config import LlamaConfig
-from jaxforget.models.generate import trace_generate
 from jaxforget.models.weights import differences, int8_kernels
 from jaxforget.sharding import batch_sharding, shard_params
 from jaxforget.stages.build import (
@@ -28,7 +28,7 @@ from jaxforget.stages.build import (
     trained_shapes,
 )
 from jaxforget.stages.check import check_rank, check_rows
-from jaxforget.train.precision import computed
+from jaxforget.train.precision import compute_params
 from jaxforget.train.step import abstract_state, make_label_step
 from jaxforget.train.types import Frozen, TrainState
 
@@ -126,7 +126,7 @@ def _tiles(tokens: int, tile: int) -> int:
 
 
 def _placed(shapes: Any, mesh: Mesh) -> Any:
-    """Parameter shapes where `jaxforget.model.load` would place them."""
+    """Parameter shapes where `jaxforget.lm.model.load` would place them."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -218,9 +218,9 @@ def _trace_score(config: Config, llama: LlamaConfig, mesh: Mesh, rows: int, leng
     _, _, state = _student(config, llama, mesh, "forget")
     forward = make_forward(make_module(llama, mesh, config.model.dtype, "none", config.model.attention))
     score = make_score_step(forward, mesh, config.targets.tile)
-    own = computed(state.params)
+    own = compute_params(state.params)
     frozen = _frozen(config, llama, mesh)
-    params = forward.over(frozen.base, own)
+    params = forward.apply_delta(frozen.base, own)
     # Base's arrays count once, here or there.
     rest = frozen.replace(base=None) if config.forget.weights == "lora" else frozen
     beside = (state.replace(params=None if own is state.params else state.params.low), rest)

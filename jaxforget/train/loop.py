@@ -18,7 +18,7 @@ import numpy as np
 from jaxforget.errors import UserError
 from jaxforget.train.checkpoint import Checkpoints
 from jaxforget.train.metrics import MetricsLog
-from jaxforget.train.precision import computed
+from jaxforget.train.precision import compute_params
 from jaxforget.train.types import Batch, TrainState
 
 
@@ -163,7 +163,7 @@ def run_loop(
     leave = False
     with _signals() as heard:
         if first == 0:
-            measure(0, computed(state.params))
+            measure(0, compute_params(state.params))
             clock = time.perf_counter()
         for step in range(first + 1, options.steps + 1):
             # Only batches go in and settled metrics come out; anything else that crosses waits for the device, unseen.
@@ -176,7 +176,7 @@ def run_loop(
             leave = bool(heard) or hosts_preempted()
             if due or leave or step % options.checkpoint_every == 0:
                 settle()
-                checkpoints.save(step, state, measure(step, computed(state.params)) if due else {})
+                checkpoints.save(step, state, measure(step, compute_params(state.params)) if due else {})
                 clock = time.perf_counter()
             if leave:
                 break

@@ -56,6 +56,6 @@ def joined(params: Any) -> Any:
     return jax.tree.map(join, params.high, params.low)
 
 
-def computed(params: Any) -> Any:
+def compute_params(params: Any) -> Any:
     """The tree that the forward pass reads: a `Split`'s upper halves; any other tree as it is."""
     return params.high if isinstance(params, Split) else params

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxforget.train.precision import Split, computed, joined, split
+from jaxforget.train.precision import Split, compute_params, joined, split
 from jaxforget.train.targets import suppression_table
 from jaxforget.train.tiles import Teachers, TileOptions, tiled_labels, tiled_loss
 from jaxforget.train.types import Array, Batch, Forward, Frozen, Params, TrainState
@@ -154,7 +154,7 @@ def make_reinforce_step(
     def gradient_of(base: Params, params: Params, batch: Batch):
         def loss_of(params: Params):
             with jax.named_scope("student"):
-                student = forward.over(base, params)
+                student = forward.apply_delta(base, params)
                 hidden, head = forward.hidden(student, batch["tokens"]), forward.head(student)
             with jax.named_scope("tiles"):
                 losses = tiled_loss(hidden, head, batch["coefficients"], Teachers(labels=batch["labels"]), tiles)
@@ -171,7 +171,10 @@ def make_reinforce_step(
         tokens = jnp.where(_until_last(weights > 0), batch["tokens"], 0)
         prepared = {"tokens": tokens, "labels": labels, "coefficients": weights / total}
         losses, gradients = _accumulated(
-            lambda params, batch: gradient_of(base, params, batch), computed(state.params), prepared, options.accumulate
+            lambda params, batch: gradient_of(base, params, batch),
+            compute_params(state.params),
+            prepared,
+            options.accumulate,
         )
         state, norm = _updated(state, gradients, optimizer)
         return state, {"loss": losses[0], "tokens": jnp.sum(weights > 0, dtype=jnp.int32), "grad_norm": norm}
@@ -190,7 +193,7 @@ def _teachers(forward: Forward, frozen: Frozen, batch: Batch, cached: bool, reta
     if cached:
         return teachers
     with jax.named_scope("reinforced"):
-        reinforced = forward.over(frozen.base, frozen.reinforced)
+        reinforced = forward.apply_delta(frozen.base, frozen.reinforced)
         hidden, head = forward.hidden(reinforced, batch["tokens"]), forward.head(reinforced)
     # A retain row is base's own text: nothing was translated there, so nothing is suppressed.
     ids = jnp.where(batch["retain"][:, None] > 0, -1, batch["suppress_ids"])
@@ -214,7 +217,7 @@ def make_forget_step(
 
         def loss_of(params: Params):
             with jax.named_scope("student"):
-                student = forward.over(frozen.base, params)
+                student = forward.apply_delta(frozen.base, params)
                 hidden, head = forward.hidden(student, batch["tokens"]), forward.head(student)
             with jax.named_scope("tiles"):
                 losses = tiled_loss(hidden, head, batch["coefficients"], teachers, tiles)
@@ -233,7 +236,10 @@ def make_forget_step(
             coefficients += options.retain_weight * retain_weights / jnp.maximum(jnp.sum(retain_weights), 1e-9)
         batch = {**_without_padding(batch, weights > 0), "coefficients": coefficients}
         losses, gradients = _accumulated(
-            lambda params, batch: gradient_of(frozen, params, batch), computed(state.params), batch, options.accumulate
+            lambda params, batch: gradient_of(frozen, params, batch),
+            compute_params(state.params),
+            batch,
+            options.accumulate,
         )
         state, norm = _updated(state, gradients, optimizer)
         metrics = {"loss": losses[0], "tokens": jnp.sum(forget_weights > 0, dtype=jnp.int32), "grad_norm": norm}

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxforget.cpu import likeliest, turned
+from jaxforget.cpu import argmax, transposed
 from jaxforget.train.targets import generic_logits, suppress
 
 Array = jax.Array
@@ -105,7 +105,7 @@ def _target(
     if teachers.base_hidden is not None:
         v_generic = _generic(teachers, index, length, options)
         if teachers.labels is None and not options.soft:
-            label = likeliest(v_generic)
+            label = argmax(v_generic)
         if options.soft or retained is not None:
             q = jax.nn.softmax(v_generic, axis=-1)
             retained = jnp.ones(index.shape, bool) if options.soft and teachers.labels is None else retained
@@ -165,7 +165,7 @@ def _local_loss(hidden: Array, head: Array, coefficients: Array, teachers: Teach
         d_logits = d_logits.astype(head.dtype)
         d_h = jax.lax.dot_general(d_logits, head, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
         d_sorted = jax.lax.dynamic_update_slice_in_dim(d_sorted, d_h.astype(hidden.dtype), i * tile, 0)
-        d_head = d_head + _product(turned(h), d_logits)
+        d_head = d_head + _product(transposed(h), d_logits)
         return losses, d_sorted, d_head
 
     start = (
@@ -253,7 +253,7 @@ def tiled_labels(trained: Array, teachers: Teachers, options: TileOptions) -> Ar
 
         def body(i, labels):
             index = jax.lax.dynamic_slice_in_dim(padded, i * tile, tile)
-            label = likeliest(_generic(teachers, index, length, options))
+            label = argmax(_generic(teachers, index, length, options))
             return labels.at[index].set(label, mode="drop")
 
         labels = jax.lax.fori_loop(0, tiles, body, jnp.full(rows * length, -1, jnp.int32)).reshape(rows, length)

@@ -28,7 +28,7 @@ class Forward:
 
     hidden: Callable[[Params, Array], Array]
     head: Callable[[Params], Array]
-    over: Callable[[Params, Params], Params] = _own
+    apply_delta: Callable[[Params, Params], Params] = _own
 
 
 @struct.dataclass

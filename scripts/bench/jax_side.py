@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxforget.config import config_from
 from jaxforget.errors import UserError
-from jaxforget.model import make_forward, make_module, param_shapes, param_shardings
+from jaxforget.lm.model import make_forward, make_module, param_shapes, param_shardings
 from jaxforget.models.config import LlamaConfig
 from jaxforget.models.hf import load_params
 from jaxforget.sharding import make_mesh, put_batch

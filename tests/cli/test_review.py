@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from jaxforget.anchors.review.server import ReviewServer
 from jaxforget.cli.main import parse
-from jaxforget.review.server import ReviewServer
+from tests.anchors.review.given import make_review
 from tests.cli.saying import fault, status_of
-from tests.review.given import make_review
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from jaxforget.corpus.anchors import Anchors
 from jaxforget.corpus.blocks import prepare_blocks
+from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.loader import open_blocks
 from jaxforget.corpus.text import Document
 from jaxforget.corpus.tokens import cut_blocks

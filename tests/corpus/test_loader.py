@@ -7,8 +7,8 @@ import textwrap
 import numpy as np
 import pytest
 
-from jaxforget.corpus.anchors import Anchors
 from jaxforget.corpus.blocks import prepare_blocks
+from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.loader import make_batches, open_blocks, read_all, read_summary, steps_per_epoch
 from jaxforget.corpus.translate import Translator
 from jaxforget.errors import UserError

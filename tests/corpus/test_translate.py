@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxforget.corpus.anchors import Anchors
+from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.translate import Choice, Rule, Translator, block_rng, translate
 from jaxforget.errors import UserError
 from tests.corpus.toy_text import KINDS, ids, make_text, make_tokenizer, make_words

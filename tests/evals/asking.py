@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxforget.evals.scoring import Scorer
+from jaxforget.lm.scoring import Scorer
 from tests.train.tiny import TILE, mesh_of, put, softmax, toy_forward, toy_params
 
 PIECES = ("<s>", "a", "b", " b", "ab", "abc", "c", " ", "d", " cd", "bd")

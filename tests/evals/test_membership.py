@@ -14,7 +14,7 @@ from jaxforget.evals.membership import (
     membership_scores,
     shares_below,
 )
-from jaxforget.evals.token_statistics import TokenStatistics
+from jaxforget.lm.token_statistics import TokenStatistics
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from jaxforget.evals.memorization import (
     open_unlearning_strength,
     verbatim_rouge,
 )
-from jaxforget.evals.token_statistics import TokenStatistics
+from jaxforget.lm.token_statistics import TokenStatistics
 from tests.evals.words import BOS, Words
 
 
@@ -28,9 +28,9 @@ from tests.evals.words import BOS, Words
     ],
 )
 def test_extraction_strength_by_hand(hits, strength, other):
-    likeliest = np.array([hit == "1" for hit in hits])
-    assert extraction_strength(likeliest) == pytest.approx(strength)
-    assert open_unlearning_strength(likeliest) == pytest.approx(other)
+    is_argmax = np.array([hit == "1" for hit in hits])
+    assert extraction_strength(is_argmax) == pytest.approx(strength)
+    assert open_unlearning_strength(is_argmax) == pytest.approx(other)
 
 
 def test_passages():

@@ -7,7 +7,7 @@ import pytest
 
 from jaxforget.evals.familiarity import answer_probabilities, encode_probe, perplexity
 from jaxforget.evals.probes import Probe, Probes, Prompts
-from jaxforget.evals.watch import TOP, Watch, likeliest, make_questions, measure, measure_ends, moved
+from jaxforget.evals.watch import TOP, Watch, make_questions, measure, measure_ends, moved, prompt_top_tokens
 from tests.evals.asking import PARAMS, Pieces, placed, scorer, whole_logp
 from tests.train.tiny import mesh_of, near, put
 
@@ -62,7 +62,7 @@ def test_only_what_is_asked_is_measured(one, tmp_path, probes, heldout, names):
 def test_files(one, questions, tmp_path):
     watch = Watch(tmp_path, one, questions, Pieces(), first_step=0)
     other = put(near(PARAMS, 5), mesh_of())
-    watch.reference("base", likeliest(one, placed(1), questions, Pieces()))
+    watch.reference("base", prompt_top_tokens(one, placed(1), questions, Pieces()))
     measures = [watch(step, other) for step in (0, 10)]
     assert read(tmp_path, "curve")["rows"] == [
         {"step": step, **found} for step, found in zip((0, 10), measures, strict=True)
@@ -81,7 +81,7 @@ def test_files(one, questions, tmp_path):
 
 def test_going_on_drops_what_came_after_the_restored_step(one, questions, tmp_path):
     first = Watch(tmp_path, one, questions, Pieces(), first_step=0)
-    first.reference("base", likeliest(one, placed(1), questions, Pieces()))
+    first.reference("base", prompt_top_tokens(one, placed(1), questions, Pieces()))
     for step in (0, 10, 20, 30):
         first(step, placed(1))
     watch = Watch(tmp_path, one, questions, Pieces(), first_step=10)
@@ -128,7 +128,7 @@ def test_ends_measured_anew(one, questions, tmp_path):
     assert moved(tmp_path, now) == {"evals.prompts", "model.control"}
     more = make_questions(PROBES, Prompts(("d", "abc"), ()), HELDOUT, Pieces())
     other = put(near(PARAMS, 5), mesh_of())
-    references = {"control": likeliest(one, other, more, Pieces())}
+    references = {"control": prompt_top_tokens(one, other, more, Pieces())}
     measure_ends(tmp_path, one, more, Pieces(), {0: placed(1), 20: other}, references, now)
     assert moved(tmp_path, now) == set()
     # The curve asks the same: it stays. A prompt that was followed stays too; a new one has its ends.

@@ -11,8 +11,9 @@ import torch
 import transformers
 from flax.traverse_util import flatten_dict
 
-from jaxforget import model, sharding
+from jaxforget import sharding
 from jaxforget.errors import UserError
+from jaxforget.lm import model
 from jaxforget.models import export as models_export
 from jaxforget.models import hf
 from jaxforget.models.config import LlamaConfig

@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jaxforget.lm.generate import generate
 from jaxforget.models import hf
-from jaxforget.models.generate import generate
 from jaxforget.models.llama import Llama
 from tests.models.tiny import save_tiny
 from tests.models.worker import NEW, PROMPTS

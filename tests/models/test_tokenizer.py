@@ -64,7 +64,7 @@ def test_a_torn_one_is_named(folder):
 
 
 def test_weights_need_neither_torch_nor_transformers():
-    code = "import sys, jaxforget.models.hf, jaxforget.models.generate\n"
+    code = "import sys, jaxforget.models.hf, jaxforget.lm.generate\n"
     code += "print({'torch', 'transformers'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "set()\n"

@@ -12,12 +12,12 @@ from jaxforget.models.weights import (
     Int8,
     LoRA,
     adapter_shapes,
+    apply_delta,
     dense_layers,
     dequantise,
     difference,
     init_adapter,
     merged,
-    over,
     product,
     quantise,
 )
@@ -72,7 +72,7 @@ def test_an_adapter_equals_the_weights_it_is_merged_into(config):
     expected = logits(config, multiplied(base, adapter))
     assert np.abs(expected - logits(config, base)).max() > 0.1
     np.testing.assert_allclose(
-        logits(config, over(base, adapter)), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max()
+        logits(config, apply_delta(base, adapter)), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max()
     )
 
 
@@ -86,7 +86,7 @@ def test_an_adapters_gradient_is_that_through_merged_weights():
 
         return jax.jit(jax.grad(loss))(adapter)
 
-    for ours, expected in zip(*map(jax.tree.leaves, (gradient(over), gradient(multiplied))), strict=True):
+    for ours, expected in zip(*map(jax.tree.leaves, (gradient(apply_delta), gradient(multiplied))), strict=True):
         assert np.abs(expected).max() > 1e-3
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
@@ -97,7 +97,7 @@ def test_a_fresh_adapter_is_base_exactly(dtype):
     shapes = adapter_shapes(PLAIN, RANK, ALPHA)
     fresh = init_adapter(shapes, shard_params(shapes, mesh_of()), seed=3)
     assert all(np.abs(layer["lora"].a).min(axis=(1, 2)).max() > 0 for layer in fresh["layers"].values())
-    np.testing.assert_array_equal(logits(PLAIN, over(base, fresh), dtype), logits(PLAIN, base, dtype))
+    np.testing.assert_array_equal(logits(PLAIN, apply_delta(base, fresh), dtype), logits(PLAIN, base, dtype))
 
 
 def test_a_fresh_adapter_is_the_same_on_any_devices():
@@ -127,7 +127,7 @@ def test_an_int8_kernel_computes_what_its_dequantised_one_does(adapted):
     held = with_kernels(base, lambda name, kernel: quantise(kernel))
     plain = with_kernels(held, lambda name, kernel: dequantise(kernel))
     if adapted:
-        held, plain = over(held, trained_adapter(BIASED)), multiplied(plain, trained_adapter(BIASED))
+        held, plain = apply_delta(held, trained_adapter(BIASED)), multiplied(plain, trained_adapter(BIASED))
     expected = logits(BIASED, plain)
     np.testing.assert_allclose(logits(BIASED, held), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
@@ -147,30 +147,30 @@ def test_a_difference_is_of_what_is_held(held):
     own = {**exact, "layers": {**norms, **layers}}
     expected = logits(PLAIN, other)
     apart = np.abs(expected - logits(PLAIN, base)).max()
-    assert np.abs(logits(PLAIN, over(base, own)) - expected).max() < 0.05 * apart
+    assert np.abs(logits(PLAIN, apply_delta(base, own)) - expected).max() < 0.05 * apart
 
 
 def test_over_shares_what_is_not_a_models_own():
     base = llama_params(BIASED, 0)
     adapter = trained_adapter(BIASED)
-    both = over(base, adapter)
+    both = apply_delta(base, adapter)
     assert both["embed"] is base["embed"]
     assert both["layers"]["q"]["kernel"] is base["layers"]["q"]["kernel"]
     assert both["layers"]["q"]["lora"] is adapter["layers"]["q"]["lora"]
     # A whole model over anything, or over nothing, is itself: no scale of base's int8 stays beside its kernel.
     other = llama_params(BIASED, 1)
-    for under in (None, base, over(with_kernels(base, lambda name, kernel: quantise(kernel)), adapter)):
-        assert jax.tree.structure(over(under, other)) == jax.tree.structure(other)
-        jax.tree.map(np.testing.assert_array_equal, over(under, other), other)
+    for under in (None, base, apply_delta(with_kernels(base, lambda name, kernel: quantise(kernel)), adapter)):
+        assert jax.tree.structure(apply_delta(under, other)) == jax.tree.structure(other)
+        jax.tree.map(np.testing.assert_array_equal, apply_delta(under, other), other)
 
 
 @pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 2, 2)])
 def test_every_form_is_sharded_and_computes_as_on_one_device(sizes):
     mesh = make_mesh(*sizes)
     base = with_kernels(llama_params(PLAIN, 0), lambda name, kernel: quantise(kernel))
-    whole = over(base, trained_adapter(PLAIN))
+    whole = apply_delta(base, trained_adapter(PLAIN))
     delta = quantise(0.1 * llama_params(PLAIN, 2)["layers"]["up"]["kernel"])
-    whole = over(whole, {"layers": {"up": {"delta": delta}}})
+    whole = apply_delta(whole, {"layers": {"up": {"delta": delta}}})
     placed = jax.device_put(whole, shard_params(whole, mesh))
     fsdp = sizes[1]
     lora = placed["layers"]["down"]["lora"]
@@ -195,8 +195,10 @@ def test_the_forms_are_plain_trees():
 @pytest.mark.parametrize("config", [PLAIN, BIASED], ids=["plain", "tied, biased"])
 def test_every_form_summed_up_is_the_model_that_it_stands_for(config):
     base = llama_params(config, 0)
-    held = over(with_kernels(base, lambda name, kernel: quantise(kernel)), trained_adapter(config))
-    held = over(held, {"layers": {"up": {"delta": quantise(0.1 * llama_params(config, 2)["layers"]["up"]["kernel"])}}})
+    held = apply_delta(with_kernels(base, lambda name, kernel: quantise(kernel)), trained_adapter(config))
+    held = apply_delta(
+        held, {"layers": {"up": {"delta": quantise(0.1 * llama_params(config, 2)["layers"]["up"]["kernel"])}}}
+    )
     found = merged(held, jnp.float32)
     assert jax.tree.structure(found) == jax.tree.structure(base)
     expected = logits(config, held)

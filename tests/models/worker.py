@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 
 from jaxforget import sharding
+from jaxforget.lm.generate import generate
 from jaxforget.models import hf
-from jaxforget.models.generate import generate
 from jaxforget.models.llama import Llama
 from jaxforget.models.load import Checkpoint
 from tests.models.placing import shardings_of

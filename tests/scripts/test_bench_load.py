@@ -11,8 +11,8 @@ import jax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxforget import model
 from jaxforget.errors import UserError
+from jaxforget.lm import model
 from jaxforget.models import hf, load
 from jaxforget.models.load import Checkpoint
 from tests.models.tiny import save_tiny

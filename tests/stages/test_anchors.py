@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from jaxforget.anchors.candidates import Candidate, Gains, weigh
 from jaxforget.config import config_from
-from jaxforget.corpus.anchors import Anchors
-from jaxforget.corpus.extract.candidates import Candidate, Gains, weigh
+from jaxforget.corpus.dictionary import Anchors
 from jaxforget.stages.anchors import anchors
 from jaxforget.stages.anchors_judged import Passage, sample, word_gains
 from jaxforget.stages.run import Run

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxforget.config import config_from
-from jaxforget.corpus.anchors import Anchors
+from jaxforget.corpus.dictionary import Anchors
 from jaxforget.errors import UserError
 from jaxforget.pipeline import preview_anchors
 from jaxforget.stages import anchors_asked

@@ -2,8 +2,8 @@
 
 import pytest
 
-from jaxforget import model
 from jaxforget.config import config_from
+from jaxforget.lm import model
 from jaxforget.models.splash import SplashAttention
 from jaxforget.pipeline import run_chain, run_suites
 from tests.tiny_run import settings

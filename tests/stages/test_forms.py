@@ -18,9 +18,9 @@ import jaxforget
 from jaxforget import cli, pipeline
 from jaxforget.config import config_from
 from jaxforget.errors import UserError
-from jaxforget.model import load, load_own
+from jaxforget.lm.model import load, load_delta
 from jaxforget.models.adapters import CONFIG, WEIGHTS
-from jaxforget.models.weights import over
+from jaxforget.models.weights import apply_delta
 from jaxforget.pipeline import run_chain
 from jaxforget.sharding import make_mesh
 from jaxforget.stages import fit as fitting
@@ -199,10 +199,10 @@ def test_int8_differences_give_almost_every_label(tiny_world, tmp_path):
     base, reinforced = load(tiny_world / "base"), load(trained.reinforced)
     tokens = np.random.default_rng(0).integers(0, 300, (8, 24))
     apart = np.abs(jaxforget.logits(base, tokens) - jaxforget.logits(reinforced, tokens)).max()
-    own = load_own(trained.reinforced, base, "float32", "int8-delta")
+    own = load_delta(trained.reinforced, base, "float32", "int8-delta")
     assert own["layers"]["q"]["delta"].values.dtype == np.int8
     assert "kernel" not in own["layers"]["q"]
-    held = dataclasses.replace(base, params=over(base.params, own))
+    held = dataclasses.replace(base, params=apply_delta(base.params, own))
     assert np.abs(jaxforget.logits(held, tokens) - jaxforget.logits(reinforced, tokens)).max() < 0.02 * apart
     assert used.sum() > 500
     assert (labels["full"] == labels["int8-delta"])[used].mean() > 0.99

@@ -10,7 +10,7 @@ import pytest
 
 from jaxforget.sharding import put_batch
 from jaxforget.train.optimizer import linear_schedule, make_optimizer
-from jaxforget.train.precision import Split, computed, joined, split
+from jaxforget.train.precision import Split, compute_params, joined, split
 from jaxforget.train.step import (
     StepOptions,
     abstract_state,
@@ -66,7 +66,7 @@ def test_upper_half_is_the_weight_rounded_to_bfloat16():
 def test_other_trees_pass_unchanged():
     tree = {"w": jnp.ones(3)}
     assert joined(tree) is tree
-    assert computed(tree) is tree
+    assert compute_params(tree) is tree
 
 
 def train(halves: bool, moment_dtype: str, devices: int = 1, steps: int = STEPS) -> Any:

@@ -10,8 +10,8 @@ from jaxforget.evals.outcomes import Outcome, outcome_rows
 from jaxforget.evals.probes import load_probes
 from jaxforget.evals.prompting import load_wording, split_sentences
 from jaxforget.evals.relearning import RelearnOptions
-from jaxforget.stages.corpus import read_dictionary
-from jaxforget.stages.hashes import hash_data, hash_model, hash_papers, hash_text
+from jaxforget.stages.hashes import hash_data, hash_model, hash_text, hash_tokenizer_files
+from jaxforget.stages.prepare import read_dictionary
 from jaxforget.stages.run import Run
 from jaxforget.stages.suites.loaded_attacks import prompting_outcomes, relearn_outcomes, relearn_steps, weight_outcomes
 from jaxforget.stages.suites.suite import Models, Row, Suite, keep
@@ -121,7 +121,7 @@ def _measured(kind: str, outcomes: Callable[[Run, Models, str], list[Outcome]], 
         depends = {
             **inputs(run),
             "model": hash_model(run, folder),
-            "tokenizer": hash_papers(run, folder),
+            "tokenizer": hash_tokenizer_files(run, folder),
             "model.dtype": run.config.model.dtype,
         }
         made = keep(

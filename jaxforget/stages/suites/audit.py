@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxforget.corpus.anchors import Anchors
+from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.translate import Translator, block_rng
 from jaxforget.errors import UserError
 from jaxforget.evals.audit import (
@@ -20,9 +20,9 @@ from jaxforget.evals.audit import (
 )
 from jaxforget.evals.memorization import PASSAGE
 from jaxforget.files import write_json
-from jaxforget.model import Model
-from jaxforget.stages.corpus import read_dictionary
+from jaxforget.lm.model import Model
 from jaxforget.stages.hashes import hash_data, hash_text
+from jaxforget.stages.prepare import read_dictionary
 from jaxforget.stages.run import Run
 from jaxforget.stages.suites.loaded import passages_of, scorer
 from jaxforget.stages.suites.suite import Models, Row, Suite

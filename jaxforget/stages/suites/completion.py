@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from jaxforget.config.schema import EndpointOptions
-from jaxforget.corpus.anchors import Anchors
+from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.text import read_documents
 from jaxforget.endpoint import Endpoint, Settings, model_name, settings_from
 from jaxforget.errors import UserError
@@ -28,8 +28,8 @@ from jaxforget.evals.completion import (
     prompts_offline,
 )
 from jaxforget.files import write_json
-from jaxforget.model import Model, complete
-from jaxforget.stages.hashes import hash_data, hash_model, hash_papers, hash_text
+from jaxforget.lm.model import Model, complete
+from jaxforget.stages.hashes import hash_data, hash_model, hash_text, hash_tokenizer_files
 from jaxforget.stages.run import Run, wait_for_all
 from jaxforget.stages.suites.attacks import cues_of
 from jaxforget.stages.suites.suite import Models, Row, Suite, keep
@@ -154,7 +154,7 @@ def _texts(run: Run, models: Models, name: str, prompts: list[Prompt]) -> list[s
     depends = {
         **_text_inputs(run),
         "model": hash_model(run, folder),
-        "tokenizer": hash_papers(run, folder),
+        "tokenizer": hash_tokenizer_files(run, folder),
         "model.dtype": config.model.dtype,
         "seed": str(config.seed),
     }

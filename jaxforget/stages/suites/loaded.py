@@ -11,7 +11,6 @@ from jaxforget.corpus.text import read_documents
 from jaxforget.errors import UserError
 from jaxforget.evals import tofu as tofu_eval
 from jaxforget.evals.benchmarks import BENCHMARKS, load_benchmark
-from jaxforget.evals.endings import EndingScorer
 from jaxforget.evals.evidence import check_convention
 from jaxforget.evals.memorization import (
     PASSAGE,
@@ -30,9 +29,10 @@ from jaxforget.evals.muse import (
     privleak_auc,
 )
 from jaxforget.evals.outcomes import ABOVE, Outcome, outcome_rows
-from jaxforget.evals.text_scores import Complete
-from jaxforget.evals.token_statistics import StatisticsScorer
-from jaxforget.model import Model, completer, make_forward
+from jaxforget.lm.continuations import ContinuationScorer
+from jaxforget.lm.generate import Complete
+from jaxforget.lm.model import Model, completer, make_forward
+from jaxforget.lm.token_statistics import StatisticsScorer
 from jaxforget.models.llama import Llama
 
 BATCH, TILE = 16, 1024
@@ -249,8 +249,8 @@ def endings(model: Model) -> Score:
 
 
 @functools.lru_cache(maxsize=4)
-def _ending_scorer(module: Llama, mesh: Mesh) -> EndingScorer:
-    return EndingScorer(module, mesh)
+def _ending_scorer(module: Llama, mesh: Mesh) -> ContinuationScorer:
+    return ContinuationScorer(module, mesh)
 
 
 def harness_model(model: Model) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxforget.corpus.anchors import Anchors
+from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.text import Document, read_documents
 from jaxforget.corpus.tokens import cut_blocks
 from jaxforget.errors import UserError
@@ -26,7 +26,7 @@ from jaxforget.evals.prompting import (
 )
 from jaxforget.evals.relearning import RelearnOptions, asked_and_taught, make_relearner
 from jaxforget.evals.weight_attacks import QUANTISED_SAID, interpolated, quantised
-from jaxforget.model import Model, load, make_forward, recomputing, whole
+from jaxforget.lm.model import Model, load, make_forward, materialize, recomputing
 from jaxforget.models.llama import Llama
 from jaxforget.stages.suites.loaded import scorer
 
@@ -49,7 +49,7 @@ def weight_outcomes(model: Model, asked: Probes, base: Model | None) -> list[Out
 
     What rounding costs shows in the retained questions; they are no leak.
     """
-    model, base = whole(model), None if base is None else whole(base)
+    model, base = materialize(model), None if base is None else materialize(base)
     groups = {
         "": ([encode_probe(probe, model.tokenizer) for probe in asked.familiarity], CONVENTION),
         "_retained": ([encode_probe(probe, model.tokenizer) for probe in asked.retained], f"{CONVENTION}, other text"),
@@ -120,7 +120,7 @@ def relearn_outcomes(
     found = []
     for text, (blocks, said) in texts.items():
         # Read anew: training takes the weights over.
-        params = whole(load(model.folder, "float32", model.mesh)).params
+        params = materialize(load(model.folder, "float32", model.mesh)).params
         values = _relearner(module, model.mesh, options)(
             params, blocks, lambda params: answer_probabilities(scorer(model), params, questions)
         )

@@ -8,9 +8,9 @@ from jaxforget.config import Config
 from jaxforget.evals.evidence import evidence, mean_evidence
 from jaxforget.evals.familiarity import answer_probabilities, perplexity
 from jaxforget.evals.intervals import bootstrap
-from jaxforget.evals.scoring import Scorer
 from jaxforget.evals.watch import Questions
-from jaxforget.model import Model, make_forward
+from jaxforget.lm.model import Model, make_forward
+from jaxforget.lm.scoring import Scorer
 
 CONVENTIONS = {
     "familiarity": "mean probability of the answer's tokens",

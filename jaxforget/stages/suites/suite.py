@@ -15,10 +15,10 @@ import jax
 from jaxforget.errors import UserError
 from jaxforget.evals.evidence import evidence_csv, evidence_markdown
 from jaxforget.files import read_json, write_json, write_text
+from jaxforget.lm.model import Model, load
 from jaxforget.manifest import changed, fingerprint
-from jaxforget.model import Model, load
 from jaxforget.models.hf import is_adapter, resolve_folder
-from jaxforget.stages.hashes import hash_model, hash_papers
+from jaxforget.stages.hashes import hash_model, hash_tokenizer_files
 from jaxforget.stages.run import Run, wait_for_all
 from jaxforget.train.loop import Preempted, hosts_preempted
 
@@ -194,7 +194,7 @@ def _inputs(run: Run, models: Models, suite: Suite, name: str) -> dict[str, str]
         if other in models:
             part = "model" if other == name else other
             inputs[part] = hash_model(run, models.folders[other])
-            inputs[f"{part} tokenizer"] = hash_papers(run, models.folders[other])
+            inputs[f"{part} tokenizer"] = hash_tokenizer_files(run, models.folders[other])
             over_base = _over_base(other, models.folders[other])
             if over_base:
                 inputs[f"{part} base"] = hash_model(run, run.base)

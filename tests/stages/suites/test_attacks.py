@@ -11,7 +11,7 @@ from jaxforget.errors import UserError
 from jaxforget.evals.familiarity import answer_probabilities, encode_probe
 from jaxforget.evals.probes import load_probes
 from jaxforget.evals.weight_attacks import quantised
-from jaxforget.model import load
+from jaxforget.lm.model import load
 from jaxforget.stages.run import Run
 from jaxforget.stages.suites import loaded_attacks
 from jaxforget.stages.suites.attacks import ROBUSTNESS, outcome_file

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxforget.config import load_config
-from jaxforget.model import load
+from jaxforget.lm.model import load
 from jaxforget.stages.run import Run
 from jaxforget.stages.suites.audit import AUDIT, audit_file
 from jaxforget.stages.suites.loaded import passages_of, scorer

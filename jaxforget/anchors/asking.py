@@ -1,0 +1,136 @@
+"""A dictionary from a language model: random passages, answers checked against them and united (WHP section 2.2)."""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import pydantic
+
+from jaxforget.anchors.contexts import Context, example, find_contexts
+from jaxforget.anchors.kinds import KINDS
+from jaxforget.anchors.scan import bare
+from jaxforget.corpus.dictionary import Anchors
+from jaxforget.corpus.text import Document
+
+WINDOW = 3000  # characters of a passage
+LONGEST = 60  # characters of an expression or an alternative: names and terms, not sentences
+SYSTEM = "You prepare texts for a study of what language models remember. You answer in JSON only."
+ASK = """\
+Below is a passage from a text. List the expressions in it that belong to this text alone: names of its people, places
+and things, terms that it coined, and ordinary words that have a special part in it. Leave out what any text might say.
+
+For each of them give:
+- "expression": exactly as the passage writes it, letter for letter, without "'s" at its end;
+- "kind": one of {kinds};
+- "alternatives": one to three generic expressions that could stand in its place throughout the text. The passage must
+  stay grammatical and make sense; keep number, gender and capitals; use everyday names and words that have nothing to
+  do with this text or with any other well-known one. Where an expression is part of a longer name in the list, let the
+  parts agree.
+
+Passage:
+<<<
+{passage}
+>>>"""
+
+Text = Annotated[str, pydantic.StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST)]
+
+
+class Expression(pydantic.BaseModel):
+    """One expression that a model names; extra keys are passed over."""
+
+    expression: Text
+    kind: str = "thing"
+    alternatives: list[Text] = pydantic.Field(min_length=1, max_length=8)
+
+
+class Expressions(pydantic.BaseModel):
+    """An answer; a passage may have none."""
+
+    expressions: list[Expression]
+
+
+def choose_passages(documents: Sequence[Document], count: int, seed: int, *, length: int = WINDOW) -> list[str]:
+    """Passages of about `length` characters, drawn evenly over the text, from the start of a word or a paragraph on.
+
+    The first n of more passages are those of fewer: raising `count` asks only what is new.
+    """
+    places = [(number, at) for number, one in enumerate(documents) for at in range(0, max(1, len(one.text)), length)]
+    random.Random(f"passages {seed}").shuffle(places)
+    chosen = []
+    for number, at in places:
+        text = documents[number].text[at : at + length]
+        if at:
+            text = text[max(0, re.search(r"\s|$", text).end()) :]
+        if text.strip():
+            chosen.append(text.strip())
+        if len(chosen) == count:
+            break
+    return chosen
+
+
+def questions(passages: Sequence[str]) -> list[list[dict[str, str]]]:
+    """What is asked of each passage, as chat messages."""
+    kinds = ", ".join(KINDS)
+    return [
+        [{"role": "system", "content": SYSTEM}, {"role": "user", "content": ASK.format(kinds=kinds, passage=passage)}]
+        for passage in passages
+    ]
+
+
+def unite(
+    passages: Sequence[str], answers: Sequence[Expressions | None], documents: Sequence[Document]
+) -> tuple[Anchors, list[str]]:
+    """All answers as one dictionary, and a note for what was left out.
+
+    All distinct alternatives of an expression are kept, in the order of the answers. Left out are expressions that
+    their passage does not hold, alternatives that equal their expression, and those that are expressions themselves.
+    """
+    united: dict[str, list[str]] = {}
+    kinds: dict[str, dict[str, int]] = {}
+    named: dict[str, int] = {}
+    strangers = 0
+    for passage, answer in zip(passages, answers, strict=True):
+        flat = " ".join(passage.split())
+        for one in () if answer is None else answer.expressions:
+            key = bare(" ".join(one.expression.split()))
+            if not key or not re.search(rf"(?<!\w){re.escape(key)}(?!\w)", flat):
+                strangers += 1
+                continue
+            united.setdefault(key, []).extend(" ".join(text.split()) for text in one.alternatives)
+            kind = one.kind if one.kind in KINDS else "thing"
+            kinds.setdefault(key, {})[kind] = kinds.get(key, {}).get(kind, 0) + 1
+            named[key] = named.get(key, 0) + 1
+    entries, own = _fitting(united)
+    contexts = find_contexts(documents, {key: named[key] for key in entries})
+    ordered = sorted(entries, key=lambda key: (-len(key.split()), -named[key], key))
+    evidence = {key: _evidence(kinds[key], named[key], contexts[key], documents, key) for key in ordered}
+    notes = []
+    if strangers:
+        notes.append(f"{strangers} expressions left out, which their passage does not hold")
+    if own:
+        notes.append(f"{own} alternatives left out, which are expressions of the text themselves")
+    return Anchors({key: tuple(entries[key]) for key in ordered}, evidence), notes
+
+
+def _fitting(united: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[str]], int]:
+    """Entries with what may stand as a translation, and how many alternatives were anchors themselves."""
+    entries, own = {}, 0
+    for key, texts in united.items():
+        fine = []
+        for text in dict.fromkeys(texts):
+            if text in united and text != key:
+                own += 1
+            elif text.lower() != key.lower():
+                fine.append(text)
+        if fine:
+            entries[key] = fine
+    return entries, own
+
+
+def _evidence(
+    kinds: Mapping[str, int], named: int, contexts: Sequence[Context], documents: Sequence[Document], key: str
+) -> dict[str, Any]:
+    kind = max(kinds, key=lambda name: kinds[name])
+    count = sum(one.text.count(key) for one in documents)
+    return {"kind": kind, "count": count, "answers": named, "example": example(contexts)}

@@ -1,0 +1,306 @@
+"""Candidates for anchors: expressions that the text uses far more than general language does, with their evidence."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+
+from jaxforget.anchors.general import General, word_list, words_of
+from jaxforget.anchors.scan import LINKS, MID, START, TITLES, Scan, bare
+
+# log2 contrasts. A capital inside sentences says "name", so less contrast is asked of it than of ordinary words.
+NAME, PHRASE, RARE, ORDINARY = 3.0, 1.0, 5.0, 6.5
+RARE_SHARE, ORDINARY_SHARE = 1e-7, 2.5e-5  # general shares up to which a lower-case word is rare, and may count at all
+COMMON = 3e-6  # general share from which everybody knows a word
+CAPITAL = 0.7  # share of a word's places inside sentences from which a capital is its ordinary form
+RETAINED = 3.0  # log2 contrast asked against retained text
+# The models' evidence: a candidate that falls short by up to LEARNT is taken where its gain is STRONG times that of the
+# text's words on average; an ordinary word that general language knows is dropped where its gain is below that average.
+LEARNT, STRONG, ASKED_LEAST = 2.0, 4.0, 3
+_STRETCHED = re.compile(r"(.)\1\1")
+# Endings of verbs, adverbs and adjectives on a known stem: what a text does, or how, is not what it is about.
+_FORMED = re.compile(r"(?<=..)(?:ed|ing|ly|est|less|like|ish|ful|ous|able|ible)$")
+_MANNER = re.compile(r"(?<=..)(?:ing|ed|i|ous|ful|less|ish|ab|ib|al|iv)ly$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """An expression that may be an anchor.
+
+    Attributes:
+      text: as it is written inside a sentence.
+      count: occurrences in the text, those inside longer expressions included.
+      contrast: log2 of its frequency in the text over that in general language, sampling error taken off.
+      excess: contrast beyond what is asked of an expression of its form; negative: only the models may save it.
+      name: written with a capital inside sentences.
+      retained: occurrences in the retained text, of the rarest of its words.
+      gain: rise of its words' log-probability from base to the reinforced model, nats a word, mean over the places
+        where both were asked; None = they were not.
+    """
+
+    text: str
+    count: int
+    contrast: float
+    excess: float
+    name: bool
+    retained: int = 0
+    gain: float | None = None
+
+    @property
+    def score(self) -> float:
+        """What candidates are ranked by: contrast beyond what is asked, frequency, and the models' gain."""
+        return self.excess + 0.5 * math.log2(self.count) + 2.0 * (self.gain or 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gains:
+    """How much further training on the text raised its words, where both models were asked.
+
+    Attributes:
+      mean: over all words asked, nats.
+      words: surface form -> its mean gain, nats, and the places where it was asked.
+    """
+
+    mean: float
+    words: Mapping[str, tuple[float, int]]
+
+    def of(self, text: str) -> float | None:
+        """Mean gain of an expression's words (links left out); None where one of them was asked too seldom."""
+        met = [self.words.get(bare(word), (0.0, 0)) for word in text.split() if word not in LINKS]
+        if not met or min(count for _, count in met) < ASKED_LEAST:
+            return None
+        return sum(gain for gain, _ in met) / len(met)
+
+
+def find_candidates(found: Scan, general: General, *, least: int = 3, lenient: float = 0.0) -> list[Candidate]:
+    """Expressions that stand out, best first.
+
+    Args:
+      found: the scanned text.
+      general: what it is set against.
+      least: occurrences asked of a candidate.
+      lenient: taken off every contrast that is asked for: what the models are to judge instead.
+    """
+    words = _single_words(found, general, least, lenient)
+    phrases = _phrases(found, general, words, least, lenient)
+    inside = _mostly_inside(words, phrases, general)
+    kept = [word for text, word in words.items() if text not in inside]
+    return sorted([*kept, *phrases.values()], key=lambda one: (-one.score, one.text))
+
+
+def once_each(one: Candidate, variety: float, general: General, words: int) -> Candidate:
+    """An ordinary word whose repeated sentences count once: frequency is all that speaks for it, and a refrain or a
+    formula makes any of its words frequent. Names and words that nobody else uses have more to show.
+
+    Args:
+      one: a candidate of the text.
+      variety: share of its occurrences that are no repetitions.
+      general: what the text is set against.
+      words: running words of the text.
+    """
+    if one.name or variety == 1 or general.frequency(one.text) <= RARE_SHARE:
+        return one
+    contrast = round(general.contrast(one.text, one.count * variety, words), 2)
+    return dataclasses.replace(one, contrast=contrast, excess=round(one.excess - (one.contrast - contrast), 2))
+
+
+def weigh(candidates: list[Candidate], gains: Gains | None) -> list[Candidate]:
+    """The candidates that stand, best first: judged by contrast alone, or by the models' gains beside it."""
+    stand = []
+    for one in candidates:
+        gain = None if gains is None else gains.of(one.text)
+        if gain is None:
+            keep = one.excess >= 0
+        elif one.excess < 0:
+            keep = one.excess >= -LEARNT and gain > STRONG * max(gains.mean, 0.01)
+        else:
+            # A capital inside sentences is evidence of its own, and so is a word that nobody else uses.
+            keep = one.name or gain >= gains.mean
+        if keep:
+            stand.append(dataclasses.replace(one, gain=None if gain is None else round(gain, 4)))
+    return sorted(stand, key=lambda one: (-one.score, one.text))
+
+
+def _single_words(found: Scan, general: General, least: int, lenient: float) -> dict[str, Candidate]:
+    """Words that stand out by themselves."""
+    out = {}
+    plain, narrative = _plain_words(), words_of("narrative")
+    # In text without capitals a name looks like any word, and only rarity is left to go by.
+    cased = found.cased()
+    for form, places in found.places.items():
+        count = sum(places)
+        if form.islower():
+            # Its capital at a sentence's start is its own.
+            count += found.places.get(form.capitalize(), (0, 0, 0))[START]
+        if count < least or len(form) < 2 or _STRETCHED.search(form.lower()):
+            continue
+        lower = form.lower()
+        if lower in plain:
+            continue
+        name = form != lower
+        if name:
+            contrast = _name_contrast(found, general, form, places)
+        elif lower in narrative or (cased and not _is_noun_like(lower, general)):
+            continue
+        else:
+            contrast = _lower_contrast(found, general, form, places, cased)
+        if contrast is None:
+            continue
+        value, asked = contrast
+        over = general.over_retained(lower, count, found.words)
+        if value < asked - lenient or (over is not None and over < RETAINED):
+            continue
+        out[form] = Candidate(
+            form, count, round(value, 2), round(value - asked, 2), name, general.retained.get(lower, 0)
+        )
+    return out
+
+
+def _name_contrast(
+    found: Scan, general: General, form: str, places: tuple[int, int, int]
+) -> tuple[float, float] | None:
+    """(contrast, what is asked) of a capitalised form; None where its capital means nothing."""
+    lower = form.lower()
+    other = found.places.get(lower, (0, 0, 0))
+    if form.isupper() and found.folded[lower] > 2 * sum(places):
+        return None  # shouted, not written so
+    share = general.frequency(lower)
+    inside = places[MID] + other[MID]
+    if not inside:
+        # Never inside a sentence: only a word that general language does not know can be told for a name.
+        return (general.contrast(lower, sum(places), found.words), RARE) if share < RARE_SHARE else None
+    if places[MID] < max(1.0, 0.1 * places[START]) or places[MID] + places[START] < 0.5 * sum(places):
+        return None  # a capital only because sentences begin with it, or lines do
+    if places[MID] / inside >= CAPITAL:
+        asked = NAME if len(form) > 2 else NAME + 2
+        return general.contrast(lower, sum(places), found.words), asked
+    if places[MID] / inside < 0.15:
+        return None
+    # Both a name and a word (Black, Snitch): only its places inside sentences are sure to be the name.
+    return general.contrast(lower, places[MID], found.words), NAME
+
+
+def _lower_contrast(
+    found: Scan, general: General, form: str, places: tuple[int, int, int], cased: bool
+) -> tuple[float, float] | None:
+    """(contrast, what is asked) of a form without capitals; None where it is too common a word."""
+    share = general.frequency(form)
+    capital = found.places.get(form.capitalize(), (0, 0, 0))
+    if cased and capital[MID] > 2 * places[MID]:
+        return None  # a name that is sometimes written without its capital
+    if share > (ORDINARY_SHARE if cased else 10 * ORDINARY_SHARE):
+        return None
+    count = sum(places) + capital[START]
+    return general.contrast(form, count, found.words), RARE if share <= RARE_SHARE else ORDINARY
+
+
+def _is_noun_like(word: str, general: General) -> bool:
+    """Whether a lower-case word may name something, by its form alone."""
+    if "'" in word or "’" in word or _MANNER.search(word):
+        return False
+    if word.endswith("in") and general.frequency(word + "g") > 1e-6:
+        return False  # anythin', written as it is spoken
+    parts = word.split("-")
+    if len(parts) > 1 and all(general.frequency(part) > 1e-6 for part in parts):
+        return len(parts) == 2 and not any(_FORMED.search(part) for part in parts)
+    formed = _FORMED.search(word)
+    return not (formed and (general.frequency(word) > 0 or _known_stem(word[: formed.start()], general)))
+
+
+def _known_stem(stem: str, general: General) -> bool:
+    return any(general.frequency(stem + ending) > 1e-7 for ending in ("", "e")) or general.frequency(stem[:-1]) > 1e-6
+
+
+def _phrases(
+    found: Scan, general: General, words: Mapping[str, Candidate], least: int, lenient: float
+) -> dict[str, Candidate]:
+    """Names of several words: of parts that are all anchors (a full name), or of common words that are none."""
+    counts: dict[tuple[str, ...], int] = {}
+    for (place, run), count in found.runs.items():
+        run = _trimmed(run, place, words)
+        for part in _parts(run):
+            counts[part] = counts.get(part, 0) + count
+    out = {}
+    for run, count in counts.items():
+        if count < least:
+            continue
+        heavy = [word for word in run if word not in LINKS]
+        anchored = [word for word in heavy if bare(word) in words]
+        if anchored and len(anchored) < len(heavy) and not _clings(run, anchored, count, words):
+            continue
+        if heavy[0].lower() in TITLES and len(heavy) == 2 and not anchored and heavy[1].lower() in TITLES:
+            continue
+        lowers = [bare(word).lower() for word in heavy]
+        value = max(general.contrast(word, count, found.words) for word in lowers)
+        text = " ".join(run)
+        met, rarest = min((general.retained.get(word, 0), word) for word in lowers)
+        over = general.over_retained(rarest, count, found.words)
+        if over is not None and over < RETAINED:
+            continue
+        if value < PHRASE - lenient or (len(anchored) < len(heavy) and _known_phrase(text)):
+            continue
+        out[text] = Candidate(text, count, round(value, 2), round(value - PHRASE, 2), True, met)
+    return _without_shadows(out)
+
+
+def _trimmed(run: tuple[str, ...], place: int, words: Mapping[str, Candidate]) -> tuple[str, ...]:
+    """A run without the word that has its capital only from the sentence's start, and without a first title."""
+    if place != MID and bare(run[0]) not in words and run[0].lower() not in TITLES:
+        run = run[1:]
+    while run and run[0] in LINKS:
+        run = run[1:]
+    return run
+
+
+def _parts(run: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """A run of two or more words that are no links, and what is left of it behind a title."""
+    parts = [run]
+    if run and run[0].lower() in TITLES:
+        parts.append(run[1:])
+    return [part for part in parts if sum(word not in LINKS for word in part) > 1]
+
+
+def _clings(run: tuple[str, ...], anchored: list[str], count: int, words: Mapping[str, Candidate]) -> bool:
+    """Whether an anchor of the run hardly ever stands without it (Diagon Alley), so that only the whole is a name."""
+    return run[0].lower() not in TITLES and any(count >= 0.6 * words[bare(word)].count for word in anchored)
+
+
+def _mostly_inside(words: Mapping[str, Candidate], phrases: Mapping[str, Candidate], general: General) -> set[str]:
+    """Words that hardly occur outside one phrase, which then stands for them: Tin in Tin Woodman."""
+    inside = set()
+    for text, phrase in phrases.items():
+        heavy = [bare(word) for word in text.split() if word not in LINKS]
+        for word in heavy:
+            if word in words:
+                common = general.frequency(word.lower()) > COMMON
+                enough = 0.85 if word == heavy[-1] else 0.6 if common else 0.75
+                # A full name of invented words stays in its parts: they are read by themselves, too.
+                known = general.frequency(word.lower()) > RARE_SHARE or not all(w in words for w in heavy)
+                if known and phrase.count >= enough * words[word].count:
+                    inside.add(word)
+    return inside
+
+
+def _without_shadows(phrases: dict[str, Candidate]) -> dict[str, Candidate]:
+    """Leaves out a phrase that nearly always is part of one longer phrase."""
+    shadowed = set()
+    for text, phrase in phrases.items():
+        padded = f" {text} "
+        longer = [one.count for other, one in phrases.items() if other != text and padded in f" {other} "]
+        if longer and max(longer) >= 0.8 * phrase.count:
+            shadowed.add(text)
+    return {text: phrase for text, phrase in phrases.items() if text not in shadowed}
+
+
+def _known_phrase(text: str) -> bool:
+    """Whether the phrase names something of the real world that anybody writes about."""
+    return text.lower() in _world()
+
+
+def _world() -> frozenset[str]:
+    return frozenset(line.lower() for line in word_list("world"))
+
+
+def _plain_words() -> frozenset[str]:
+    """Words that are never anchors by themselves: titles, months, days, peoples and places of the real world."""
+    return TITLES | _world()

@@ -1,0 +1,124 @@
+"""Where candidates stand: a sample of each one's sentences, and what their neighbours say of it."""
+
+import dataclasses
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+
+from jaxforget.anchors.general import General
+from jaxforget.anchors.scan import WORD, bare, sentences
+from jaxforget.corpus.text import Document
+
+NEAR, TOLD = 2, 3  # words on each side by which occurrences are compared; of fewer than so many nothing is said
+REACH = 6  # words taken on each side of an occurrence
+LONGEST = 400  # characters kept of a sentence, around the expression
+_WORDS = "i you he she it we they who to not had has have would could should must might will can"
+_SUBJECTS = frozenset(_WORDS.split())
+_ENDS = frozenset('.,;:!?…)—–"”')
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """One occurrence.
+
+    Attributes:
+      sentence: the sentence it stands in, cut at its ends where that is long.
+      start, end: where in `sentence` the expression is.
+      before, after: up to six words on each side, nearest first, lower case; those of the next sentences count too.
+      gap: the characters between the expression and the next word.
+    """
+
+    sentence: str
+    start: int
+    end: int
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    gap: str
+
+
+def find_contexts(
+    documents: Iterable[Document], counts: Mapping[str, int], *, keep: int = 24
+) -> dict[str, list[Context]]:
+    """Up to about `keep` occurrences of every expression, spread evenly over the text.
+
+    `counts` says how often each expression is expected; case matters, possessive endings do not.
+    """
+    heads: dict[str, list[tuple[str, ...]]] = {}
+    for text in counts:
+        words = tuple(match.group() for match in WORD.finditer(text))
+        if words:
+            heads.setdefault(words[0], []).append(words)
+    names = {tuple(match.group() for match in WORD.finditer(text)): text for text in counts}
+    found: dict[str, list[Context]] = {text: [] for text in counts}
+    met = dict.fromkeys(counts, 0)
+    for document in documents:
+        text = document.text
+        matches = list(WORD.finditer(text))
+        surface = [match.group() for match in matches]
+        bounds: list[tuple[int, int]] | None = None
+        for index, word in enumerate(surface):
+            for expression in heads.get(bare(word), ()) if bare(word) in heads else heads.get(word, ()):
+                size = len(expression)
+                there = surface[index : index + size]
+                if there[:-1] != list(expression[:-1]) or not there or bare(there[-1]) != bare(expression[-1]):
+                    continue
+                name = names[expression]
+                met[name] += 1
+                if (met[name] - 1) % max(1, counts[name] // keep) or len(found[name]) >= 2 * keep:
+                    continue
+                bounds = list(sentences(text)) if bounds is None else bounds
+                found[name].append(_context(text, matches, surface, index, size, bounds))
+    return found
+
+
+def _context(
+    text: str, matches: Sequence, surface: Sequence[str], index: int, size: int, bounds: Sequence[tuple[int, int]]
+) -> Context:
+    begin = matches[index].start()
+    last = matches[index + size - 1]
+    end = last.end() - (len(surface[index + size - 1]) - len(bare(surface[index + size - 1])))
+    number = max(0, bisect_right(bounds, (begin, len(text) + 1)) - 1)
+    left, right = bounds[number] if bounds else (0, len(text))
+    left, right = max(left, begin - LONGEST // 2), min(max(right, end), end + LONGEST // 2)
+    following = matches[index + size].start() if index + size < len(matches) else len(text)
+    return Context(
+        text[left:right].rstrip(),
+        begin - left,
+        end - left,
+        tuple(word.lower() for word in reversed(surface[max(0, index - REACH) : index])),
+        tuple(word.lower() for word in surface[index + size : index + size + REACH]),
+        text[end:following],
+    )
+
+
+def noun_share(contexts: Sequence[Context], general: General) -> float:
+    """Share of occurrences that look like a noun's: what follows ends a phrase, what precedes is no subject."""
+    if not contexts:
+        return 0.0
+    good = 0
+    for one in contexts:
+        ended = bool(set(one.gap) & _ENDS) or not one.after or general.frequency(one.after[0]) > 5e-4
+        good += ended and not (one.before and one.before[0] in _SUBJECTS)
+    return good / len(contexts)
+
+
+def variety(contexts: Sequence[Context]) -> float:
+    """Share of occurrences that are no repetition of another: near 1 in prose, low for a refrain or a formula.
+
+    Repetitions have the same two words on each side, within the sentence.
+    """
+    kinds, short = set(), 0
+    for one in contexts:
+        before, after = WORD.findall(one.sentence[: one.start])[-NEAR:], WORD.findall(one.sentence[one.end :])[:NEAR]
+        if len(before) + len(after) < TOLD:
+            short += 1
+        else:
+            kinds.add((tuple(map(str.lower, before)), tuple(map(str.lower, after))))
+    return (len(kinds) + short) / len(contexts) if contexts else 1.0
+
+
+def example(contexts: Sequence[Context]) -> str:
+    """The sentence that shows an expression best: neither a scrap nor a paragraph; on one line."""
+    if not contexts:
+        return ""
+    best = min(contexts, key=lambda one: abs(len(one.sentence) - 110))
+    return " ".join(best.sentence.split())

@@ -1,0 +1,230 @@
+"""What kind of thing an expression names, its number and gender, from the words around it."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+
+from jaxforget.anchors.candidates import Candidate
+from jaxforget.anchors.contexts import Context
+from jaxforget.anchors.general import word_list, words_of
+from jaxforget.anchors.scan import LINKS, TITLES
+
+KINDS = ("person", "place", "thing", "craft", "creature", "saying")
+# The lists of counterparts, finer than the kinds: a river's is no town's. The first of a kind is the ordinary one.
+CAPITAL_SORTS = {
+    "person": ("people_male", "people_female", "families", "peoples", "roles"),
+    "place": ("towns", "lands", "waters", "woods", "houses"),
+    "thing": ("things", "foods"),
+    "craft": ("crafts", "games"),
+    "creature": ("creatures",),
+    "saying": ("sayings",),
+}
+LOWER_SORTS = {**CAPITAL_SORTS, "person": ("roles",), "place": ("spots",)}
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+SPEECH = _words(
+    "said says asked replied cried answered whispered muttered shouted yelled exclaimed murmured told added continued "
+    "called thought knew felt looked smiled laughed nodded shook grinned frowned sighed turned stood sat walked ran "
+    "wanted liked loved hated wondered remembered began took went came saw heard decided tried spoke died lived "
+    "married explained gasped shrugged stared"
+)
+INTO = _words("in at to from into near through around outside inside toward towards reach reached left leave visit")
+HELD = _words("with a an the his her its their my your our holding held wearing wore carried this that another each")
+ARTS = _words(
+    "play played playing plays practise practised practice learn learnt learned learning study studied studying teach "
+    "taught teaching game games art match matches lesson lessons craft skill subject trade sport team against master"
+)
+BODY = _words(
+    "fur tail claws paws wings feathers snout beak fangs barked growled howled purred hissed squeaked flew galloped "
+    "trotted mouth teeth legs scales bite bites howl hunt hunted hunter pet beast animal creature creatures herd flock "
+    "wild tame leash cage nest lair feed fed"
+)
+UTTER = _words(
+    "word words spell password motto cry cried shouted yelled whispered called saying curse chant oath bellowed"
+)
+SETTLED = _words(
+    "village town city country land lived live lives born home river forest school road street map north south east"
+)
+HE, SHE = (
+    _words("he him his himself boy man father brother son king uncle mr"),
+    _words("she her hers herself girl woman mother sister daughter queen aunt mrs miss ms"),
+)
+MANY = _words("many some these those all several two three four five six ten few both most other hundreds dozens")
+_SORT_CUES = {
+    "lands": _words("land country province county kingdom realm region empire nation"),
+    "waters": _words("river lake stream sea banks bank along waters"),
+    "woods": _words("forest wood woods hill hills mountain trees"),
+    "houses": _words("school college academy house castle hall inn street road pupils prison"),
+    "foods": _words("eat ate eaten eating drink drank drinking dish bowl plate cup glass taste tasted cook cooked "
+                    "cooking breakfast lunch dinner supper tea meal hungry delicious bottle sip"),
+    "games": _words("play played playing plays game games match matches team player players sport"),
+}  # fmt: skip
+_ART_ENDING = re.compile(r"(?:ing|ology|mancy|nomy|istry|ics|craft|ball|ism)$")
+_PLACE_ENDING = re.compile(r"(?:ville|ton|shire|land|burg|burgh|ford|bury|mouth|wick|grad|stead|minster)$")
+_MALE_TITLES = _words("mr sir lord king prince uncle brother father grandfather grandpa dad duke count baron master")
+_FEMALE_TITLES = _words("mrs ms miss lady queen princess aunt auntie sister mother grandmother grandma mum mom madam")
+
+
+@dataclasses.dataclass(frozen=True)
+class Nature:
+    """What an expression names.
+
+    Attributes:
+      kind: one of `KINDS`.
+      sort: the list that its counterparts come from.
+      scores: evidence for each kind, larger is more.
+      plural: names several.
+      female: a person's gender; None where nothing tells.
+      family: a person's family name.
+    """
+
+    kind: str
+    sort: str
+    scores: Mapping[str, float]
+    plural: bool = False
+    female: bool | None = None
+    family: bool = False
+
+
+def judge(candidate: Candidate, contexts: Sequence[Context], *, family: bool = False) -> Nature:
+    """Judges an expression by its contexts; `family`: it stands last in some full name."""
+    scores = dict.fromkeys(KINDS, 0.0)
+    words = candidate.text.split()
+    count = max(1, len(contexts))
+    tally = {name: sum(test(one) for one in contexts) / count for name, test in _CUES.items()}
+    plural = _is_plural(words[-1], contexts)
+    scores["person"] += 2.0 * tally["speech"] + 1.5 * tally["title"] + 0.6 * tally["owner"] + tally["pronoun"]
+    scores["place"] += 1.6 * tally["into"] + 1.2 * tally["settled"]
+    scores["craft"] += 2.5 * tally["arts"]
+    scores["creature"] += 2.0 * tally["body"] + 0.6 * tally["article"]
+    scores["saying"] += 2.5 * tally["utter"] + 1.5 * tally["alone"]
+    scores["thing"] += 0.7 * tally["article"]
+    if candidate.name:
+        scores["person"] += 0.35 + (0.6 if family else 0.0)
+        scores["place"] += 0.15
+        scores["person"] += 0.5 if plural else -0.3 if tally["article"] > 0.5 else 0.0
+    else:
+        scores["thing"] += 0.45
+        scores["person"] -= 0.6
+        scores["place"] -= 0.4
+    _by_head(words, scores)
+    he, she = (sum(_near(one, group) for one in contexts) for group in (HE, SHE))
+    female = None if he == she else she > he
+    if words[0].lower() in _FEMALE_TITLES | _MALE_TITLES:
+        female = words[0].lower() in _FEMALE_TITLES
+    if candidate.text in names_of("people_male") ^ names_of("people_female"):
+        female = candidate.text in names_of("people_female")
+        scores["person"] += 0.5
+    kind = max(KINDS, key=lambda kind: scores[kind])
+    rounded = {name: round(value, 3) for name, value in scores.items()}
+    nature = Nature(kind, "", rounded, plural, female, family)
+    return dataclasses.replace(nature, sort=choose_sort(nature, words[-1], contexts))
+
+
+@functools.cache
+def names_of(name: str) -> frozenset[str]:
+    """A list whose entries are parted by commas, as a set."""
+    return frozenset(entry.strip() for line in word_list(name) for entry in line.split(","))
+
+
+def sorts_of(kind: str, word: str) -> tuple[str, ...]:
+    """The lists that may hold counterparts of a `kind` for an expression whose last word is `word`."""
+    return (CAPITAL_SORTS if word[0].isupper() else LOWER_SORTS)[kind]
+
+
+def choose_sort(nature: Nature, word: str, contexts: Sequence[Context]) -> str:
+    """The list for a kind, by the words around; `word` is the expression's last."""
+    sorts = sorts_of(nature.kind, word)
+    if nature.kind == "person" and word[0].isupper():
+        articles = sum(not {"the", "a", "an"}.isdisjoint(one.before[:2]) for one in contexts) / max(1, len(contexts))
+        if nature.plural:
+            return "peoples"
+        if articles > 0.5 and not nature.family:
+            return "roles"
+        return "families" if nature.family else "people_female" if nature.female else "people_male"
+    share = {sort: sum(_said_of(one, _SORT_CUES[sort]) for one in contexts) for sort in sorts if sort in _SORT_CUES}
+    best = max(share, key=lambda sort: share[sort], default=sorts[0])
+    return best if share.get(best, 0) > 0.3 * max(1, len(contexts)) else sorts[0]
+
+
+def _by_head(words: Sequence[str], scores: dict[str, float]) -> None:
+    """What the form itself says: heads that name their kind (Forest, Order, Map), titles, endings."""
+    heads = [word for word in words if word not in LINKS]
+    # "Order of the Phoenix": the head stands before the link; else it is the last word.
+    link = next((i for i, word in enumerate(words) if word in LINKS), None)
+    head = (words[link - 1] if link else heads[-1]).lower()
+    for kind in KINDS:
+        if {head, head.removesuffix("s")} & words_of("heads_" + kind):
+            scores[kind] += 1.5 if len(words) > 1 else 1.0
+    if len(words) > 1 and words[0].lower() in TITLES:
+        scores["person"] += 1.0
+    if {head, head.removesuffix("s")} & names_of("creatures"):
+        scores["creature"] += 1.0
+    if len(words) == 1 and _PLACE_ENDING.search(head):
+        scores["place"] += 0.4
+    if len(words) == 1 and _ART_ENDING.search(head):
+        scores["craft"] += 0.5
+
+
+def _near(one: Context, group: frozenset[str]) -> bool:
+    """Whether the first pronoun or the like behind the expression, else the one just before it, is of the group."""
+    told = next((word for word in (*one.after, *one.before[:2]) if word in HE or word in SHE), None)
+    return told in group
+
+
+def _said_of(one: Context, words: frozenset[str]) -> bool:
+    return any(word in words for word in (*one.before[:4], *one.after[:2]))
+
+
+def _article(one: Context) -> bool:
+    return bool(one.before) and one.before[0] in HELD
+
+
+def _into(one: Context) -> bool:
+    near = one.before[1:2] if one.before[:1] == ("the",) else one.before[:1]
+    return bool(near) and near[0] in INTO
+
+
+def _alone(one: Context) -> bool:
+    """An outcry by itself: quotation marks or a sentence's start before it, an exclamation mark behind."""
+    return one.gap[:1] == "!" and not one.sentence[: one.start].strip("\"“‘'— ").strip()
+
+
+_CUES = {
+    "speech": lambda one: any(word in SPEECH for word in (*one.after[:1], *one.before[:1])),
+    "title": lambda one: bool(one.before) and one.before[0] in TITLES,
+    "owner": lambda one: one.gap[:2] in ("'s", "’s"),
+    "pronoun": lambda one: any(word in HE | SHE for word in one.after[:4]),
+    "into": _into,
+    "settled": lambda one: any(word in SETTLED for word in (*one.before[:4], *one.after[:2])),
+    "arts": lambda one: any(word in ARTS for word in one.before[:2]) or bool(one.after and one.after[0] in ARTS),
+    "body": lambda one: any(word in BODY for word in (*one.before[:4], *one.after)),
+    "utter": lambda one: any(word in UTTER for word in one.before[:2]),
+    "alone": _alone,
+    "article": _article,
+}
+
+
+def _is_plural(word: str, contexts: Sequence[Context]) -> bool:
+    """Whether the word ends as plurals do and nothing counts it as one."""
+    lower = word.lower()
+    if lower.endswith(("men", "folk", "people")):
+        return True
+    if not lower.endswith("s") or lower.endswith(("ss", "us", "is")):
+        return False
+    single = sum(bool(one.before) and one.before[0] in ("a", "an") for one in contexts)
+    several = sum(
+        bool(one.before and one.before[0] in MANY) or bool(one.after and one.after[0] in ("are", "were", "have"))
+        for one in contexts
+    )
+    article = sum(bool(one.before) and one.before[0] in HELD for one in contexts)
+    return (
+        several > single
+        and (not word[0].isupper() or several + article > 0.25 * len(contexts))
+        or (not word[0].isupper() and single == 0)
+    )

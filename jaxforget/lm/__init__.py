@@ -1,0 +1,1 @@
+"""A loaded model and the ways to query it: scoring, continuations, generation."""
