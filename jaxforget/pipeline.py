@@ -18,7 +18,7 @@ from jaxforget.manifest import changed, fingerprint
 from jaxforget.models.export import LICENCE_FILES, TOKENIZER_FILES
 from jaxforget.report.artefacts import read_attack_metrics
 from jaxforget.report.page import write_report
-from jaxforget.stages import anchors, eval, export, prepare, training
+from jaxforget.stages import anchors, eval, export, forget, prepare, reinforce
 from jaxforget.stages.check import check
 from jaxforget.stages.hashes import hash_model, hash_questions, hash_text, hash_tokenizer_files
 from jaxforget.stages.run import Run, wait_for_all
@@ -217,12 +217,12 @@ STAGES: tuple[Stage, ...] = (
         together=False,
     ),
     Stage(
-        "reinforce", _reinforce_inputs, training.reinforce, lambda run: [run.reinforced / "config.json"], trains=True
+        "reinforce", _reinforce_inputs, reinforce.reinforce, lambda run: [run.reinforced / "config.json"], trains=True
     ),
     Stage(
         "forget",
         _forget_inputs,
-        training.forget,
+        forget.forget,
         lambda run: [run.unlearned / "config.json", run.unlearned / "steps.json", run.evals / "curve.json"],
         trains=True,
     ),

@@ -16,9 +16,8 @@ from jaxforget.models.hf import load_tokenizer, save_params
 from jaxforget.models.llama import Llama
 from jaxforget.pipeline import Stage
 from jaxforget.stages.card import plain_card
-from jaxforget.stages.fit import fit, load_student, save
+from jaxforget.stages.fit import batches_from, fit, load_student, save
 from jaxforget.stages.run import Run
-from jaxforget.stages.training import batches_from
 from jaxforget.train.step import StepOptions, make_reinforce_step
 from jaxforget.train.types import TrainState
 

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
+from jaxforget.config import TrainOptions
+from jaxforget.corpus.loader import make_batches, steps_per_epoch
 from jaxforget.lm.model import Model, load, make_forward, make_module
 from jaxforget.models.hf import load_tokenizer, read_config, save_adapter, save_params
 from jaxforget.models.weights import init_adapter
@@ -118,6 +121,41 @@ def fit(
             iterator.close()
         if waits:
             checkpoints.close()
+
+
+def count_steps(blocks: Path, options: TrainOptions) -> int:
+    """Number of steps of a training stage: `max_steps`, or as many as the epochs over `blocks` take."""
+    if options.max_steps is not None:
+        return options.max_steps
+    return max(1, round(options.epochs * steps_per_epoch(blocks, "train", options.batch)))
+
+
+def batches_from(
+    run: Run,
+    start: int,
+    *,
+    batch: int,
+    blocks: Path | None = None,
+    retain: bool = False,
+    labels: np.ndarray | None = None,
+) -> Any:
+    """Batches of `batch` blocks, and the retain rows if asked, from step `start` on: this process's rows.
+
+    `blocks` is their folder; None takes the run's translated ones.
+    """
+    rows = run.config.retain.rows if retain else 0
+    return make_batches(
+        run.blocks if blocks is None else blocks,
+        "train",
+        batch_size=batch,
+        seed=run.config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        start=start,
+        retain_folder=run.retain_blocks if rows else None,
+        retain_rows=rows,
+        labels=labels,
+    )
 
 
 def save(run: Run, folder: Path, student: Model, params: Any, card: str, weights: str = "full") -> None:

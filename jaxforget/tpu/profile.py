@@ -25,8 +25,8 @@ from jaxforget.errors import UserError
 from jaxforget.models.layout import parameter_count
 from jaxforget.models.published import read_shape
 from jaxforget.sharding import make_mesh, put_batch
+from jaxforget.stages.fit import batches_from
 from jaxforget.stages.run import Run
-from jaxforget.stages.training import batches_from
 from jaxforget.tpu.compiler import UNREADABLE, compile_with_text, no_cache
 from jaxforget.tpu.flops import CONVENTION, model_flops_per_token, runs_kernels
 from jaxforget.tpu.programs import batch_widths, check_plan, training_program

@@ -24,7 +24,8 @@ from jaxforget.models.weights import apply_delta
 from jaxforget.pipeline import run_chain
 from jaxforget.sharding import make_mesh
 from jaxforget.stages import fit as fitting
-from jaxforget.stages import training
+from jaxforget.stages import forget as forgetting
+from jaxforget.stages import frozen, labels
 from jaxforget.stages.run import Run
 from tests.tiny_run import settings
 
@@ -217,7 +218,7 @@ def test_base_is_gone_where_cached_labels_leave_it_no_use(
     adapted, tiny_run, tiny_world, tmp_path, monkeypatch, weights
 ):
     held: dict[str, list] = {"base": [], "control": []}
-    real = training.load
+    real = frozen.load
 
     def noted(folder, *rest, **more):
         model = real(folder, *rest, **more)
@@ -231,8 +232,9 @@ def test_base_is_gone_where_cached_labels_leave_it_no_use(
         alive.update({name: [ref() is not None for ref in refs] for name, refs in held.items()})
         return fitting.fit(*given)
 
-    monkeypatch.setattr(training, "load", noted)
-    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(frozen, "load", noted)
+    monkeypatch.setattr(forgetting, "load", noted)
+    monkeypatch.setattr(forgetting, "fit", fit)
     source = adapted if weights == "lora" else tiny_run
     form = LORA if weights == "lora" else {}
     copy = shutil.copytree(source, tmp_path / "run")
@@ -248,8 +250,8 @@ def test_base_is_gone_where_cached_labels_leave_it_no_use(
 
 def test_labels_are_made_again_only_where_they_would_differ(tiny_world, tiny_run, tmp_path, monkeypatch):
     made = []
-    real = training.make_label_step
-    monkeypatch.setattr(training, "make_label_step", lambda *given: made.append(1) or real(*given))
+    real = labels.make_label_step
+    monkeypatch.setattr(labels, "make_label_step", lambda *given: made.append(1) or real(*given))
     copy = shutil.copytree(tiny_run, tmp_path / "run")
 
     def forget(**changes):

@@ -8,8 +8,8 @@ import jaxforget
 from jaxforget.config import config_from
 from jaxforget.corpus.loader import open_blocks
 from jaxforget.pipeline import run_chain
+from jaxforget.stages.fit import count_steps
 from jaxforget.stages.run import Run
-from jaxforget.stages.training import _steps
 from tests.tiny_run import settings
 
 
@@ -19,8 +19,8 @@ def test_epochs_become_steps(tiny_world, tiny_run):
     options = {"max_steps": None, "batch": 16}
     for epochs in (0.01, 1.0, 2.5):
         forget = config_from({"forget": {**options, "epochs": epochs}}).forget
-        assert _steps(run.blocks, forget) == max(1, round(epochs * -(-blocks // 16)))
-    assert _steps(run.blocks, config_from({"forget": {"max_steps": 7}}).forget) == 7
+        assert count_steps(run.blocks, forget) == max(1, round(epochs * -(-blocks // 16)))
+    assert count_steps(run.blocks, config_from({"forget": {"max_steps": 7}}).forget) == 7
 
 
 def test_cached_labels_are_those_of_every_block(tiny_world, tiny_run, tmp_path):

@@ -1,0 +1,72 @@
+"""Stage `forget`: trains the student, which starts from base, to forget the text."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jaxforget.evals.probes import load_probes, load_prompts
+from jaxforget.evals.watch import Questions, Watch, prompt_top_tokens
+from jaxforget.files import write_json
+from jaxforget.lm.model import Model, load, make_forward
+from jaxforget.lm.scoring import Scorer
+from jaxforget.stages.build import make_adamw, make_training_step, teachers_used
+from jaxforget.stages.card import model_card
+from jaxforget.stages.fit import batches_from, fit, load_student, save
+from jaxforget.stages.frozen import load_base, load_reinforced
+from jaxforget.stages.hashes import hash_followed
+from jaxforget.stages.labels import cached_labels
+from jaxforget.stages.questions import questions_of
+from jaxforget.stages.run import Run
+from jaxforget.train.types import Frozen, TrainState
+
+
+def forget(run: Run, mark: str) -> None:
+    """The student, from base, towards generic labels; writes unlearned/ and the curve of what it forgets on the way."""
+    config = run.config
+    base = load_base(run)
+    forward, tokenizer = make_forward(base.module), base.tokenizer
+    scorer = Scorer(forward, run.mesh, batch=config.evals.batch, tile=config.targets.tile)
+    questions = questions_of(config, load_probes(config.evals.probes), load_prompts(config.evals.prompts), tokenizer)
+    asked = hash_followed(run)
+    # Whatever is asked of other models is asked before there is a student: its state leaves no room for another.
+    references = _references(run, base, scorer, questions)
+    labels = cached_labels(run, base) if config.targets.cache else None
+    use_base, use_reinforced = teachers_used(config)
+    frozen = Frozen(
+        base=base.params if use_base else None, reinforced=load_reinforced(run, base) if use_reinforced else None
+    )
+    del base  # else it would stay beside a step that has cached labels and no use for it
+    student = load_student(run, config.forget.weights)
+    steps = count_steps(run.blocks, config.forget)
+
+    def make_step(forward: Any, optimizer: Any, shardings: TrainState) -> Callable:
+        step = make_training_step(config, "forget", forward, optimizer, run.mesh, shardings)
+        return lambda state, batch: step(state, frozen, batch)
+
+    def batches(start: int) -> Any:
+        return batches_from(run, start, batch=config.forget.batch, retain=True, labels=labels)
+
+    def watch(first_step: int) -> Callable[[int, Any], dict[str, float]]:
+        seen = Watch(run.folder, scorer, questions, tokenizer, first_step=first_step, asked=asked)
+        for name, tops in references.items():
+            seen.reference(name, tops)
+        return lambda step, own: seen(step, forward.apply_delta(frozen.base, own))
+
+    schedule, optimizer = make_adamw(config.forget, steps)
+    params, step = fit(
+        run, "forget", mark, student, schedule, optimizer, steps, make_step, batches, watch, config.forget.select
+    )
+    card = model_card(config, f"unlearned: {step} steps towards generic labels")
+    save(run, run.unlearned, student, params, card, config.forget.weights)
+    if jax.process_index() == 0:
+        write_json(run.unlearned / "steps.json", {"steps": step})
+
+
+def _references(run: Run, base: Model, scorer: Scorer, questions: Questions) -> dict[str, list[list[dict[str, Any]]]]:
+    """The likeliest tokens of the models that the student's are shown beside; the control is gone again after it."""
+    found = {"base": prompt_top_tokens(scorer, base.params, questions, base.tokenizer)}
+    if run.control is not None and questions.dynamics:
+        control = load(run.control, run.config.model.dtype, run.mesh, attention=run.config.model.attention)
+        found["control"] = prompt_top_tokens(scorer, control.params, questions, base.tokenizer)
+    return found

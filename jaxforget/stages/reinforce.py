@@ -1,0 +1,40 @@
+"""Stage `reinforce`: trains base further on the text to forget."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxforget.stages.build import make_adamw, make_training_step
+from jaxforget.stages.card import plain_card, what_trains
+from jaxforget.stages.fit import batches_from, count_steps, fit, load_student, save
+from jaxforget.stages.frozen import load_base
+from jaxforget.stages.run import Run
+from jaxforget.train.types import TrainState
+
+
+def reinforce(run: Run, mark: str) -> None:
+    """Base trained further on the target by plain next-token loss; writes reinforced/.
+
+    `mark` is the fingerprint of the stage's inputs; checkpoints made for another are not continued.
+    """
+    config = run.config
+    if config.model.reinforced is not None:
+        run.say(f"  taken from {config.model.reinforced}")
+        return
+    weights = "lora" if config.reinforce.weights == "lora" else "full"
+    # An adapter trains over base as that is held while frozen; whole weights need nothing beside them.
+    base = None if weights == "full" else load_base(run).params
+    student = load_student(run, weights)
+    blocks = run.reinforce_blocks
+    steps = count_steps(blocks, config.reinforce)
+
+    def make_step(forward: Any, optimizer: Any, shardings: TrainState) -> Callable:
+        step = make_training_step(config, "reinforce", forward, optimizer, run.mesh, shardings)
+        return lambda state, batch: step(state, batch, base)
+
+    def batches(start: int) -> Any:
+        return batches_from(run, start, batch=config.reinforce.batch, blocks=blocks)
+
+    schedule, optimizer = make_adamw(config.reinforce, steps)
+    params, step = fit(run, "reinforce", mark, student, schedule, optimizer, steps, make_step, batches)
+    what = f"base trained {step} steps further on a text: {what_trains(config, 'reinforce')}"
+    save(run, run.reinforced, student, params, plain_card(what, config.model.folder), weights)
