@@ -12,7 +12,7 @@ from jaxforget.lm.model import Model, load, make_forward
 from jaxforget.lm.scoring import Scorer
 from jaxforget.stages.build import make_adamw, make_training_step, teachers_used
 from jaxforget.stages.card import model_card
-from jaxforget.stages.fit import batches_from, fit, load_student, save
+from jaxforget.stages.fit import batches_from, count_steps, fit, load_student, save
 from jaxforget.stages.frozen import load_base, load_reinforced
 from jaxforget.stages.hashes import hash_followed
 from jaxforget.stages.labels import cached_labels
