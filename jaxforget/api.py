@@ -23,7 +23,7 @@ from jaxforget.evals.watch import Questions, make_questions
 from jaxforget.files import read_json
 from jaxforget.lm.model import Model, load, make_forward, materialize
 from jaxforget.lm.model import complete as complete_texts
-from jaxforget.models.hf import save_params
+from jaxforget.models.export import save_params
 from jaxforget.models.llama import Llama
 from jaxforget.pipeline import run_chain, stage_seconds
 from jaxforget.sharding import put_rows

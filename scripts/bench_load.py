@@ -58,8 +58,9 @@ def ours(folder: Path, case: str) -> dict[str, Any]:
     import jax
 
     from jaxforget.lm.model import param_shardings
-    from jaxforget.models import hf
-    from jaxforget.models.load import Checkpoint
+    from jaxforget.models.export import save_params
+    from jaxforget.models.folders import read_config
+    from jaxforget.models.load import Checkpoint, load_params
     from jaxforget.sharding import make_mesh
     from jaxforget.start import join_processes
 
@@ -73,9 +74,9 @@ def ours(folder: Path, case: str) -> dict[str, Any]:
         original(self, out, tensor, region, transposed)
 
     Checkpoint.read_into = counted
-    config, raw = hf.read_config(folder)
+    config, raw = read_config(folder)
     start = time.perf_counter()
-    params = hf.load_params(folder, config, dtype="bfloat16", shardings=param_shardings(config, make_mesh()))
+    params = load_params(folder, config, dtype="bfloat16", shardings=param_shardings(config, make_mesh()))
     jax.block_until_ready(params)
     found: dict[str, Any] = {"seconds": time.perf_counter() - start, "peak": resident_peak(), "read": sum(read)}
     held: dict[Any, int] = {}
@@ -86,7 +87,7 @@ def ours(folder: Path, case: str) -> dict[str, Any]:
     if case == "export":
         with exported(folder) as target:
             start = time.perf_counter()
-            hf.save_params(
+            save_params(
                 target, params, config, raw, None, dtype="bfloat16", max_shard_bytes=SHARD, model_card="# exported\n"
             )
             found |= saved(target, start)
@@ -169,7 +170,7 @@ def as_text(found: list[dict[str, Any]], size: int) -> str:
 
 def check(folder: Path, cases: Sequence[str]) -> None:
     """Raises `UserError` for what any of `cases` would stumble on, perhaps after minutes."""
-    from jaxforget.models.hf import read_config
+    from jaxforget.models.folders import read_config
     from jaxforget.models.layout import parameter_count
     from jaxforget.models.load import Checkpoint
 

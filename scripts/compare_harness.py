@@ -28,7 +28,7 @@ import numpy as np
 import jaxforget
 from jaxforget.errors import UserError
 from jaxforget.evals.multiple_choice import Document, choice_likelihoods, load_choices, right_answers
-from jaxforget.models.hf import is_adapter
+from jaxforget.models.adapters import is_adapter
 from jaxforget.stages.suites.loaded import endings, harness_model
 
 METRICS = ("acc", "acc_norm")

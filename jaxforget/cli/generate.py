@@ -25,8 +25,8 @@ def run(given: argparse.Namespace) -> int:
     start_jax(alone=True)
     from jaxforget.api import complete, load
     from jaxforget.lm.generate import check_sampling
-    from jaxforget.models.hf import read_config as read_model_config
-    from jaxforget.models.hf import resolve_folder
+    from jaxforget.models.folders import read_config as read_model_config
+    from jaxforget.models.folders import resolve_folder
 
     check_sampling(given.tokens, given.temperature, given.top_p, names=("--tokens ", "--temperature ", "--top-p "))
     # All of them first: the second one's fault should not wait for the first one's weights.

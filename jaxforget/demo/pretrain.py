@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import optax
 
 from jaxforget.models.config import LlamaConfig
-from jaxforget.models.hf import load_tokenizer, save_params
+from jaxforget.models.export import save_params
 from jaxforget.models.llama import Llama
+from jaxforget.models.tokenizer import load_tokenizer
 from jaxforget.pipeline import Stage
 from jaxforget.stages.card import plain_card
 from jaxforget.stages.fit import batches_from, fit, load_student, save

@@ -12,23 +12,16 @@ from jax.sharding import Mesh
 
 from jaxforget.errors import UserError
 from jaxforget.lm.generate import Complete, generate
+from jaxforget.models.adapters import AdapterFile, is_adapter, load_adapter, read_adapter
 from jaxforget.models.attention import attend
 from jaxforget.models.config import LlamaConfig
 from jaxforget.models.embedding import ShardedLookUp
-from jaxforget.models.hf import (
-    AdapterFile,
-    check_tokenizer,
-    is_adapter,
-    load_adapter,
-    load_params,
-    load_tokenizer,
-    read_adapter,
-    read_config,
-    resolve_folder,
-)
+from jaxforget.models.folders import read_config, resolve_folder
 from jaxforget.models.layout import leaves
 from jaxforget.models.llama import REMATS, Llama
+from jaxforget.models.load import load_params
 from jaxforget.models.splash import SplashAttention, has_splash
+from jaxforget.models.tokenizer import check_tokenizer, load_tokenizer
 from jaxforget.models.weights import adapter_shapes, apply_delta, difference, merged, quantise
 from jaxforget.sharding import ActivationSharding, make_mesh, shard_params
 from jaxforget.train.types import Forward, Params

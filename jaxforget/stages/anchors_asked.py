@@ -13,7 +13,7 @@ from jaxforget.endpoint import Answer, Endpoint, settings_from
 from jaxforget.endpoint.answers import Answers, Messages, UnusableError, instructed, parse, request_hash
 from jaxforget.errors import UserError
 from jaxforget.lm.model import Model, complete, load
-from jaxforget.models.hf import resolve_folder
+from jaxforget.models.folders import resolve_folder
 from jaxforget.stages.run import Run, wait_for_all
 
 UNUSABLE = 0.1  # of all answers, how many may be nonsense

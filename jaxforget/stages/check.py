@@ -12,8 +12,9 @@ from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.text import read_documents
 from jaxforget.errors import UserError
 from jaxforget.evals.probes import load_probes, load_prompts
+from jaxforget.models.adapters import AdapterFile, is_adapter, read_adapter
 from jaxforget.models.config import LlamaConfig
-from jaxforget.models.hf import AdapterFile, is_adapter, read_adapter, read_config, resolve_folder
+from jaxforget.models.folders import read_config, resolve_folder
 from jaxforget.models.load import Checkpoint
 from jaxforget.models.weights import dense_layers
 from jaxforget.stages.run import Run

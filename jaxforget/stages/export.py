@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxforget.lm.model import load
-from jaxforget.models.hf import is_adapter, read_adapter, read_config, save_merged, save_params
+from jaxforget.models.adapters import is_adapter, read_adapter, save_merged
+from jaxforget.models.export import save_params
+from jaxforget.models.folders import read_config
 from jaxforget.stages.card import model_card
 from jaxforget.stages.run import Run
 

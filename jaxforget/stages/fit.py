@@ -12,7 +12,10 @@ import optax
 from jaxforget.config import TrainOptions
 from jaxforget.corpus.loader import make_batches, steps_per_epoch
 from jaxforget.lm.model import Model, load, make_forward, make_module
-from jaxforget.models.hf import load_tokenizer, read_config, save_adapter, save_params
+from jaxforget.models.adapters import save_adapter
+from jaxforget.models.export import save_params
+from jaxforget.models.folders import read_config
+from jaxforget.models.tokenizer import load_tokenizer
 from jaxforget.models.weights import init_adapter
 from jaxforget.sharding import put_batch, shard_params
 from jaxforget.stages.build import student_shardings, trained_shapes

@@ -11,7 +11,8 @@ from jaxforget.corpus.text import Document, read_documents
 from jaxforget.corpus.translate import Translator
 from jaxforget.errors import UserError
 from jaxforget.files import write_json
-from jaxforget.models.hf import check_tokenizer, load_tokenizer, read_config
+from jaxforget.models.folders import read_config
+from jaxforget.models.tokenizer import check_tokenizer, load_tokenizer
 from jaxforget.stages.run import Run
 
 SHOWN = 8

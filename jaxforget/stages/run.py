@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxforget.config import Config
 from jaxforget.errors import UserError
 from jaxforget.manifest import Manifest
-from jaxforget.models.hf import resolve_folder
+from jaxforget.models.folders import resolve_folder
 from jaxforget.sharding import make_mesh
 
 

@@ -12,7 +12,7 @@ from jaxforget.config import config_from
 from jaxforget.errors import UserError
 from jaxforget.lm.model import make_forward, make_module, param_shapes, param_shardings
 from jaxforget.models.config import LlamaConfig
-from jaxforget.models.hf import load_params
+from jaxforget.models.load import load_params
 from jaxforget.sharding import make_mesh, put_batch
 from jaxforget.stages.build import make_adamw, make_training_step, step_options, student_shardings, teachers_used
 from jaxforget.train.step import init_state, make_label_step

@@ -10,8 +10,9 @@ from jaxforget import sharding
 from jaxforget.errors import UserError
 from jaxforget.lm import generate as module
 from jaxforget.lm.generate import generate
-from jaxforget.models import hf
+from jaxforget.models.folders import read_config
 from jaxforget.models.llama import Llama
+from jaxforget.models.load import load_params
 from tests.models.placing import shardings_of
 from tests.models.tiny import save_tiny
 
@@ -29,8 +30,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ours(folder):
     """Module and parameters."""
-    config, _ = hf.read_config(folder[0])
-    return Llama(config), hf.load_params(folder[0], config, dtype="float32")
+    config, _ = read_config(folder[0])
+    return Llama(config), load_params(folder[0], config, dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +83,9 @@ def test_neighbours_and_padding_change_nothing(ours, greedy):
 
 
 def test_a_mesh_gives_the_same(folder, greedy):
-    config, _ = hf.read_config(folder[0])
+    config, _ = read_config(folder[0])
     mesh = sharding.make_mesh(2, 2, 2)
-    params = hf.load_params(folder[0], config, dtype="float32", shardings=shardings_of(config, mesh))
+    params = load_params(folder[0], config, dtype="float32", shardings=shardings_of(config, mesh))
     model = Llama(config, constrain=sharding.ActivationSharding(mesh))
     assert generate(model, params, PROMPTS, max_new_tokens=NEW, mesh=mesh) == greedy
 

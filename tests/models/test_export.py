@@ -15,18 +15,19 @@ from jaxforget import sharding
 from jaxforget.errors import UserError
 from jaxforget.lm import model
 from jaxforget.models import export as models_export
-from jaxforget.models import hf
 from jaxforget.models.config import LlamaConfig
-from jaxforget.models.load import INDEX
+from jaxforget.models.export import config_to_hf, save_params
+from jaxforget.models.folders import read_config
+from jaxforget.models.load import INDEX, load_params
 from jaxforget.models.safetensors_io import MappedFile
 from tests.models.placing import shardings_of
 from tests.models.tiny import LENGTH, SHAPES, save_tiny
 
 
 def export(source, target, *, dtype="float32", mesh=None, raw=True, tokenizer=None, **more):
-    config, original = hf.read_config(source)
-    params = hf.load_params(source, config, dtype="float32", shardings=mesh and shardings_of(config, mesh))
-    hf.save_params(
+    config, original = read_config(source)
+    params = load_params(source, config, dtype="float32", shardings=mesh and shardings_of(config, mesh))
+    save_params(
         target, params, config, original if raw else None, tokenizer, dtype=dtype, model_card="# Card\n", **more
     )
 
@@ -67,7 +68,7 @@ def test_threads_ahead_of_the_file_write_what_each_in_turn_would(tmp_path, monke
     placed = jax.device_put(params, shardings)
     monkeypatch.setattr(models_export, "CHUNK", 70_000)  # several runs of rows a tensor, the last one short
     monkeypatch.setattr(models_export, "AHEAD", 1_500_000)  # some tensors at once, the embedding by itself
-    hf.save_params(tmp_path, placed, config, None, None, dtype="bfloat16", max_shard_bytes=3_000_000, model_card="")
+    save_params(tmp_path, placed, config, None, None, dtype="bfloat16", max_shard_bytes=3_000_000, model_card="")
     files = sorted(tmp_path.glob("*.safetensors"))
     assert len(files) > 2
     flat = flatten_dict(params, sep="/")
@@ -93,9 +94,9 @@ def test_what_a_thread_cannot_do_is_raised(tmp_path, monkeypatch):
 def test_no_more_is_held_than_may_be_ahead(tmp_path, monkeypatch):
     """Of a model of many equal tensors, those that are made and not yet written."""
     save_tiny(tmp_path / "in")
-    config, original = hf.read_config(tmp_path / "in")
+    config, original = read_config(tmp_path / "in")
     largest = max(np.prod(leaf.stored_shape) for _, leaf, _ in models_export.export_order(config)) * 4
-    params = hf.load_params(tmp_path / "in", config, dtype="float32")
+    params = load_params(tmp_path / "in", config, dtype="float32")
     held, most = set(), []
     make = models_export._make
 
@@ -110,7 +111,7 @@ def test_no_more_is_held_than_may_be_ahead(tmp_path, monkeypatch):
     sizes: dict[int, int] = {}
     monkeypatch.setattr(models_export, "_make", counted)
     monkeypatch.setattr(models_export, "AHEAD", 2 * largest)
-    hf.save_params(tmp_path / "out", params, config, original, None, dtype="float32", model_card="")
+    save_params(tmp_path / "out", params, config, original, None, dtype="float32", model_card="")
     assert largest < max(most) <= 3 * largest  # and the one that is being written
 
 
@@ -167,8 +168,8 @@ def test_the_original_config_survives_and_the_papers_come_along(tmp_path):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_made_config_is_read_back_as_itself(tmp_path, shape):
     save_tiny(tmp_path, shape)
-    config, _ = hf.read_config(tmp_path)
-    assert LlamaConfig.from_hf(hf.config_to_hf(config)) == config
+    config, _ = read_config(tmp_path)
+    assert LlamaConfig.from_hf(config_to_hf(config)) == config
 
 
 def test_a_folder_is_replaced_whole(tmp_path):
@@ -204,14 +205,14 @@ def test_a_tokenizer_folder_that_is_not_there(tmp_path):
 
 def test_parameters_of_another_shape_are_a_programming_error(tmp_path):
     save_tiny(tmp_path)
-    config, raw = hf.read_config(tmp_path)
-    params = hf.load_params(tmp_path, config, dtype="float32")
+    config, raw = read_config(tmp_path)
+    params = load_params(tmp_path, config, dtype="float32")
     wrong = params | {"embed": np.zeros((3, 4), np.float32)}
     with pytest.raises(ValueError, match="parameter embed must be"):
-        hf.save_params(tmp_path / "out", wrong, config, raw, None, dtype="float32", model_card="")
+        save_params(tmp_path / "out", wrong, config, raw, None, dtype="float32", model_card="")
     other = raw | {"num_hidden_layers": 7}
     with pytest.raises(ValueError, match="raw_config describes another"):
-        hf.save_params(tmp_path / "out", params, config, other, None, dtype="float32", model_card="")
+        save_params(tmp_path / "out", params, config, other, None, dtype="float32", model_card="")
 
 
 def test_one_tensor_at_a_time_comes_to_the_host(tmp_path, monkeypatch):

@@ -9,28 +9,28 @@ import pytest
 from huggingface_hub import errors
 
 from jaxforget.errors import UserError
-from jaxforget.models import hf
-from jaxforget.models.folders import WANTED
+from jaxforget.models.folders import WANTED, read_config, resolve_folder
+from jaxforget.models.load import load_params
 from tests.models.tiny import save_tiny
 
 
 def fault(place):
     with pytest.raises(UserError) as caught:
-        hf.resolve_folder(place)
+        resolve_folder(place)
     assert "\n" not in str(caught.value)
     assert str(place) in str(caught.value)
     return str(caught.value)
 
 
 def test_a_local_folder_is_itself(tmp_path):
-    assert hf.resolve_folder(tmp_path) == tmp_path
-    assert hf.resolve_folder(str(tmp_path)) == tmp_path
+    assert resolve_folder(tmp_path) == tmp_path
+    assert resolve_folder(str(tmp_path)) == tmp_path
 
 
 def test_a_local_folder_goes_before_a_hub_id(tmp_path, monkeypatch):
     (tmp_path / "owner/name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    assert hf.resolve_folder("owner/name").resolve() == tmp_path / "owner/name"
+    assert resolve_folder("owner/name").resolve() == tmp_path / "owner/name"
 
 
 @pytest.mark.parametrize("place", ["/no/such/folder", "nothing", "./a/b", "a/b/c"])
@@ -49,7 +49,7 @@ def test_a_hub_id_is_fetched_without_pickles(tmp_path, monkeypatch):
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda name, **named: asked.update(named, name=name) or str(tmp_path)
     )
-    assert hf.resolve_folder("owner/name") == tmp_path
+    assert resolve_folder("owner/name") == tmp_path
     assert asked["name"] == "owner/name"
     files = {
         "config.json": True,
@@ -102,19 +102,19 @@ def bucket(tmp_path, monkeypatch):
 
 
 def test_a_bucket_is_copied_once(bucket, tmp_path, monkeypatch):
-    folder = hf.resolve_folder("memory://bucket/model")
-    config, _ = hf.read_config(folder)
-    hf.load_params(folder, config, dtype="float32")
+    folder = resolve_folder("memory://bucket/model")
+    config, _ = read_config(folder)
+    load_params(folder, config, dtype="float32")
     assert folder.is_relative_to(tmp_path / "cache")
     assert not (folder / "pytorch_model.bin").exists()
     monkeypatch.setattr(type(bucket), "get_file", lambda *given, **named: pytest.fail("copied again"))
-    assert hf.resolve_folder("memory://bucket/model") == folder
+    assert resolve_folder("memory://bucket/model") == folder
 
 
 def test_a_changed_bucket_is_copied_anew(bucket):
-    before = hf.resolve_folder("memory://bucket/model")
+    before = resolve_folder("memory://bucket/model")
     bucket.pipe("/bucket/model/config.json", bucket.cat("/bucket/model/config.json") + b"\n")
-    assert hf.resolve_folder("memory://bucket/model") != before
+    assert resolve_folder("memory://bucket/model") != before
 
 
 def test_an_interrupted_copy_is_no_copy(bucket, tmp_path, monkeypatch):
@@ -125,7 +125,7 @@ def test_an_interrupted_copy_is_no_copy(bucket, tmp_path, monkeypatch):
         patch.setattr(type(bucket), "get_file", fail)
         assert "gone" in fault("memory://bucket/model")
     assert list((tmp_path / "cache" / "jaxforget").iterdir()) == []
-    hf.resolve_folder("memory://bucket/model")
+    resolve_folder("memory://bucket/model")
 
 
 def test_faults_of_a_bucket(bucket):
@@ -160,7 +160,7 @@ def test_a_config_at_fault_is_named(tmp_path, content, said):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError) as caught:
-        hf.read_config(tmp_path)
+        read_config(tmp_path)
     assert str(tmp_path / "config.json") in str(caught.value)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -7,10 +7,12 @@ import pytest
 import torch
 import transformers
 
-from jaxforget.models import hf, llama
+from jaxforget.models import llama
 from jaxforget.models.config import LlamaConfig
+from jaxforget.models.folders import read_config
 from jaxforget.models.layout import leaves, parameter_count
 from jaxforget.models.llama import Llama, rope_frequencies
+from jaxforget.models.load import load_params
 from tests.models.tiny import LENGTH, SHAPES, save_tiny
 
 
@@ -21,8 +23,8 @@ def tokens_for(vocabulary, rows=2, length=LENGTH):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_logits_and_layers_equal_transformers(tmp_path, shape):
     theirs = save_tiny(tmp_path, shape)
-    config, _ = hf.read_config(tmp_path)
-    params = hf.load_params(tmp_path, config, dtype="float32")
+    config, _ = read_config(tmp_path)
+    params = load_params(tmp_path, config, dtype="float32")
     tokens = tokens_for(config.vocab_size)
     outputs = []
     for layer in theirs.model.layers:
@@ -44,7 +46,7 @@ def test_logits_and_layers_equal_transformers(tmp_path, shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_layout_table_is_the_modules_own_tree(tmp_path, shape):
     theirs = save_tiny(tmp_path, shape)
-    config, _ = hf.read_config(tmp_path)
+    config, _ = read_config(tmp_path)
     made = jax.eval_shape(Llama(config).init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     flat = {"/".join(key.key for key in path): leaf.shape for path, leaf in jax.tree.leaves_with_path(made)}
     assert flat == {leaf.name: leaf.shape for leaf in leaves(config)}
@@ -54,7 +56,7 @@ def test_the_layout_table_is_the_modules_own_tree(tmp_path, shape):
 @pytest.mark.parametrize("shape", ["grouped", "linear-rope", "llama3-rope"])
 def test_rotary_frequencies_are_transformers_own(tmp_path, shape):
     theirs = save_tiny(tmp_path, shape)
-    config, _ = hf.read_config(tmp_path)
+    config, _ = read_config(tmp_path)
     expected = theirs.model.rotary_emb.inv_freq.numpy()
     ours = rope_frequencies(config)
     assert ours.dtype == np.float32
@@ -79,8 +81,8 @@ def test_rotary_frequencies_of_real_widths(theta, width):
 
 def test_rematerialisation_changes_no_gradient(tmp_path):
     save_tiny(tmp_path)
-    config, _ = hf.read_config(tmp_path)
-    params = hf.load_params(tmp_path, config, dtype="float32")
+    config, _ = read_config(tmp_path)
+    params = load_params(tmp_path, config, dtype="float32")
     tokens = tokens_for(config.vocab_size, length=16)
 
     def gradient(mode):
@@ -96,8 +98,8 @@ def test_rematerialisation_changes_no_gradient(tmp_path):
 def test_products_that_a_backward_pass_makes_again(mode, again, tmp_path):
     """All of a layer's nine but the last; two of the feed-forward part and attention's scores; the scores alone."""
     save_tiny(tmp_path)
-    config, _ = hf.read_config(tmp_path)
-    params = hf.load_params(tmp_path, config, dtype="float32")
+    config, _ = read_config(tmp_path)
+    params = load_params(tmp_path, config, dtype="float32")
     tokens = tokens_for(config.vocab_size, length=16)
     model = Llama(config, remat=mode)
     run = jax.grad(lambda p: jnp.square(model.apply({"params": p}, tokens)).mean())
@@ -112,8 +114,8 @@ def test_products_that_a_backward_pass_makes_again(mode, again, tmp_path):
 def test_what_a_backward_pass_finds_ready(mode, widths, length, tmp_path):
     """Of every layer its input, and once what the mode names: memory is what keeping costs."""
     save_tiny(tmp_path, max_position_embeddings=2048)
-    config, _ = hf.read_config(tmp_path)
-    params = hf.load_params(tmp_path, config, dtype="float32")
+    config, _ = read_config(tmp_path)
+    params = load_params(tmp_path, config, dtype="float32")
     model = Llama(config, remat=mode)
     queries, keys = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
     width = {"q": queries, "k": keys, "v": keys, "y": queries, "o": config.hidden_size}
@@ -131,8 +133,8 @@ def test_what_a_backward_pass_finds_ready(mode, widths, length, tmp_path):
 
 def test_right_padding_changes_nothing_before_it(tmp_path):
     save_tiny(tmp_path)
-    config, _ = hf.read_config(tmp_path)
-    model, params = Llama(config), hf.load_params(tmp_path, config, dtype="float32")
+    config, _ = read_config(tmp_path)
+    model, params = Llama(config), load_params(tmp_path, config, dtype="float32")
     forward = jax.jit(lambda tokens: model.apply({"params": params}, tokens))
     tokens = tokens_for(config.vocab_size, length=20)
     other = tokens.copy()
@@ -142,8 +144,8 @@ def test_right_padding_changes_nothing_before_it(tmp_path):
 
 def test_bfloat16_products_still_give_float32_logits(tmp_path):
     save_tiny(tmp_path)
-    config, _ = hf.read_config(tmp_path)
-    params = hf.load_params(tmp_path, config, dtype="bfloat16")
+    config, _ = read_config(tmp_path)
+    params = load_params(tmp_path, config, dtype="bfloat16")
     tokens = tokens_for(config.vocab_size, length=16)
     exact, rough = (
         jax.jit(Llama(config, dtype=dtype).apply)({"params": params}, tokens) for dtype in (jnp.float32, jnp.bfloat16)

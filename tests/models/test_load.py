@@ -14,8 +14,8 @@ from flax import traverse_util
 
 from jaxforget import sharding
 from jaxforget.errors import UserError
-from jaxforget.models import hf
-from jaxforget.models.load import INDEX, Checkpoint
+from jaxforget.models.folders import read_config
+from jaxforget.models.load import INDEX, Checkpoint, float_dtype, load_params
 from tests.models.placing import shardings_of
 from tests.models.tiny import SHAPES, save_tiny
 
@@ -25,8 +25,8 @@ def flat(params):
 
 
 def load(folder, dtype="float32", mesh=None):
-    config, _ = hf.read_config(folder)
-    return hf.load_params(folder, config, dtype=dtype, shardings=mesh and shardings_of(config, mesh))
+    config, _ = read_config(folder)
+    return load_params(folder, config, dtype=dtype, shardings=mesh and shardings_of(config, mesh))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_a_mesh_gets_the_same_values(tmp_path, shape, sizes):
     save_tiny(tmp_path, shape, shard="100KB")
     mesh = sharding.make_mesh(*sizes)
     whole, split = load(tmp_path), load(tmp_path, mesh=mesh)
-    config, _ = hf.read_config(tmp_path)
+    config, _ = read_config(tmp_path)
     assert jax.tree.map(lambda leaf: leaf.sharding, split) == shardings_of(config, mesh)
     jax.tree.map(np.testing.assert_array_equal, whole, split)
 
@@ -124,8 +124,8 @@ def test_devices_of_another_process_cost_no_reads(shards, monkeypatch):
 
     monkeypatch.setattr(jax.sharding.NamedSharding, "addressable_devices_indices_map", only_mine)
     monkeypatch.setattr(jax, "make_array_from_single_device_arrays", lambda shape, placed, arrays: arrays)
-    config, _ = hf.read_config(shards)
-    made = hf.load_params(shards, config, dtype="float32", shardings=shardings_of(config, mesh))
+    config, _ = read_config(shards)
+    made = load_params(shards, config, dtype="float32", shardings=shardings_of(config, mesh))
     held = sum(array.nbytes for arrays in flat(made).values() for array in {id(a): a for a in arrays}.values())
     split = sum(size for tensor, _, size in reads if "norm" not in tensor)
     whole = sum(np.prod(tensor.shape) * 4 for tensor in safetensors_shapes(shards) if len(tensor.shape) == 2)
@@ -141,9 +141,9 @@ def safetensors_shapes(folder):
 def test_the_host_holds_the_weights_once(tmp_path):
     save_tiny(tmp_path, hidden_size=512, intermediate_size=1024, num_hidden_layers=6, shard="20MB")
     size = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors"))
-    config, _ = hf.read_config(tmp_path)
+    config, _ = read_config(tmp_path)
     tracemalloc.start()
-    params = jax.block_until_ready(hf.load_params(tmp_path, config, dtype="float32"))
+    params = jax.block_until_ready(load_params(tmp_path, config, dtype="float32"))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size > 40e6
@@ -278,13 +278,13 @@ def test_a_torn_index_is_named_with_its_line(broken):
 
 
 def test_an_odd_dtype_is_refused(single):
-    config, _ = hf.read_config(single)
+    config, _ = read_config(single)
     with pytest.raises(UserError, match="'int8'"):
-        hf.load_params(single, config, dtype="int8")
+        load_params(single, config, dtype="int8")
 
 
 def test_dtypes_by_name_and_by_type():
-    assert hf.float_dtype("bfloat16") == hf.float_dtype(jax.numpy.bfloat16) == np.dtype(ml_dtypes.bfloat16)
+    assert float_dtype("bfloat16") == float_dtype(jax.numpy.bfloat16) == np.dtype(ml_dtypes.bfloat16)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from jaxforget.lm.generate import generate
-from jaxforget.models import hf
+from jaxforget.models.folders import read_config
 from jaxforget.models.llama import Llama
+from jaxforget.models.load import load_params
 from tests.models.tiny import save_tiny
 from tests.models.worker import NEW, PROMPTS
 
@@ -46,8 +47,8 @@ def test_two_processes(tmp_path):
     # Everything but the replicated norms is halved.
     assert all(0.5 <= each["share"] < 0.51 for each in found)
     assert all(each["written"] for each in found)
-    config, _ = hf.read_config(tmp_path / "in")
-    before, after = (hf.load_params(tmp_path / name, config, dtype="float32") for name in ("in", "out"))
+    config, _ = read_config(tmp_path / "in")
+    before, after = (load_params(tmp_path / name, config, dtype="float32") for name in ("in", "out"))
     jax.tree.map(np.testing.assert_array_equal, before, after)
     alone = generate(Llama(config), before, PROMPTS, max_new_tokens=NEW)
     assert [each["made"] for each in found] == [alone, alone]

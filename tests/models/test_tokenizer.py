@@ -8,7 +8,10 @@ import tokenizers
 import transformers
 
 from jaxforget.errors import UserError
-from jaxforget.models import hf
+from jaxforget.models.export import save_params
+from jaxforget.models.folders import read_config
+from jaxforget.models.load import load_params
+from jaxforget.models.tokenizer import check_tokenizer, load_tokenizer
 from tests.models.tiny import save_tiny
 
 
@@ -25,46 +28,46 @@ def folder(tmp_path):
 
 
 def test_loads_and_fits(folder):
-    tokenizer = hf.load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     assert tokenizer("abb", add_special_tokens=False)["input_ids"] == [4, 3]
-    config, _ = hf.read_config(folder)
-    hf.check_tokenizer(tokenizer, config)
+    config, _ = read_config(folder)
+    check_tokenizer(tokenizer, config)
 
 
 def test_added_tokens_beyond_the_embedding_are_named(folder):
-    config, _ = hf.read_config(folder)
-    tokenizer = hf.load_tokenizer(folder)
+    config, _ = read_config(folder)
+    tokenizer = load_tokenizer(folder)
     tokenizer.add_tokens([f"word{number}" for number in range(123)])
-    hf.check_tokenizer(tokenizer, config)  # ids 0..127: just fits
+    check_tokenizer(tokenizer, config)  # ids 0..127: just fits
     tokenizer.add_tokens(["straw"])
     with pytest.raises(UserError, match=r"id 128 \('straw'\) is beyond the model's vocab_size 128"):
-        hf.check_tokenizer(tokenizer, config)
+        check_tokenizer(tokenizer, config)
 
 
 def test_it_survives_an_export(folder, tmp_path):
-    config, raw = hf.read_config(folder)
-    params = hf.load_params(folder, config, dtype="float32")
-    for number, source in enumerate((folder, hf.load_tokenizer(folder))):
+    config, raw = read_config(folder)
+    params = load_params(folder, config, dtype="float32")
+    for number, source in enumerate((folder, load_tokenizer(folder))):
         out = tmp_path / str(number)
-        hf.save_params(out, params, config, raw, source, dtype="float32", model_card="")
-        assert hf.load_tokenizer(out)("abb")["input_ids"] == hf.load_tokenizer(folder)("abb")["input_ids"]
+        save_params(out, params, config, raw, source, dtype="float32", model_card="")
+        assert load_tokenizer(out)("abb")["input_ids"] == load_tokenizer(folder)("abb")["input_ids"]
 
 
 def test_none_there(tmp_path):
     with pytest.raises(UserError, match=r"no tokenizer\.json or tokenizer\.model"):
-        hf.load_tokenizer(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 def test_a_torn_one_is_named(folder):
     (folder / "tokenizer.json").write_text('{"version": ')
     with pytest.raises(UserError) as caught:
-        hf.load_tokenizer(folder)
+        load_tokenizer(folder)
     assert str(caught.value).startswith(f"{folder}: its tokenizer cannot be read")
     assert "\n" not in str(caught.value)
 
 
 def test_weights_need_neither_torch_nor_transformers():
-    code = "import sys, jaxforget.models.hf, jaxforget.lm.generate\n"
+    code = "import sys, jaxforget.models.load, jaxforget.models.tokenizer, jaxforget.lm.generate\n"
     code += "print({'torch', 'transformers'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "set()\n"

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxforget.errors import UserError
 from jaxforget.lm import model
-from jaxforget.models import hf, load
+from jaxforget.models import export, load
 from jaxforget.models.load import Checkpoint
 from tests.models.tiny import save_tiny
 from tests.scripts.scripts import SCRIPTS, as_module, fault
@@ -147,7 +147,7 @@ def test_a_full_disk_leaves_nothing(bench, folder, monkeypatch):
         (target / "half").write_text("")
         raise OSError(errno.ENOSPC, "No space left on device", str(target))
 
-    monkeypatch.setattr(hf, "save_params", full)
+    monkeypatch.setattr(export, "save_params", full)
     before = set(folder.parent.iterdir())
     assert "No space left on device; free space there" in bench.inside(folder, "export")["fault"]
     assert set(folder.parent.iterdir()) == before

@@ -17,7 +17,8 @@ from jaxforget.evals.evidence import evidence_csv, evidence_markdown
 from jaxforget.files import read_json, write_json, write_text
 from jaxforget.lm.model import Model, load
 from jaxforget.manifest import changed, fingerprint
-from jaxforget.models.hf import is_adapter, resolve_folder
+from jaxforget.models.adapters import is_adapter
+from jaxforget.models.folders import resolve_folder
 from jaxforget.stages.hashes import hash_model, hash_tokenizer_files
 from jaxforget.stages.run import Run, wait_for_all
 from jaxforget.train.loop import Preempted, hosts_preempted
