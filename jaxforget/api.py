@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from jaxforget.config import Config, config_from, load_config, to_yaml
 from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.loader import collate
-from jaxforget.corpus.text import read_documents
+from jaxforget.corpus.text import Source
 from jaxforget.corpus.tokens import cut_blocks
 from jaxforget.corpus.translate import Translation, translate
 from jaxforget.errors import UserError
@@ -190,7 +190,7 @@ def evaluate(
     length = min(length or config.blocks.length, model.config.max_position_embeddings)
     blocks = []
     if heldout is not None:
-        blocks = cut_blocks(read_documents(heldout), model.tokenizer, length=length)[0]
+        blocks = cut_blocks(Source(heldout).documents(), model.tokenizer, length=length)[0]
     questions: Questions = make_questions(
         load_probes(probes), Prompts(), blocks[: config.evals.heldout_blocks], model.tokenizer
     )

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from jaxforget.config import Config, naming_options, to_yaml
+from jaxforget.corpus.text import source_of
 from jaxforget.errors import UserError
 from jaxforget.evals.outcomes import brought_back, leak_table
 from jaxforget.files import write_text
@@ -20,7 +21,7 @@ from jaxforget.report.artefacts import read_attack_metrics
 from jaxforget.report.page import write_report
 from jaxforget.stages import anchors, eval, export, forget, prepare, reinforce
 from jaxforget.stages.check import check
-from jaxforget.stages.hashes import hash_model, hash_questions, hash_text, hash_tokenizer_files
+from jaxforget.stages.hashes import hash_model, hash_questions, hash_source, hash_tokenizer_files
 from jaxforget.stages.run import Run, wait_for_all
 from jaxforget.stages.suites.catalogue import SUITES
 from jaxforget.stages.suites.suite import chosen, compared, measure, preview
@@ -71,8 +72,8 @@ _FOUND = ("path", "extractor", *_COUNTING, "sample", "calls", "model", "answer_t
 
 
 def _text(run: Run, section: str) -> dict[str, str]:
-    place = getattr(run.config, section).path
-    return {} if place is None else {f"{section}.path": hash_text(run, place)}
+    source = source_of(getattr(run.config, section))
+    return {} if source is None else {f"{section}.path": hash_source(run, source)}
 
 
 def _finished(run: Run, name: str) -> dict[str, str]:

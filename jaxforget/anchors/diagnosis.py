@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxforget.corpus.blocks import REACH
 from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.translate import Rule, derive_rules
 
-REACH = 64  # tokens behind an anchor that count as within its reach
 PIECES = 4  # tokens a word from which a translation counts as oddly split
 SHOWN = 6
 

@@ -74,17 +74,17 @@ def _text(folder: Path, review) -> int:
 
 def _page(given: argparse.Namespace, config: Config, review) -> int:
     from jaxforget.anchors.review.server import ReviewServer
-    from jaxforget.corpus.text import read_documents
+    from jaxforget.corpus.text import source_of
 
     if not 0 <= given.port < 65536:
         raise UserError(f"--port {given.port}: give 1 to 65535, or none for a free one")
-    corpus = config.corpus
+    source = source_of(config.corpus)
 
     def documents() -> list:
-        if corpus.path is None:
+        if source is None:
             raise UserError("corpus.path is not set, so there are no sentences to show")
         with naming_options(config):
-            return list(read_documents(corpus.path, field=corpus.field, split=corpus.split))
+            return list(source.documents())
 
     server = ReviewServer(review, documents, port=given.port)
     print(

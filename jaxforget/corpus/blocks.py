@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxforget.anchors.diagnosis import REACH
 from jaxforget.corpus.text import Document
 from jaxforget.corpus.tokens import cut_blocks, tokenize
 from jaxforget.corpus.translate import Translation, Translator, block_rng
@@ -18,6 +17,7 @@ from jaxforget.errors import UserError
 from jaxforget.files import atomic_folder, write_json
 
 DATASET, VERSION = "blocks", "1.0.0"
+REACH = 64  # tokens behind an anchor that count as within its reach
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -1,10 +1,12 @@
 """Text from files, folders and tensorflow-datasets, one document at a time."""
 
 import dataclasses
+import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from jaxforget.errors import UserError
 
@@ -19,49 +21,98 @@ class Document:
     text: str
 
 
-def read_documents(
-    path: str | Path, *, field: str = "text", split: str = "train", data_dir: str | Path | None = None
-) -> Iterator[Document]:
-    """Yields the documents of `path` in a fixed order.
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A source of text: the only way in which the program reads documents, and what it fingerprints.
 
-    Args:
-      path: a .txt, .md or .jsonl file; a folder of them, searched in depth and sorted by path (hidden names
-        are left out); or a prepared tensorflow-datasets data set, "tfds:NAME" or, if there is no such path,
-        "NAME".
-      field: the text's name in each .jsonl or data set record.
+    Attributes:
+      path: a .txt, .md or .jsonl file; a folder of them, searched in depth and sorted by path (hidden names are left
+        out); or a prepared tensorflow-datasets data set, "tfds:NAME" or, if there is no such path, "NAME".
+      field: the name of the text in each .jsonl or data set record.
       split: the split of a data set.
-      data_dir: where the data sets lie; None = the library's own folder.
-
-    A byte order mark is removed and line ends become "\\n", as Python's own text reading does.
-
-    Raises:
-      UserError: no such path, not UTF-8 (with the byte offset), a record without the field, only blanks.
     """
-    name = str(path)
-    if name.startswith("tfds:"):
-        yield from _read_dataset(name.removeprefix("tfds:"), field, split, data_dir)
-        return
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in SUFFIXES
-            and file.is_file()
-            and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        )
-        if not files:
-            raise UserError(f"{path}: the folder holds no {', '.join(SUFFIXES)} file; put texts in it, or name another")
+
+    path: str | Path
+    field: str = "text"
+    split: str = "train"
+
+    def documents(self, data_dir: str | Path | None = None) -> Iterator[Document]:
+        """Yield the documents in a fixed order.
+
+        A byte order mark is removed and line ends become "\n", as in Python's own text reading.
+
+        Args:
+          data_dir: the folder of the data sets; None takes the default of tensorflow-datasets.
+
+        Raises:
+          UserError: no such path, not UTF-8 (with the byte offset), a record without the field, only blanks.
+        """
+        files = self.files()
+        if files is None:
+            name = str(self.path).removeprefix("tfds:")
+            yield from _read_dataset(name, self.field, self.split, data_dir)
+            return
         for file in files:
-            yield from _read_file(file, field)
-    elif path.is_file():
-        if path.suffix.lower() not in SUFFIXES:
-            raise UserError(f"{path}: not a {', '.join(SUFFIXES)} file; rename it if it is plain text")
-        yield from _read_file(path, field)
-    elif re.fullmatch(r"[a-z]\w*(/[\w.+-]+)?(:[\d.*]+)?", name):
-        yield from _read_dataset(name, field, split, data_dir)
-    else:
+            yield from _read_file(file, self.field)
+
+    def files(self) -> list[Path] | None:
+        """Return the files that `documents` reads, in order; None for a data set.
+
+        Raises:
+          UserError: no such path, a folder without texts, or a file of another type.
+        """
+        name, path = str(self.path), Path(self.path)
+        if name.startswith("tfds:"):
+            return None
+        if path.is_dir():
+            files = sorted(
+                file
+                for file in path.rglob("*")
+                if file.suffix.lower() in SUFFIXES
+                and file.is_file()
+                and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            )
+            if not files:
+                raise UserError(
+                    f"{path}: the folder holds no {', '.join(SUFFIXES)} file; put texts in it, or name another"
+                )
+            return files
+        if path.is_file():
+            if path.suffix.lower() not in SUFFIXES:
+                raise UserError(f"{path}: not a {', '.join(SUFFIXES)} file; rename it if it is plain text")
+            return [path]
+        if re.fullmatch(r"[a-z]\w*(/[\w.+-]+)?(:[\d.*]+)?", name):
+            return None
         raise UserError(f"{path}: no such file or folder; give a text, a folder of texts, or tfds:NAME")
+
+    def fingerprint(self, hash_file: Callable[[Path], str]) -> str:
+        """Return one hash of everything that `documents` depends on.
+
+        The texts count by their content, so a renamed or moved folder keeps its fingerprint while the order of its
+        files is the same. A data set, and a path that cannot be read, count by their name.
+
+        Args:
+          hash_file: returns the hash of one file's content.
+        """
+        try:
+            files = self.files()
+        except UserError:  # told when it is read; until then it differs from every text that can be read
+            files = None
+        content = str(self.path) if files is None else [[file.suffix.lower(), hash_file(file)] for file in files]
+        return hashlib.sha256(json.dumps([content, self.field, self.split]).encode()).hexdigest()
+
+
+class SourceOptions(Protocol):
+    """A section of the configuration that names a source of text."""
+
+    path: str | None
+    field: str
+    split: str
+
+
+def source_of(options: SourceOptions) -> Source | None:
+    """Return the source that a section of the configuration names (corpus.*, retain.*); None if its path is unset."""
+    return None if options.path is None else Source(options.path, options.field, options.split)
 
 
 def _read_file(path: Path, field: str) -> Iterator[Document]:

@@ -5,7 +5,7 @@ import jax
 from jaxforget.anchors.offline import Found, extract
 from jaxforget.anchors.review.edits import apply_verdicts, read_verdicts
 from jaxforget.corpus.dictionary import Anchors
-from jaxforget.corpus.text import Document, read_documents
+from jaxforget.corpus.text import Document
 from jaxforget.stages.anchors_asked import find_by_asking
 from jaxforget.stages.anchors_asked import preview as preview_asking
 from jaxforget.stages.anchors_judged import ModelsJudge
@@ -43,8 +43,7 @@ def preview(run: Run) -> str:
 
 
 def _read(run: Run) -> list[Document]:
-    corpus = run.config.corpus
-    return list(read_documents(run.corpus, field=corpus.field, split=corpus.split))
+    return list(run.target.documents())
 
 
 def find(run: Run) -> Found:
@@ -53,11 +52,9 @@ def find(run: Run) -> Found:
     options = config.anchors
     if run.finder in ("endpoint", "local"):
         return find_by_asking(run, _read(run))
-    retain = config.retain
-    retained = None if retain.path is None else read_documents(retain.path, field=retain.field, split=retain.split)
     return extract(
         lambda: _read(run),
-        retained=retained,
+        retained=None if run.retained is None else run.retained.documents(),
         language=options.language,
         least=options.min_count,
         most=options.most,

@@ -7,9 +7,8 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from jaxforget.config import Config, load_config
-from jaxforget.config.schema import CorpusOptions, RetainOptions
 from jaxforget.corpus.dictionary import Anchors
-from jaxforget.corpus.text import read_documents
+from jaxforget.corpus.text import Source
 from jaxforget.errors import UserError
 from jaxforget.evals.probes import load_probes, load_prompts
 from jaxforget.models.adapters import AdapterFile, is_adapter, read_adapter
@@ -40,9 +39,9 @@ def check(run: Run, stages: Collection[str]) -> None:
             )
     trains = run.reinforces_first and "reinforce" in wanted and config.model.reinforced is None
     if "prepare" in wanted or trains or (run.finder is not None and "anchors" in wanted):
-        _read(run.corpus, config.corpus)
-        if config.retain.path is not None and (config.retain.rows or run.finder is not None):
-            _read(config.retain.path, config.retain)
+        _read(run.target)
+        if run.retained is not None and (config.retain.rows or run.finder is not None):
+            _read(run.retained)
     if run.finder == "local" and "anchors" in wanted and config.anchors.model is not None:
         _check_model(resolve_folder(config.anchors.model))
     if run.finder is None and wanted & {"anchors", "forget", "eval"}:
@@ -59,17 +58,17 @@ def check(run: Run, stages: Collection[str]) -> None:
         load_probes(config.evals.probes)
         check_select(config)
         load_prompts(config.evals.prompts)
-        if config.evals.heldout is not None:
-            _read(config.evals.heldout, dataclasses.replace(config.corpus, split="train"))
+        if run.heldout is not None:
+            _read(run.heldout)
         if run.control is not None:
             _check_same(run.control, base, run.base)
         for place in config.evals.compare.values():
             _check_model(resolve_folder(place))
 
 
-def _read(place: str, options: CorpusOptions | RetainOptions) -> None:
-    """Reads a text to its end and keeps nothing: a fault in its last file should not wait for the stages before."""
-    for _ in read_documents(place, field=options.field, split=options.split):
+def _read(source: Source) -> None:
+    """Read a text to its end and keep nothing, so that a fault in its last file is found before any stage runs."""
+    for _ in source.documents():
         pass
 
 

@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from jaxforget.corpus.text import SUFFIXES
+from jaxforget.corpus.text import Source
 from jaxforget.models.adapters import CONFIG as ADAPTER
 from jaxforget.models.export import TOKENIZER_FILES
 from jaxforget.models.load import INDEX
 from jaxforget.stages.run import Run
 
 
-def hash_text(run: Run, place: str) -> str:
-    """Of the files that `read_documents` takes from a place; a data set's name is its own."""
-    path = Path(place)
-    return run.manifest.hash_path(path, lambda name: name.suffix.lower() in SUFFIXES) if path.exists() else place
+def hash_source(run: Run, source: Source) -> str:
+    """Return the fingerprint of a source of text: the content of its files, its field and its split."""
+    return source.fingerprint(run.manifest.hash_path)
 
 
 def hash_data(run: Run, place: str) -> str:
@@ -41,9 +40,11 @@ def hash_tokenizer_files(run: Run, folder: Path, patterns: Sequence[str] = TOKEN
 def hash_questions(run: Run) -> dict[str, str]:
     """What the models are asked: contents, and how much of them."""
     evals = run.config.evals
-    places = {"evals.probes": evals.probes, "evals.prompts": evals.prompts, "evals.heldout": evals.heldout}
+    places = {"evals.probes": evals.probes, "evals.prompts": evals.prompts}
+    heldout = {} if run.heldout is None else {"evals.heldout": hash_source(run, run.heldout)}
     return {
-        **{name: hash_text(run, place) for name, place in places.items() if place is not None},
+        **{name: hash_data(run, place) for name, place in places.items() if place is not None},
+        **heldout,
         "evals.heldout_blocks": repr(evals.heldout_blocks),
     }
 

@@ -1,13 +1,11 @@
 """Stage `prepare`: the text as translated blocks."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 from jaxforget.anchors.diagnosis import diagnose
 from jaxforget.corpus.blocks import count_anchors, prepare_blocks
 from jaxforget.corpus.dictionary import Anchors
-from jaxforget.corpus.text import Document, read_documents
 from jaxforget.corpus.translate import Translator
 from jaxforget.errors import UserError
 from jaxforget.files import write_json
@@ -21,9 +19,8 @@ SHOWN = 8
 def cut(run: Run) -> None:
     """The target as blocks that nothing translates: the reinforced model is trained on them first."""
     tokenizer = _tokenizer(run)
-    _describe(
-        run, "target", prepare_blocks(run.reinforce_blocks, _target(run), tokenizer, **_settings(run, target=True))
-    )
+    text, settings = run.target.documents(), _settings(run, target=True)
+    _describe(run, "target", prepare_blocks(run.reinforce_blocks, text, tokenizer, **settings))
 
 
 def prepare(run: Run) -> None:
@@ -34,7 +31,8 @@ def prepare(run: Run) -> None:
     if run.anchored:
         dictionary = read_dictionary(run)
         translator = Translator(dictionary, tokenizer, match=config.anchors.match, draw=config.anchors.draw)
-    summary = prepare_blocks(run.blocks, _target(run), tokenizer, translator=translator, **_settings(run, target=True))
+    text, settings = run.target.documents(), _settings(run, target=True)
+    summary = prepare_blocks(run.blocks, text, tokenizer, translator=translator, **settings)
     _describe(run, "target", summary)
     if translator is not None:
         if not summary["anchors"]["occurrences"]:
@@ -47,17 +45,15 @@ def prepare(run: Run) -> None:
         for note in summary["anchors"]["notes"][:SHOWN]:
             run.say(f"  {note}")
     if run.retain_blocks is not None:
-        retained = read_documents(config.retain.path, field=config.retain.field, split=config.retain.split)
+        retained = run.retained.documents()
         _describe(run, "retain", prepare_blocks(run.retain_blocks, retained, tokenizer, retain=True, **_settings(run)))
 
 
 def _diagnose(run: Run, dictionary: Anchors, tokenizer: Any, translator: Translator, found: dict[str, Any]) -> None:
     """Says what is doubtful in the dictionary, and keeps it in diagnosis.json."""
-    retain = run.config.retain
     retained = None
-    if retain.path is not None:
-        text = read_documents(retain.path, field=retain.field, split=retain.split)
-        retained = count_anchors(text, tokenizer, translator)
+    if run.retained is not None:
+        retained = count_anchors(run.retained.documents(), tokenizer, translator)
     diagnosis = diagnose(
         dictionary,
         tokenizer,
@@ -81,11 +77,6 @@ def _tokenizer(run: Run) -> Any:
     tokenizer = load_tokenizer(run.base)
     check_tokenizer(tokenizer, read_config(run.base)[0])
     return tokenizer
-
-
-def _target(run: Run) -> Iterator[Document]:
-    corpus = run.config.corpus
-    return read_documents(run.corpus, field=corpus.field, split=corpus.split)
 
 
 def _settings(run: Run, *, target: bool = False) -> dict[str, Any]:

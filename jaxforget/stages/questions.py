@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxforget.config import Config
-from jaxforget.corpus.text import read_documents
+from jaxforget.corpus.text import Source
 from jaxforget.corpus.tokens import cut_blocks
 from jaxforget.evals.probes import Probes, Prompts
 from jaxforget.evals.watch import Questions, make_questions
@@ -13,6 +13,6 @@ def questions_of(config: Config, probes: Probes, prompts: Prompts, tokenizer: An
     """What evals.* names, ready to be scored; text that is not given is not asked."""
     heldout = []
     if config.evals.heldout is not None:
-        documents = read_documents(config.evals.heldout, field=config.corpus.field)
+        documents = Source(config.evals.heldout, config.corpus.field).documents()
         heldout = cut_blocks(documents, tokenizer, length=config.blocks.length)[0][: config.evals.heldout_blocks]
     return make_questions(probes, prompts, heldout, tokenizer)

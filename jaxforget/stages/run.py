@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxforget.config import Config
+from jaxforget.corpus.text import Source, source_of
 from jaxforget.errors import UserError
 from jaxforget.manifest import Manifest
 from jaxforget.models.folders import resolve_folder
@@ -59,6 +60,22 @@ class Run:
     def corpus(self) -> str:
         """corpus.path, which must be set."""
         return _set(self.config.corpus.path, "corpus.path", "the text to forget")
+
+    @property
+    def target(self) -> Source:
+        """The text to forget: corpus.*, of which corpus.path must be set."""
+        return Source(self.corpus, self.config.corpus.field, self.config.corpus.split)
+
+    @property
+    def retained(self) -> Source | None:
+        """The text to keep (retain.*), or None."""
+        return source_of(self.config.retain)
+
+    @property
+    def heldout(self) -> Source | None:
+        """The general text on which perplexity is measured (evals.heldout, read with corpus.field), or None."""
+        place = self.config.evals.heldout
+        return None if place is None else Source(place, self.config.corpus.field)
 
     @property
     def dictionary(self) -> str:

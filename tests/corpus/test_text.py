@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxforget.corpus.text import Document, read_documents
+from jaxforget.config.schema import RetainOptions
+from jaxforget.corpus.text import Document, Source, source_of
 from jaxforget.errors import UserError
 
 
-def read(*args, **options):
-    return list(read_documents(*args, **options))
+def read(*args, data_dir=None, **options):
+    return list(Source(*args, **options).documents(data_dir))
 
 
 def fault(*args, **options):
@@ -47,6 +48,29 @@ def test_the_field_of_a_jsonl_file(tmp_path):
     assert "posts.jsonl:1: not an object" in fault(path)
     path.write_text('{"text": " "}\n')
     assert "posts.jsonl: the field 'text' is empty in every record" in fault(path)
+
+
+def test_a_fingerprint_follows_content_field_and_split_not_the_place(tmp_path):
+    def mark(path, **options):
+        return Source(path, **options).fingerprint(lambda file: str(file.read_bytes()))
+
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "one.txt").write_text("one")
+        (tmp_path / folder / "picture.png").write_text(folder)
+    first = mark(tmp_path / "a")
+    assert first == mark(tmp_path / "b")
+    assert len({first, mark(tmp_path / "a", field="body"), mark(tmp_path / "a", split="test")}) == 3
+    (tmp_path / "b" / "one.txt").write_text("two")
+    assert mark(tmp_path / "b") != first
+    assert mark("tfds:x") != mark("tfds:y")
+    assert mark(tmp_path / "none.txt") != mark(tmp_path / "other.txt")
+
+
+def test_a_section_of_the_configuration_gives_a_source():
+    options = RetainOptions(path="notes", field="body", split="test")
+    assert source_of(options) == Source("notes", "body", "test")
+    assert source_of(RetainOptions()) is None
 
 
 def test_utf8_is_strict_with_the_byte(tmp_path):

@@ -4,13 +4,12 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxforget.corpus.text import read_documents
 from jaxforget.corpus.tokens import cut_blocks
 from jaxforget.evals.outcomes import Outcome, outcome_rows
 from jaxforget.evals.probes import load_probes
 from jaxforget.evals.prompting import load_wording, split_sentences
 from jaxforget.evals.relearning import RelearnOptions
-from jaxforget.stages.hashes import hash_data, hash_model, hash_text, hash_tokenizer_files
+from jaxforget.stages.hashes import hash_data, hash_model, hash_source, hash_tokenizer_files
 from jaxforget.stages.prepare import read_dictionary
 from jaxforget.stages.run import Run
 from jaxforget.stages.suites.loaded_attacks import prompting_outcomes, relearn_outcomes, relearn_steps, weight_outcomes
@@ -33,17 +32,14 @@ def cues_of(run: Run) -> list[str]:
 
 
 def _sentences(run: Run) -> list[str]:
-    config = run.config.corpus
-    documents = read_documents(run.corpus, field=config.field, split=config.split)
-    return [sentence for document in documents for sentence in split_sentences(document.text)]
+    return [sentence for document in run.target.documents() for sentence in split_sentences(document.text)]
 
 
 def _common_inputs(run: Run) -> dict[str, str]:
     config = run.config
     return {
-        "evals.probes": hash_text(run, config.evals.probes),
-        "corpus.path": hash_text(run, run.corpus),
-        "corpus.field": config.corpus.field,
+        "evals.probes": hash_data(run, config.evals.probes),
+        "corpus.path": hash_source(run, run.target),
         "seed": str(config.seed),
     }
 
@@ -61,7 +57,7 @@ def _prompting(run: Run, models: Models, name: str) -> list[Outcome]:
 
 
 def _weights_inputs(run: Run) -> dict[str, str]:
-    return {"evals.probes": hash_text(run, run.config.evals.probes), "base": hash_model(run, run.base)}
+    return {"evals.probes": hash_data(run, run.config.evals.probes), "base": hash_model(run, run.base)}
 
 
 def _weights(run: Run, models: Models, name: str) -> list[Outcome]:
@@ -71,7 +67,7 @@ def _weights(run: Run, models: Models, name: str) -> list[Outcome]:
 
 def _relearning_inputs(run: Run) -> dict[str, str]:
     config = run.config
-    taught = {} if config.retain.path is None else {"retain.path": hash_text(run, config.retain.path)}
+    taught = {} if run.retained is None else {"retain.path": hash_source(run, run.retained)}
     options = _relearn_options(run)
     trained = {name: repr(getattr(options, name)) for name in ("steps", "batch", "learning_rate", "b1", "b2")}
     return {**_common_inputs(run), **taught, **trained, "blocks.length": repr(config.blocks.length)}
@@ -97,9 +93,8 @@ def _relearning(run: Run, models: Models, name: str) -> list[Outcome]:
     config, model = run.config, models[name]
     length = min(config.blocks.length, model.config.max_position_embeddings)
     neighbours = []
-    if config.retain.path is not None:
-        retain = config.retain
-        documents = itertools.islice(read_documents(retain.path, field=retain.field, split=retain.split), NEIGHBOURS)
+    if run.retained is not None:
+        documents = itertools.islice(run.retained.documents(), NEIGHBOURS)
         neighbours = cut_blocks(documents, model.tokenizer, length=length)[0]
     return relearn_outcomes(
         model,

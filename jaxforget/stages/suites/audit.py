@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxforget.corpus.dictionary import Anchors
+from jaxforget.corpus.text import Source
 from jaxforget.corpus.translate import Translator, block_rng
 from jaxforget.errors import UserError
 from jaxforget.evals.audit import (
@@ -21,7 +22,7 @@ from jaxforget.evals.audit import (
 from jaxforget.evals.memorization import PASSAGE
 from jaxforget.files import write_json
 from jaxforget.lm.model import Model
-from jaxforget.stages.hashes import hash_data, hash_text
+from jaxforget.stages.hashes import hash_data, hash_source
 from jaxforget.stages.prepare import read_dictionary
 from jaxforget.stages.run import Run
 from jaxforget.stages.suites.loaded import passages_of, scorer
@@ -39,8 +40,7 @@ def _inputs(run: Run) -> dict[str, str]:
     config = run.config
     against = {} if run.control is not None else {"anchors": hash_data(run, str(run.anchors))}
     return {
-        "corpus.path": hash_text(run, run.corpus),
-        "corpus.field": config.corpus.field,
+        "corpus.path": hash_source(run, run.target),
         "evals.passages": repr(config.evals.passages),
         "blocks.length": repr(config.blocks.length),
         **against,
@@ -81,7 +81,7 @@ def _measure(run: Run, models: Models, name: str) -> list[Row]:
     if name == ("control" if control else "base"):
         return []
     length = min(PASSAGE, config.blocks.length)
-    ids = passages_of(run.corpus, model, length=length, limit=config.evals.passages, field=config.corpus.field)
+    ids = passages_of(run.target, model, length=length, limit=config.evals.passages)
     translator = None
     if not control:
         translator = Translator(read_dictionary(run), model.tokenizer, match=config.anchors.match)
@@ -121,7 +121,7 @@ def audit_model(
     """
     if control is None and (base is None or anchors is None):
         raise UserError("suite='audit' needs control=, a model that never read the text; or base= and anchors=")
-    ids = passages_of(data, model, length=length, limit=limit, field=field)
+    ids = passages_of(Source(data, field), model, length=length, limit=limit)
     translator = None if control is not None else Translator(Anchors.load(anchors), model.tokenizer)
     found = read_target(model, base if control is None else control, ids, translator)
     return audit_rows(found, control=control is not None, model=model.folder.name)

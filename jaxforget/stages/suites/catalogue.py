@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jaxforget.corpus.text import Source
 from jaxforget.errors import UserError
 from jaxforget.evals import muse as muse_eval
 from jaxforget.evals import tofu as tofu_eval
@@ -11,7 +12,7 @@ from jaxforget.evals.benchmarks import BENCHMARKS
 from jaxforget.evals.memorization import PASSAGE
 from jaxforget.evals.probes import Prompts, load_probes
 from jaxforget.lm.model import completer
-from jaxforget.stages.hashes import hash_data, hash_questions, hash_text
+from jaxforget.stages.hashes import hash_data, hash_questions, hash_source
 from jaxforget.stages.questions import questions_of
 from jaxforget.stages.run import Run
 from jaxforget.stages.suites import loaded
@@ -160,8 +161,7 @@ def _both(
 def _passage_inputs(run: Run) -> dict[str, str]:
     config = run.config
     return {
-        "corpus.path": hash_text(run, run.corpus),
-        "corpus.field": config.corpus.field,
+        "corpus.path": hash_source(run, run.target),
         "evals.passages": repr(config.evals.passages),
         "blocks.length": repr(config.blocks.length),
     }
@@ -171,21 +171,25 @@ def _passages(run: Run) -> dict[str, Any]:
     """How the target is cut into passages."""
     config = run.config
     length = min(PASSAGE, config.blocks.length)
-    return {"length": length, "limit": config.evals.passages, "field": config.corpus.field}
+    return {"length": length, "limit": config.evals.passages}
 
 
 def _memorization(run: Run, models: Models, name: str) -> list[Row]:
-    return loaded.memorization(models[name], run.corpus, **_passages(run))
+    return loaded.memorization(models[name], run.target, **_passages(run))
+
+
+def _holdout(run: Run) -> Source:
+    """Return the text of the target's kind that no model read."""
+    return Source(run.config.evals.holdout, run.config.corpus.field)
 
 
 def _membership_inputs(run: Run) -> dict[str, str]:
-    return {**_passage_inputs(run), "evals.holdout": hash_text(run, run.config.evals.holdout)}
+    return {**_passage_inputs(run), "evals.holdout": hash_source(run, _holdout(run))}
 
 
 def _membership(run: Run, models: Models, name: str) -> list[Row]:
     control = models["control"] if "control" in models and name != "control" else None
-    place = run.config.evals.holdout
-    return loaded.membership(models[name], run.corpus, holdout=place, control=control, **_passages(run))
+    return loaded.membership(models[name], run.target, holdout=_holdout(run), control=control, **_passages(run))
 
 
 PROBABILITY = Suite(

@@ -12,7 +12,7 @@ import jax
 
 from jaxforget.config.schema import EndpointOptions
 from jaxforget.corpus.dictionary import Anchors
-from jaxforget.corpus.text import read_documents
+from jaxforget.corpus.text import Source
 from jaxforget.endpoint import Endpoint, Settings, model_name, settings_from
 from jaxforget.errors import UserError
 from jaxforget.evals import graders
@@ -29,7 +29,7 @@ from jaxforget.evals.completion import (
 )
 from jaxforget.files import write_json
 from jaxforget.lm.model import Model, complete
-from jaxforget.stages.hashes import hash_data, hash_model, hash_text, hash_tokenizer_files
+from jaxforget.stages.hashes import hash_data, hash_model, hash_source, hash_tokenizer_files
 from jaxforget.stages.run import Run, wait_for_all
 from jaxforget.stages.suites.attacks import cues_of
 from jaxforget.stages.suites.suite import Models, Row, Suite, keep
@@ -70,8 +70,7 @@ def _prompt_inputs(run: Run) -> dict[str, str]:
     if config.evals.completion_prompts is not None:
         return {"evals.completion_prompts": hash_data(run, config.evals.completion_prompts)}
     made = {
-        "corpus.path": hash_text(run, run.corpus),
-        "corpus.field": config.corpus.field,
+        "corpus.path": hash_source(run, run.target),
         "evals.prompt_maker": config.evals.prompt_maker,
         "evals.completion_count": str(config.evals.completion_count),
         "seed": str(config.seed),
@@ -91,9 +90,9 @@ def _inputs(run: Run) -> dict[str, str]:
     config = run.config
     graded = {"evals.grader": config.evals.grader}
     if config.evals.grader == "offline":
-        general = config.evals.heldout or config.retain.path
+        general = _general(run)
         graded["anchors"] = hash_data(run, str(run.anchors))
-        graded["general text"] = "" if general is None else hash_text(run, general)
+        graded["general text"] = "" if general is None else hash_source(run, general)
     else:
         graded["endpoint.model"] = model_name(config.endpoint)
         graded["asked"] = graders.SYSTEM + graders.ASK
@@ -124,8 +123,12 @@ def _ask(run: Run, questions: list[list[dict[str, str]]], schema: Any, *, tolera
 
 
 def _target(run: Run) -> list[str]:
-    config = run.config.corpus
-    return [document.text for document in read_documents(run.corpus, field=config.field, split=config.split)]
+    return [document.text for document in run.target.documents()]
+
+
+def _general(run: Run) -> Source | None:
+    """Return the general text whose words are not unique to the target, or None."""
+    return run.heldout or run.retained
 
 
 def prompts_of(run: Run) -> list[Prompt]:
@@ -176,7 +179,7 @@ def _grade(run: Run, prompts: list[Prompt], texts: list[str]) -> tuple[dict[str,
     """Who graded, and the grades."""
     config = run.config
     if config.evals.grader == "offline":
-        common = _common(config.evals.heldout or config.retain.path, config.corpus.field)
+        common = _common(_general(run))
         anchors = cues_of(run)
         found = [
             graders.grade_offline(prompt, text, anchors, common) for prompt, text in zip(prompts, texts, strict=True)
@@ -219,16 +222,16 @@ def complete_and_grade(
     elif data is None or not cues:
         raise UserError("suite='completion' needs prompts=, records to complete; or data= and anchors= to make them")
     else:
-        texts = [document.text for document in read_documents(data, field=field)]
+        texts = [document.text for document in Source(data, field).documents()]
         asked = prompts_offline(texts, cues, count=count, seed=seed)
-    common = _common(heldout, field)
+    common = _common(None if heldout is None else Source(heldout, field))
     texts = complete(model, [prompt.prompt for prompt in asked], new_tokens, temperature=temperature, seed=seed)
     grades = [graders.grade_offline(p, text, cues, common).grade for p, text in zip(asked, texts, strict=True)]
     return completion_rows(grades, graders.OFFLINE, model.folder.name)
 
 
-def _common(place: str | Path | None, field: str) -> set[str]:
-    documents = () if place is None else read_documents(place, field=field)
+def _common(source: Source | None) -> set[str]:
+    documents = () if source is None else source.documents()
     return graders.common_words([document.text for document in documents])
 
 

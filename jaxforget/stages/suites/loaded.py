@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from jaxforget.corpus.text import read_documents
+from jaxforget.corpus.text import Source
 from jaxforget.errors import UserError
 from jaxforget.evals import tofu as tofu_eval
 from jaxforget.evals.benchmarks import BENCHMARKS, load_benchmark
@@ -114,9 +114,9 @@ def tofu(
 
 def memorization(
     model: Model,
-    data: str | Path,
+    data: str | Path | Source,
     *,
-    holdout: str | Path | None = None,
+    holdout: str | Path | Source | None = None,
     length: int = PASSAGE,
     limit: int = 200,
     field: str = "text",
@@ -132,7 +132,7 @@ def memorization(
       field: of .jsonl records.
     """
     target, other = (
-        [] if path is None else passages_of(path, model, length=length, limit=limit, field=field)
+        [] if path is None else passages_of(_source(path, field), model, length=length, limit=limit)
         for path in (data, holdout)
     )
     return memorization_rows(target, **asked(model), complete=completer(model), holdout=other)
@@ -186,9 +186,9 @@ def harness(
 
 def membership(
     model: Model,
-    data: str | Path,
+    data: str | Path | Source,
     *,
-    holdout: str | Path,
+    holdout: str | Path | Source,
     control: Model | None = None,
     length: int = PASSAGE,
     limit: int = 200,
@@ -198,7 +198,7 @@ def membership(
 
     With a `control` of the same tokens, also how far each AUC lies above the control's.
     """
-    passages = [passages_of(path, model, length=length, limit=limit, field=field) for path in (data, holdout)]
+    passages = [passages_of(_source(path, field), model, length=length, limit=limit) for path in (data, holdout)]
     rows = membership_rows(*passages, **asked(model))
     if control is None or control.tokenizer.get_vocab() != model.tokenizer.get_vocab():
         return rows
@@ -213,12 +213,16 @@ def membership(
     return rows + [row for row in beside if row["metric"].endswith(ABOVE)]
 
 
-def passages_of(path: str | Path, model: Model, *, length: int, limit: int, field: str) -> list[list[int]]:
-    """Passages of the text at `path` in the model's tokens; see `jaxforget.evals.memorization.cut_passages`."""
+def _source(place: str | Path | Source, field: str) -> Source:
+    return place if isinstance(place, Source) else Source(place, field)
+
+
+def passages_of(source: Source, model: Model, *, length: int, limit: int) -> list[list[int]]:
+    """Return passages of a text in the model's tokens; see `jaxforget.evals.memorization.cut_passages`."""
     for name, value in (("length", length), ("limit", limit)):
         if value < 2:
             raise UserError(f"{name}={value}: must be at least 2")
-    texts = (document.text for document in read_documents(path, field=field))
+    texts = (document.text for document in source.documents())
     return cut_passages(texts, model.tokenizer, length=length, limit=limit)
 
 

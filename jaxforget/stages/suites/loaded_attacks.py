@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxforget.corpus.dictionary import Anchors
-from jaxforget.corpus.text import Document, read_documents
+from jaxforget.corpus.text import Document, Source
 from jaxforget.corpus.tokens import cut_blocks
 from jaxforget.errors import UserError
 from jaxforget.evals.familiarity import answer_probabilities, encode_probe
@@ -141,7 +141,7 @@ def _familiarity(place: str | Path) -> Probes:
 
 
 def _sentences(place: str | Path | None, field: str) -> list[str]:
-    documents = () if place is None else read_documents(place, field=field)
+    documents = () if place is None else Source(place, field).documents()
     return [sentence for document in documents for sentence in split_sentences(document.text)]
 
 
@@ -219,7 +219,7 @@ def relearning(
 
     def outcomes(attacked: Model) -> list[Outcome]:
         size = min(length, attacked.config.max_position_embeddings)
-        documents = () if neighbours is None else read_documents(neighbours, field=field)
+        documents = () if neighbours is None else Source(neighbours, field).documents()
         blocks = cut_blocks(documents, attacked.tokenizer, length=size)[0] if neighbours is not None else []
         return relearn_outcomes(attacked, asked, sentences, blocks, options, length=size)
 

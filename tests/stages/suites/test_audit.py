@@ -40,7 +40,7 @@ def test_against_the_control_every_word_is_read(audited, tiny_world):
     rows = rows_of(run)
     assert {model for _, model in rows} == {"base", "reinforced", "unlearned"}
     model = load(run.unlearned, "float32", run.mesh)
-    ids = passages_of(run.corpus, model, length=32, limit=12, field="text")
+    ids = passages_of(run.target, model, length=32, limit=12)
     # Words of one token each, as most here are, have the probabilities that the scorer gives.
     mine = np.concatenate(scorer(model).log_probabilities(model.params, ids))
     row = rows["audit_excess", "unlearned"]
