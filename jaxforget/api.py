@@ -24,7 +24,7 @@ from jaxforget.files import read_json
 from jaxforget.lm.model import Model, load, make_forward, materialize
 from jaxforget.lm.model import complete as complete_texts
 from jaxforget.models.export import save_params
-from jaxforget.models.llama import Llama
+from jaxforget.models.transformer import Transformer
 from jaxforget.pipeline import run_chain, stage_seconds
 from jaxforget.sharding import put_rows
 from jaxforget.stages.card import plain_card
@@ -49,7 +49,7 @@ def logits(model: Model, tokens: Any) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="module")
-def _logits(module: Llama, params: Any, tokens: jax.Array) -> jax.Array:
+def _logits(module: Transformer, params: Any, tokens: jax.Array) -> jax.Array:
     return module.apply({"params": params}, tokens)
 
 
@@ -101,7 +101,7 @@ def generic_labels(base: Model, reinforced: Model, tokens: Any, t: Translation, 
 
 
 @functools.lru_cache(maxsize=8)
-def _label_step(module: Llama, mesh: Mesh, alpha: float) -> Callable:
+def _label_step(module: Transformer, mesh: Mesh, alpha: float) -> Callable:
     # Kept, so that labelling block after block compiles once.
     return make_label_step(make_forward(module), StepOptions(tile=1024, alpha=alpha), mesh)
 

@@ -36,7 +36,7 @@ from bench.words import read_words
 from make_random_llama import shape_of, write_random_llama
 
 from jaxforget.errors import UserError
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 from jaxforget.models.export import config_to_hf
 from jaxforget.models.layout import parameter_count
 
@@ -152,7 +152,7 @@ def run_sides(names: list[str], settings: Path, rounds: int, *, together: bool) 
     return found
 
 
-def report(found: dict[str, dict[str, Any]], tokens: int, config: LlamaConfig, rate: float | None) -> dict[str, Any]:
+def report(found: dict[str, dict[str, Any]], tokens: int, config: ModelConfig, rate: float | None) -> dict[str, Any]:
     """What is printed: tokens/s and bytes of every side, ratios of ours to the others; `rate` of large products."""
     flops = 10 * parameter_count(config)
     result: dict[str, Any] = {"sides": {}}

@@ -16,7 +16,7 @@ import bench.command as command
 import numpy as np
 
 from jaxforget.errors import UserError
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 from jaxforget.models.export import config_to_hf, export_order, write_model
 from jaxforget.models.folders import HUB_ID
 from jaxforget.models.layout import parameter_count
@@ -28,7 +28,7 @@ SPREAD = 0.02  # standard deviation of every kernel, as initialisation has it
 CHUNK = 1 << 22  # numbers drawn at a time
 
 
-def random_tensors(config: LlamaConfig, dtype: np.dtype, seed: int, drift: float = 0.0) -> Iterator[np.ndarray]:
+def random_tensors(config: ModelConfig, dtype: np.dtype, seed: int, drift: float = 0.0) -> Iterator[np.ndarray]:
     """The tensors of `export_order`, one at a time: kernels normal, norms one, biases zero.
 
     drift: from the model of that seed, as further training would have it: 0 none, 1 wholly another model.
@@ -56,7 +56,7 @@ def random_tensors(config: LlamaConfig, dtype: np.dtype, seed: int, drift: float
 
 def write_random_llama(
     folder: Path,
-    config: LlamaConfig,
+    config: ModelConfig,
     *,
     dtype: str = "bfloat16",
     seed: int = 0,
@@ -128,7 +128,7 @@ def check_new(folder: Path) -> None:
         raise UserError(f"{folder}: is where a disk is mounted, which cannot be replaced; name a folder in it")
 
 
-def shape_of(given: argparse.Namespace) -> LlamaConfig:
+def shape_of(given: argparse.Namespace) -> ModelConfig:
     """The shape that the options describe.
 
     Raises:
@@ -157,7 +157,7 @@ def shape_of(given: argparse.Namespace) -> LlamaConfig:
     return dataclasses.replace(config, **{name: size for name, size in sizes.items() if size is not None})
 
 
-def check_words(config: LlamaConfig, tokenizer: Path | None) -> None:
+def check_words(config: ModelConfig, tokenizer: Path | None) -> None:
     """Raises `UserError` where there is no `tokenizer`, or it (None: of bytes) has ids that the vocabulary lacks."""
     if tokenizer is None:
         from jaxforget.demo.tokenizer import train_tokenizer

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 from jaxforget.models.export import save_params
-from jaxforget.models.llama import Llama
 from jaxforget.models.tokenizer import load_tokenizer
+from jaxforget.models.transformer import Transformer
 from jaxforget.pipeline import Stage
 from jaxforget.stages.card import plain_card
 from jaxforget.stages.fit import batches_from, fit, load_student, save
@@ -35,10 +35,10 @@ CLIP = 1.0
 def make_init(folder: Path, tokenizer_folder: Path, shape: dict[str, Any], seed: int) -> None:
     """Writes a Llama with random weights and the world's tokenizer."""
     tokenizer = load_tokenizer(tokenizer_folder)
-    config = LlamaConfig(
+    config = ModelConfig(
         vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, **shape
     )
-    params = jax.jit(lambda: Llama(config).init(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))["params"])()
+    params = jax.jit(lambda: Transformer(config).init(jax.random.key(seed), jnp.zeros((1, 2), jnp.int32))["params"])()
     save_params(folder, params, config, None, tokenizer, dtype="float32", model_card="# A toy Llama, random weights\n")
 
 

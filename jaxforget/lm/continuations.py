@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxforget.lm.generate import cache_sharding
-from jaxforget.models.llama import Cache, Llama, empty_cache
+from jaxforget.models.transformer import Cache, Transformer, empty_cache
 from jaxforget.sharding import put_batch
 from jaxforget.train.types import Params
 
@@ -50,7 +50,7 @@ class Batch:
 class ContinuationScorer:
     """Scores endings under any parameters of one architecture on one mesh."""
 
-    def __init__(self, module: Llama, mesh: Mesh):
+    def __init__(self, module: Transformer, mesh: Mesh):
         self._module, self._mesh = module, mesh
         self._shards = mesh.shape["data"] * mesh.shape["fsdp"]
 
@@ -135,7 +135,7 @@ def _batch(
 
 @functools.partial(jax.jit, static_argnames=("module", "mesh", "endings"))
 def _score(
-    module: Llama, mesh: Mesh, endings: int, params: Params, batch: dict[str, jax.Array]
+    module: Transformer, mesh: Mesh, endings: int, params: Params, batch: dict[str, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     """log P and whether it is the is_argmax, [D, E, C], of the tokens `after` int [D, E, C] (-1: padding) that follow
     `before` [D, P], right-padded, and `last` [D] at `places` [D]."""

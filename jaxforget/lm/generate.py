@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxforget.errors import UserError
-from jaxforget.models.llama import Cache, Llama, empty_cache
+from jaxforget.models.transformer import Cache, Transformer, empty_cache
 
 Array = jax.Array
 # (token ids of each prompt, maximum new tokens) -> the new token ids of each prompt; greedy, without the end token
@@ -24,7 +24,7 @@ NOTHING = -1  # in the output: after a row's end
 
 
 def generate(
-    model: Llama,
+    model: Transformer,
     params: dict[str, Any],
     prompts: Sequence[Sequence[int]],
     *,
@@ -91,7 +91,7 @@ def generate(
     return results
 
 
-def trace_generate(model: Llama, params: Any, *, rows: int, prompt: int, new: int, mesh: Mesh) -> Any:
+def trace_generate(model: Transformer, params: Any, *, rows: int, prompt: int, new: int, mesh: Mesh) -> Any:
     """A greedy `generate` of that size, traced and not yet lowered: `params` may be `ShapeDtypeStruct`s.
 
     Args:
@@ -125,7 +125,7 @@ def trace_generate(model: Llama, params: Any, *, rows: int, prompt: int, new: in
 
 @functools.partial(jax.jit, static_argnames=("model", "room", "mode", "mesh"))
 def _complete(
-    model: Llama,
+    model: Transformer,
     params: dict[str, Any],
     tokens: Array,
     lengths: Array,
@@ -186,7 +186,7 @@ def _choose(logits: Array, mode: str, temperature: Array, top_p: Array, keys: Ar
     return drawn.astype(jnp.int32)
 
 
-def cache_sharding(model: Llama, mesh: Mesh) -> NamedSharding:
+def cache_sharding(model: Transformer, mesh: Mesh) -> NamedSharding:
     """Of keys and values [L, B, T, K, E]: rows as a batch's, heads over `tensor` where it divides them."""
     heads = "tensor" if model.config.num_key_value_heads % mesh.shape["tensor"] == 0 else None
     return NamedSharding(mesh, PartitionSpec(None, ROW_AXES, None, heads))

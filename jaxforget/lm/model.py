@@ -14,14 +14,14 @@ from jaxforget.errors import UserError
 from jaxforget.lm.generate import Complete, generate
 from jaxforget.models.adapters import AdapterFile, is_adapter, load_adapter, read_adapter
 from jaxforget.models.attention import attend
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 from jaxforget.models.embedding import ShardedLookUp
 from jaxforget.models.folders import read_config, resolve_folder
 from jaxforget.models.layout import leaves
-from jaxforget.models.llama import REMATS, Llama
 from jaxforget.models.load import load_params
 from jaxforget.models.splash import SplashAttention, has_splash
 from jaxforget.models.tokenizer import check_tokenizer, load_tokenizer
+from jaxforget.models.transformer import REMATS, Transformer
 from jaxforget.models.weights import adapter_shapes, apply_delta, difference, merged, quantise
 from jaxforget.sharding import ActivationSharding, make_mesh, shard_params
 from jaxforget.train.types import Forward, Params
@@ -45,10 +45,10 @@ class Model:
       raw_config: that folder's config.json, whole.
     """
 
-    config: LlamaConfig
+    config: ModelConfig
     params: Params
     tokenizer: Any
-    module: Llama
+    module: Transformer
     mesh: Mesh
     folder: Path
     raw_config: dict[str, Any]
@@ -137,7 +137,7 @@ def load_delta(folder: Path, base: Model, dtype: str, form: str = "full") -> Par
     return {**params, "layers": layers}
 
 
-def _load_whole(folder: Path, config: LlamaConfig, mesh: Mesh, dtype: str, form: str) -> Params:
+def _load_whole(folder: Path, config: ModelConfig, mesh: Mesh, dtype: str, form: str) -> Params:
     def convert(name: str, array: jax.Array) -> Any:
         if form == "full" or not name.endswith("/kernel"):
             return array
@@ -152,12 +152,12 @@ def _converted(function: Callable, name: str, mesh: Mesh, *arrays: Any) -> Any:
     return jax.jit(function, out_shardings=flatten_dict(where, sep="/")[name])(*arrays)
 
 
-def make_module(config: LlamaConfig, mesh: Mesh, dtype: str, remat: str, attention: str) -> Llama:
+def make_module(config: ModelConfig, mesh: Mesh, dtype: str, remat: str, attention: str) -> Transformer:
     """The Linen module of `config`, computing in `dtype`, its activations pinned to `mesh`'s batch axes.
 
     remat and attention: as the options of those names, model.remat and model.attention.
     """
-    return Llama(
+    return Transformer(
         config,
         dtype=jnp.dtype(dtype),
         remat=remat,
@@ -168,18 +168,18 @@ def make_module(config: LlamaConfig, mesh: Mesh, dtype: str, remat: str, attenti
     )
 
 
-def recomputing(module: Llama, remat: str) -> Llama:
+def recomputing(module: Transformer, remat: str) -> Transformer:
     """`module` with another remat."""
     return module.clone(remat=remat, unroll=_unrolled(module.config, remat))
 
 
-def _unrolled(config: LlamaConfig, remat: str) -> int:
+def _unrolled(config: ModelConfig, remat: str) -> int:
     # A loop around very few layers costs more time (residuals copied in and out) than its shorter compilation saves.
     # But only a loop keeps the compiler from recomputing all layers at once, which holds as much as no remat.
     return config.num_hidden_layers if config.num_hidden_layers <= SHALLOW and remat == "none" else 1
 
 
-def make_forward(module: Llama) -> Forward:
+def make_forward(module: Transformer) -> Forward:
     """`module` as the pair of pure functions that a training step takes."""
     return Forward(
         hidden=lambda params, tokens: module.apply({"params": params}, tokens, method="hidden"),
@@ -188,13 +188,13 @@ def make_forward(module: Llama) -> Forward:
     )
 
 
-def param_shapes(config: LlamaConfig, dtype: Any) -> Params:
+def param_shapes(config: ModelConfig, dtype: Any) -> Params:
     """The parameter tree of `config` as `ShapeDtypeStruct`s."""
     flat = {leaf.name: jax.ShapeDtypeStruct(leaf.shape, dtype) for leaf in leaves(config)}
     return unflatten_dict(flat, sep="/")
 
 
-def param_shardings(config: LlamaConfig, mesh: Mesh) -> Params:
+def param_shardings(config: ModelConfig, mesh: Mesh) -> Params:
     """The `NamedSharding` of every parameter of `config` on `mesh`."""
     return shard_params(param_shapes(config, jnp.float32), mesh)
 

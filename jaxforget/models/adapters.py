@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from jaxforget.errors import UserError
 from jaxforget.files import atomic_folder, read_json, write_json, write_text
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 from jaxforget.models.export import export_order, write_model, write_papers
 from jaxforget.models.layout import Leaf, leaves
 from jaxforget.models.load import Checkpoint, float_dtype
@@ -72,7 +72,7 @@ def _names(leaf: Leaf, layer: int) -> tuple[str, str]:
     return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
 
 
-def _kernels(config: LlamaConfig) -> dict[str, Leaf]:
+def _kernels(config: ModelConfig) -> dict[str, Leaf]:
     """Dense layer ("q") -> its kernel's leaf."""
     return {leaf.name.split("/")[1]: leaf for leaf in leaves(config) if leaf.name.endswith("/kernel")}
 
@@ -80,7 +80,7 @@ def _kernels(config: LlamaConfig) -> dict[str, Leaf]:
 class AdapterFile:
     """The mapped factors of an adapter, checked against the shape of the model that they stand over."""
 
-    def __init__(self, adapter: Adapter, config: LlamaConfig):
+    def __init__(self, adapter: Adapter, config: ModelConfig):
         self.adapter = adapter
         self._config = config
         path = adapter.folder / WEIGHTS
@@ -122,7 +122,7 @@ class AdapterFile:
         return tuple(np.stack(factor) for factor in zip(*found, strict=True))
 
 
-def load_adapter(file: AdapterFile, config: LlamaConfig, *, dtype: Any, shardings: Params) -> Params:
+def load_adapter(file: AdapterFile, config: ModelConfig, *, dtype: Any, shardings: Params) -> Params:
     """The adapter as a model's own tree (see `models.weights`), on `shardings` (of `weights.adapter_shapes`)."""
     dtype = float_dtype(dtype)
     layers = {}
@@ -138,7 +138,7 @@ def load_adapter(file: AdapterFile, config: LlamaConfig, *, dtype: Any, sharding
 
 
 def save_adapter(
-    folder: Path, own: Params, config: LlamaConfig, raw_config: dict[str, Any], base: Path, named: str, card: str
+    folder: Path, own: Params, config: ModelConfig, raw_config: dict[str, Any], base: Path, named: str, card: str
 ) -> None:
     """Writes `folder` whole or not at all, factors in fp32, on the first process; all return when it stands.
 
@@ -185,7 +185,7 @@ def save_merged(
     folder: Path,
     adapter: Adapter,
     base: Path,
-    config: LlamaConfig,
+    config: ModelConfig,
     raw_config: dict[str, Any],
     *,
     dtype: Any,

@@ -18,7 +18,7 @@ class RopeScaling:
 
 
 @dataclasses.dataclass(frozen=True)
-class LlamaConfig:
+class ModelConfig:
     """Shape of a Llama, names as in Hugging Face's `LlamaConfig`. Hashable, so a jit can close over it."""
 
     vocab_size: int
@@ -39,7 +39,7 @@ class LlamaConfig:
     eos_token_id: int | tuple[int, ...] | None = 2
 
     @classmethod
-    def from_hf(cls, raw: dict[str, Any], *, source: str = "config.json") -> "LlamaConfig":
+    def from_hf(cls, raw: dict[str, Any], *, source: str = "config.json") -> "ModelConfig":
         """Reads a parsed `config.json`, old (`rope_theta`, `rope_scaling`) or new (`rope_parameters`).
 
         Raises:

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from jaxforget.errors import UserError
 from jaxforget.files import atomic_folder, write_json, write_text
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 from jaxforget.models.layout import Leaf, leaves
 from jaxforget.models.load import INDEX, float_dtype
 from jaxforget.models.safetensors_io import TILE, copy_cast, write_file
@@ -28,7 +28,7 @@ AHEAD = 256 << 20  # bytes of tensors that threads make while the one before the
 CHUNK = 4 << 20  # bytes that a thread makes at once
 
 
-def config_to_hf(config: LlamaConfig) -> dict[str, Any]:
+def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     """The `config.json` of a model made here, which has no original to keep; `from_hf` reads it back."""
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
     if config.rope_scaling is not None:
@@ -69,7 +69,7 @@ def config_to_hf(config: LlamaConfig) -> dict[str, Any]:
 def save_params(
     folder: str | Path,
     params: dict[str, Any],
-    config: LlamaConfig,
+    config: ModelConfig,
     raw_config: dict[str, Any] | None,
     tokenizer_source: Any,
     *,
@@ -83,8 +83,8 @@ def save_params(
 
     Args:
       folder: replaced if it exists.
-      params: the tree of `models.llama.Llama`, sharded in any way; one tensor at a time comes to the host, or `AHEAD`
-        bytes of small ones.
+      params: the tree of `models.transformer.Transformer`, sharded in any way. One tensor at a time comes to the
+        host, or `AHEAD` bytes of small ones.
       config: the model's shape.
       raw_config: the original's `config.json`, kept but for the dtype; None for a model made here.
       tokenizer_source: folder of the original (its tokenizer, generation config and licence are copied), a
@@ -100,7 +100,7 @@ def save_params(
     if isinstance(tokenizer_source, str | Path) and not Path(tokenizer_source).is_dir():
         raise UserError(f"{tokenizer_source}: no such folder to take the tokenizer from; give the original model's")
     raw = config_to_hf(config) if raw_config is None else dict(raw_config)
-    if LlamaConfig.from_hf(raw) != config:
+    if ModelConfig.from_hf(raw) != config:
         raise ValueError("raw_config describes another model than config")
     flat = traverse_util.flatten_dict(params, sep="/")
     for leaf in leaves(config):
@@ -120,7 +120,7 @@ def save_params(
 def write_model(
     folder: str | Path,
     tensors: Iterator[np.ndarray],
-    config: LlamaConfig,
+    config: ModelConfig,
     raw_config: dict[str, Any],
     tokenizer_source: Any,
     dtype: np.dtype,
@@ -145,7 +145,7 @@ def write_model(
         raise UserError(f"{folder}: cannot be written: {reason}; free space or name another folder") from None
 
 
-def export_order(config: LlamaConfig) -> Iterator[tuple[str, Leaf, int | None]]:
+def export_order(config: ModelConfig) -> Iterator[tuple[str, Leaf, int | None]]:
     """(Hugging Face name, parameter, layer) of every tensor, layer by layer: a file holds whole layers."""
     table = leaves(config)
     single = [(leaf.template, leaf, None) for leaf in table if not leaf.stacked]
@@ -158,7 +158,7 @@ def export_order(config: LlamaConfig) -> Iterator[tuple[str, Leaf, int | None]]:
 
 
 def _to_host(
-    flat: dict[str, jax.Array], config: LlamaConfig, dtype: np.dtype, pool: ThreadPoolExecutor
+    flat: dict[str, jax.Array], config: ModelConfig, dtype: np.dtype, pool: ThreadPoolExecutor
 ) -> Iterator[np.ndarray | None]:
     """The tensors of `export_order` as they are stored, gathered from their devices; on a process that does not write,
     None for each that it only helps to gather.
@@ -266,7 +266,7 @@ def _write_weights(
 
 
 def write_papers(
-    folder: Path, raw: dict[str, Any], config: LlamaConfig, tokenizer_source: Any, dtype: np.dtype
+    folder: Path, raw: dict[str, Any], config: ModelConfig, tokenizer_source: Any, dtype: np.dtype
 ) -> None:
     """`config.json`, `generation_config.json`, tokenizer and licence."""
     spellings = [key for key in ("dtype", "torch_dtype") if key in raw] or ["torch_dtype"]

@@ -9,7 +9,7 @@ from typing import Any
 from jaxforget.errors import UserError
 from jaxforget.files import atomic_folder, read_json
 from jaxforget.models.adapters import is_adapter, read_adapter
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 
 # What a model needs and nothing else: no pickled weights (they run code), no second copy in another form.
 WANTED = (
@@ -26,7 +26,7 @@ WANTED = (
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def read_config(folder: str | Path) -> tuple[LlamaConfig, dict[str, Any]]:
+def read_config(folder: str | Path) -> tuple[ModelConfig, dict[str, Any]]:
     """The shape in `folder/config.json`, and that file's whole content for a later export.
 
     An adapter's folder may leave it to the base that it names.
@@ -42,7 +42,7 @@ def read_config(folder: str | Path) -> tuple[LlamaConfig, dict[str, Any]]:
     raw = read_json(path)
     if not isinstance(raw, dict):
         raise UserError(f"{path}: holds {type(raw).__name__}, not an object of settings; download it again")
-    return LlamaConfig.from_hf(raw, source=str(path)), raw
+    return ModelConfig.from_hf(raw, source=str(path)), raw
 
 
 def resolve_folder(place: str | Path) -> Path:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Leaf:
         return shape[::-1] if self.transposed else shape
 
 
-def leaves(config: LlamaConfig) -> tuple[Leaf, ...]:
+def leaves(config: ModelConfig) -> tuple[Leaf, ...]:
     """Every parameter of a Llama of shape `config`."""
     width, depth, inner = config.hidden_size, config.num_hidden_layers, config.intermediate_size
     queries, keys = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
@@ -66,6 +66,6 @@ def leaves(config: LlamaConfig) -> tuple[Leaf, ...]:
     return tuple(found)
 
 
-def parameter_count(config: LlamaConfig) -> int:
+def parameter_count(config: ModelConfig) -> int:
     """Numbers in a Llama of shape `config`; a tied head counts once."""
     return sum(math.prod(leaf.shape) for leaf in leaves(config))

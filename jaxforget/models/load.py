@@ -18,7 +18,7 @@ from jax.sharding import Sharding
 
 from jaxforget.errors import UserError
 from jaxforget.files import read_json
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 from jaxforget.models.layout import Leaf, leaves
 from jaxforget.models.safetensors_io import FLOATS, MappedFile, copy_cast
 
@@ -51,7 +51,7 @@ class Checkpoint:
         self.folder = Path(folder)
         self.files = _open_files(self.folder)
 
-    def check(self, config: LlamaConfig) -> None:
+    def check(self, config: ModelConfig) -> None:
         """Raises `UserError` on the first tensor that is missing, misshapen, not float, or unknown."""
         expected = {tensor: leaf for leaf in leaves(config) for tensor in leaf.tensors}
         for tensor, leaf in expected.items():
@@ -86,13 +86,13 @@ class Checkpoint:
 
 def load_params(
     folder: str | Path,
-    config: LlamaConfig,
+    config: ModelConfig,
     *,
     dtype: Any,
     shardings: Any = None,
     convert: Callable[[str, jax.Array], Any] = lambda name, array: array,
 ) -> dict[str, Any]:
-    """The parameters in `folder` as the tree of `models.llama.Llama`: kernels [layers, in, out], as `layout` says.
+    """Load `folder` as the tree of `models.transformer.Transformer`, kernels [layers, in, out] as `layout` says.
 
     Args:
       folder: holds `model.safetensors`, or an index and its shards.

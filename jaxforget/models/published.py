@@ -4,19 +4,19 @@ import dataclasses
 from pathlib import Path
 
 from jaxforget.errors import UserError
-from jaxforget.models.config import LlamaConfig, RopeScaling
+from jaxforget.models.config import ModelConfig, RopeScaling
 from jaxforget.models.folders import HUB_ID, read_config
 
 _LLAMA_3_ROPE = RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
-_LLAMA_2_7B = LlamaConfig(32_000, 4096, 11_008, 32, 32, 32, 128)
-_LLAMA_2_13B = LlamaConfig(32_000, 5120, 13_824, 40, 40, 40, 128)
-_LLAMA_2_70B = LlamaConfig(32_000, 8192, 28_672, 80, 64, 8, 128)
-_LLAMA_3_8B = LlamaConfig(128_256, 4096, 14_336, 32, 32, 8, 128, rope_theta=500_000.0, max_position_embeddings=8192)
+_LLAMA_2_7B = ModelConfig(32_000, 4096, 11_008, 32, 32, 32, 128)
+_LLAMA_2_13B = ModelConfig(32_000, 5120, 13_824, 40, 40, 40, 128)
+_LLAMA_2_70B = ModelConfig(32_000, 8192, 28_672, 80, 64, 8, 128)
+_LLAMA_3_8B = ModelConfig(128_256, 4096, 14_336, 32, 32, 8, 128, rope_theta=500_000.0, max_position_embeddings=8192)
 _LLAMA_31_8B = dataclasses.replace(_LLAMA_3_8B, rope_scaling=_LLAMA_3_ROPE, max_position_embeddings=131_072)
-_TINYLLAMA = LlamaConfig(32_000, 2048, 5632, 22, 32, 4, 64, max_position_embeddings=2048)
+_TINYLLAMA = ModelConfig(32_000, 2048, 5632, 22, 32, 4, 64, max_position_embeddings=2048)
 
 # As published by meta-llama and TinyLlama on the hub; token ids, which no plan needs, are left at their defaults.
-PUBLISHED: dict[str, LlamaConfig] = {
+PUBLISHED: dict[str, ModelConfig] = {
     "meta-llama/Llama-2-7b-hf": _LLAMA_2_7B,
     "meta-llama/Llama-2-7b-chat-hf": _LLAMA_2_7B,
     "meta-llama/Llama-2-13b-hf": _LLAMA_2_13B,
@@ -31,7 +31,7 @@ PUBLISHED: dict[str, LlamaConfig] = {
 }
 
 
-def read_shape(place: str) -> tuple[LlamaConfig, str]:
+def read_shape(place: str) -> tuple[ModelConfig, str]:
     """The shape of a model and where it was read: its folder's config.json (no weights needed), the table, or the hub.
 
     Raises:

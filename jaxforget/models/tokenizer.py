@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxforget.errors import UserError
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 
 
 def load_tokenizer(folder: str | Path) -> Any:
@@ -26,7 +26,7 @@ def load_tokenizer(folder: str | Path) -> Any:
         raise UserError(f"{folder}: its tokenizer cannot be read ({reason}); download its files again") from None
 
 
-def check_tokenizer(tokenizer: Any, config: LlamaConfig) -> None:
+def check_tokenizer(tokenizer: Any, config: ModelConfig) -> None:
     """Raises `UserError` unless every id that `tokenizer` can give has a row in the embedding."""
     highest, token = max((index, token) for token, index in tokenizer.get_vocab().items())
     if highest >= config.vocab_size:

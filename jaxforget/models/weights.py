@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxforget.cpu import product_over_rows
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 from jaxforget.models.layout import leaves
 
 Array = jax.Array
@@ -114,12 +114,12 @@ def merged(params: Params, dtype: Any) -> Params:
     return {**params, "layers": {name: change(layer) for name, layer in params["layers"].items()}}
 
 
-def dense_layers(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+def dense_layers(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name ("q") -> kernel shape [L, in, out] of every dense layer of a Llama: those that adapters stand beside."""
     return {leaf.name.split("/")[1]: leaf.shape for leaf in leaves(config) if leaf.name.endswith("/kernel")}
 
 
-def adapter_shapes(config: LlamaConfig, rank: int, alpha: float) -> Params:
+def adapter_shapes(config: ModelConfig, rank: int, alpha: float) -> Params:
     """A LoRA beside every dense layer, as fp32 `ShapeDtypeStruct`s: the whole of what trains."""
 
     def beside(shape: tuple[int, ...]) -> LoRA:

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from jaxforget.config import Config, TrainOptions
 from jaxforget.lm.model import param_shapes
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 from jaxforget.models.weights import adapter_shapes
 from jaxforget.train.optimizer import linear_schedule, make_optimizer
 from jaxforget.train.step import StepOptions, make_forget_step, make_reinforce_step, state_shardings
@@ -31,7 +31,7 @@ def make_adamw(options: TrainOptions, steps: int) -> tuple[optax.Schedule, optax
     )
 
 
-def trained_shapes(config: Config, weights: str, llama: LlamaConfig) -> Params:
+def trained_shapes(config: Config, weights: str, llama: ModelConfig) -> Params:
     """What trains of a Llama under the option `weights` ("full" or "lora"), as fp32 `ShapeDtypeStruct`s."""
     if weights == "lora":
         return adapter_shapes(llama, config.lora.rank, config.lora.alpha)

@@ -12,7 +12,7 @@ from jaxforget.corpus.text import Source
 from jaxforget.errors import UserError
 from jaxforget.evals.probes import load_probes, load_prompts
 from jaxforget.models.adapters import AdapterFile, is_adapter, read_adapter
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 from jaxforget.models.folders import read_config, resolve_folder
 from jaxforget.models.load import Checkpoint
 from jaxforget.models.weights import dense_layers
@@ -118,7 +118,7 @@ def _check_out(run: Run) -> None:
             raise UserError(f"{name}={place}: out={folder} would write over it; name another out=")
 
 
-def _check_model(folder: Path) -> LlamaConfig:
+def _check_model(folder: Path) -> ModelConfig:
     """The shape of a model whose stored tensors are all there and fit it; no weight is read."""
     config = read_config(folder)[0]
     if is_adapter(folder):
@@ -129,7 +129,7 @@ def _check_model(folder: Path) -> LlamaConfig:
     return config
 
 
-def _check_same(folder: Path, base: LlamaConfig, base_folder: Path) -> None:
+def _check_same(folder: Path, base: ModelConfig, base_folder: Path) -> None:
     """That a model is base trained otherwise: its tokens and its forward pass are base's."""
     other = _check_model(folder)
     free = {name: getattr(base, name) for name in ("bos_token_id", "eos_token_id", "max_position_embeddings")}
@@ -139,7 +139,7 @@ def _check_same(folder: Path, base: LlamaConfig, base_folder: Path) -> None:
         )
 
 
-def _check_reinforced(run: Run, base: LlamaConfig) -> None:
+def _check_reinforced(run: Run, base: ModelConfig) -> None:
     """A reinforced model that is given is a relative of base, in the form that reinforce.weights names."""
     folder, weights = run.reinforced, run.config.reinforce.weights
     if is_adapter(folder):
@@ -155,7 +155,7 @@ def _check_reinforced(run: Run, base: LlamaConfig) -> None:
     _check_same(folder, base, run.base)
 
 
-def check_rank(config: Config, base: LlamaConfig) -> None:
+def check_rank(config: Config, base: ModelConfig) -> None:
     """Raises `UserError` where the adapters' products would not be of lower rank than the layers beside them."""
     least = min(min(shape[1:]) for shape in dense_layers(base).values())
     if config.lora.rank >= least:

@@ -6,7 +6,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from jaxforget.config import Config
-from jaxforget.models.llama import REMATS
+from jaxforget.models.transformer import REMATS
 from jaxforget.stages.build import teachers_used
 
 

@@ -8,10 +8,10 @@ from jax.sharding import Mesh
 
 from jaxforget.config import Config
 from jaxforget.errors import UserError
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 from jaxforget.models.layout import parameter_count
-from jaxforget.models.llama import REMATS
 from jaxforget.models.published import read_shape
+from jaxforget.models.transformer import REMATS
 from jaxforget.sharding import make_mesh
 from jaxforget.stages.build import teachers_used
 from jaxforget.stages.card import what_trains
@@ -126,7 +126,7 @@ def _sizes(config: Config) -> tuple[int, int, int]:
 
 
 def _compile(
-    config: Config, llama: LlamaConfig, site: Site, widths: Widths, name: str, *, read: bool = True
+    config: Config, llama: ModelConfig, site: Site, widths: Widths, name: str, *, read: bool = True
 ) -> Compiled:
     step = make_step(config, llama, site.mesh, widths, name)
     # A program of an earlier compilation is not wanted: its time is part of the answer.
@@ -136,7 +136,7 @@ def _compile(
 
 def _row(
     config: Config,
-    llama: LlamaConfig,
+    llama: ModelConfig,
     site: Site,
     widths: Widths,
     name: str,

@@ -12,7 +12,7 @@ from typing import Any
 from jaxforget.config import Config, load_config, options
 from jaxforget.errors import UserError
 from jaxforget.files import read_json, write_json
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 from jaxforget.models.published import PUBLISHED
 from jaxforget.tpu.topology import Slice, find_slice
 
@@ -62,7 +62,7 @@ def find_presets(folder: Path, names: Sequence[str] = ()) -> list[Preset]:
     return sorted(found, key=lambda preset: (find_slice(preset.slice).chips, preset.name))
 
 
-def preset_for(place: Slice, llama: LlamaConfig) -> str | None:
+def preset_for(place: Slice, llama: ModelConfig) -> str | None:
     """The file of configs/slices laid out for a model of this shape on `place`; None where this checkout has none."""
     folder = Path(__file__).parents[2] / "configs" / "slices"
     for path in sorted(folder.glob(f"*_{place.name}.yaml")):
@@ -75,7 +75,7 @@ def preset_for(place: Slice, llama: LlamaConfig) -> str | None:
     return None
 
 
-def _sizes(llama: LlamaConfig) -> tuple[int, ...]:
+def _sizes(llama: ModelConfig) -> tuple[int, ...]:
     return (
         llama.vocab_size,
         llama.hidden_size,

@@ -16,7 +16,7 @@ from jaxforget.errors import UserError
 from jaxforget.lm.generate import trace_generate
 from jaxforget.lm.model import make_forward, make_module, param_shapes
 from jaxforget.lm.scoring import BUCKET, make_score_step
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 from jaxforget.models.weights import differences, int8_kernels
 from jaxforget.sharding import batch_sharding, shard_params
 from jaxforget.stages.build import (
@@ -78,7 +78,7 @@ def batch_widths(config: Config) -> Widths:
     return Widths(length, translated, max(8, length // 8), "assumed: no blocks are prepared yet")
 
 
-def check_plan(config: Config, llama: LlamaConfig, mesh: Mesh, steps: tuple[str, ...]) -> None:
+def check_plan(config: Config, llama: ModelConfig, mesh: Mesh, steps: tuple[str, ...]) -> None:
     """Raises `UserError` for what no compiler needs to be asked about."""
     if config.blocks.length > llama.max_position_embeddings:
         raise UserError(
@@ -92,7 +92,7 @@ def check_plan(config: Config, llama: LlamaConfig, mesh: Mesh, steps: tuple[str,
                 check_rank(config, llama)
 
 
-def make_step(config: Config, llama: LlamaConfig, mesh: Mesh, widths: Widths, name: str) -> Step:
+def make_step(config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths, name: str) -> Step:
     """The step `name` of the run that `config` describes, on `mesh`."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     tile = config.targets.tile
@@ -134,13 +134,13 @@ def _placed(shapes: Any, mesh: Mesh) -> Any:
     )
 
 
-def _base(config: Config, llama: LlamaConfig, mesh: Mesh) -> Any:
+def _base(config: Config, llama: ModelConfig, mesh: Mesh) -> Any:
     """Base as it is held while frozen."""
     shapes = param_shapes(llama, jnp.dtype(config.model.dtype))
     return _placed(jax.eval_shape(int8_kernels, shapes) if config.model.base == "int8" else shapes, mesh)
 
 
-def _reinforced(config: Config, llama: LlamaConfig, mesh: Mesh) -> Any:
+def _reinforced(config: Config, llama: ModelConfig, mesh: Mesh) -> Any:
     """What the reinforced model has of its own."""
     dtype, weights = jnp.dtype(config.model.dtype), config.reinforce.weights
     shapes = param_shapes(llama, dtype)
@@ -152,7 +152,7 @@ def _reinforced(config: Config, llama: LlamaConfig, mesh: Mesh) -> Any:
     return _placed(shapes, mesh)
 
 
-def _frozen(config: Config, llama: LlamaConfig, mesh: Mesh) -> Frozen:
+def _frozen(config: Config, llama: ModelConfig, mesh: Mesh) -> Frozen:
     base, reinforced = teachers_used(config)
     return Frozen(
         base=_base(config, llama, mesh) if base else None,
@@ -160,7 +160,7 @@ def _frozen(config: Config, llama: LlamaConfig, mesh: Mesh) -> Frozen:
     )
 
 
-def _student(config: Config, llama: LlamaConfig, mesh: Mesh, stage: str) -> tuple[Any, Any, TrainState]:
+def _student(config: Config, llama: ModelConfig, mesh: Mesh, stage: str) -> tuple[Any, Any, TrainState]:
     """Optimiser, state shardings and abstract state of a training stage."""
     options = getattr(config, stage)
     _, optimizer = make_adamw(options, options.max_steps or 100)
@@ -189,7 +189,7 @@ def _batch(config: Config, mesh: Mesh, widths: Widths, rows: int) -> dict[str, j
 
 
 def training_program(
-    config: Config, llama: LlamaConfig, mesh: Mesh, widths: Widths, stage: str
+    config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths, stage: str
 ) -> tuple[Callable, tuple[Any, ...]]:
     """The jitted step of "reinforce" or "forget", and its arguments as `ShapeDtypeStruct`s: the state comes first, the
     batch is the dict that has "tokens"."""
@@ -204,7 +204,7 @@ def training_program(
     return step, (state, _frozen(config, llama, mesh), batch)
 
 
-def _trace_label(config: Config, llama: LlamaConfig, mesh: Mesh, widths: Widths, rows: int) -> Any:
+def _trace_label(config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths, rows: int) -> Any:
     """The pass of `targets.cache`, before there is a student."""
     module = make_module(llama, mesh, config.model.dtype, config.model.remat, config.model.attention)
     step = make_label_step(make_forward(module), step_options(config, "forget"), mesh)
@@ -213,7 +213,7 @@ def _trace_label(config: Config, llama: LlamaConfig, mesh: Mesh, widths: Widths,
     return step.trace(frozen, {name: batch[name] for name in batch if name != "labels"})
 
 
-def _trace_score(config: Config, llama: LlamaConfig, mesh: Mesh, rows: int, length: int) -> Any:
+def _trace_score(config: Config, llama: ModelConfig, mesh: Mesh, rows: int, length: int) -> Any:
     """Scoring the student while it forgets: optimiser state and teachers lie beside it, and count."""
     _, _, state = _student(config, llama, mesh, "forget")
     forward = make_forward(make_module(llama, mesh, config.model.dtype, "none", config.model.attention))

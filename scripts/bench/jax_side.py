@@ -11,7 +11,7 @@ import numpy as np
 from jaxforget.config import config_from
 from jaxforget.errors import UserError
 from jaxforget.lm.model import make_forward, make_module, param_shapes, param_shardings
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 from jaxforget.models.load import load_params
 from jaxforget.sharding import make_mesh, put_batch
 from jaxforget.stages.build import make_adamw, make_training_step, step_options, student_shardings, teachers_used
@@ -43,7 +43,7 @@ class JaxSide:
         cached: bool,
     ):
         run = config_from({}, words)
-        llama = LlamaConfig.from_hf(config)
+        llama = ModelConfig.from_hf(config)
         mesh = make_mesh(run.mesh.data, run.mesh.fsdp, run.mesh.tensor)
         check_blocks(len(batch["tokens"]), mesh.shape["data"] * mesh.shape["fsdp"], run.forget.accumulate)
         where = param_shardings(llama, mesh)

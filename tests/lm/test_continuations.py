@@ -7,13 +7,13 @@ import pytest
 
 from jaxforget.lm import continuations as endings
 from jaxforget.lm.continuations import ContinuationScorer
-from jaxforget.models.config import LlamaConfig
-from jaxforget.models.llama import Llama
+from jaxforget.models.config import ModelConfig
+from jaxforget.models.transformer import Transformer
 from jaxforget.sharding import shard_params
 from tests.train.tiny import mesh_of
 
 VOCABULARY = 50
-CONFIG = LlamaConfig(
+CONFIG = ModelConfig(
     vocab_size=VOCABULARY,
     hidden_size=16,
     intermediate_size=24,
@@ -27,13 +27,13 @@ CONFIG = LlamaConfig(
 
 @pytest.fixture(scope="module")
 def params():
-    made = Llama(CONFIG).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    made = Transformer(CONFIG).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     return jax.tree.map(lambda p: p * 8 if p.ndim > 1 else p, made)  # far from uniform
 
 
 @jax.jit
 def every_logp(params, tokens):
-    return jax.nn.log_softmax(Llama(CONFIG).apply({"params": params}, tokens))
+    return jax.nn.log_softmax(Transformer(CONFIG).apply({"params": params}, tokens))
 
 
 def logp_after(params, ids) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_as_from_whole_logits(params, fsdp):
     pairs = [pairs[i] for i in order]
     mesh = mesh_of(fsdp=fsdp)
     placed = jax.device_put(params, shard_params(jax.eval_shape(lambda: params), mesh))
-    found = ContinuationScorer(Llama(CONFIG), mesh)(placed, pairs)
+    found = ContinuationScorer(Transformer(CONFIG), mesh)(placed, pairs)
     expected = [whole(params, *pair) for pair in pairs]
     np.testing.assert_allclose([s for s, _ in found], [s for s, _ in expected], atol=2e-5, rtol=1e-5)
     assert [g for _, g in found] == [g for _, g in expected]
@@ -83,7 +83,7 @@ def test_small_batches_and_many_endings_change_nothing(params, monkeypatch):
     rng = np.random.default_rng(2)
     before = [1, 2, 3]
     pairs = [(before, [int(i)]) for i in rng.integers(0, VOCABULARY, 70)] + some_pairs(params)
-    scorer = ContinuationScorer(Llama(CONFIG), mesh_of())
+    scorer = ContinuationScorer(Transformer(CONFIG), mesh_of())
     at_once = scorer(params, pairs)
     monkeypatch.setattr(endings, "TOKENS", 64)
     in_pieces = scorer(params, pairs)
@@ -93,7 +93,7 @@ def test_small_batches_and_many_endings_change_nothing(params, monkeypatch):
 
 def test_a_beginning_is_read_once_for_all_its_endings(params):
     pairs = [([5, 6, 7], [i]) for i in range(4)] + [([5, 6], [i, 9]) for i in range(4)]
-    batches = list(ContinuationScorer(Llama(CONFIG), mesh_of())._batches(pairs))
+    batches = list(ContinuationScorer(Transformer(CONFIG), mesh_of())._batches(pairs))
     assert [batch.arrays["before"].shape for batch in batches] == [(1, 8), (1, 8)]
     assert [batch.width.after for batch in batches] == [1, 2]
     # Another two documents of that size run the same programs.
@@ -102,14 +102,14 @@ def test_a_beginning_is_read_once_for_all_its_endings(params):
 
 
 def scoring_programs(params, pairs) -> int:
-    ContinuationScorer(Llama(CONFIG), mesh_of())(params, pairs)
+    ContinuationScorer(Transformer(CONFIG), mesh_of())(params, pairs)
     return endings._score._cache_size()
 
 
 def test_batches_are_cut_from_the_longest_on_and_the_last_is_small(monkeypatch):
     monkeypatch.setattr(endings, "TOKENS", 64)
     pairs = [([1] * (length - 1) + [number], [7]) for number, length in enumerate((3, 17, 9, 5, 12, 8))]
-    batches = list(ContinuationScorer(Llama(CONFIG), mesh_of())._batches(pairs))
+    batches = list(ContinuationScorer(Transformer(CONFIG), mesh_of())._batches(pairs))
     # Of 16 tokens before the last one, 64 / 16 rows; then 8 before the last, as many rows as are left.
     assert [batch.arrays["before"].shape for batch in batches] == [(4, 16), (2, 8)]
     assert [batch.numbers[:, 0].tolist() for batch in batches] == [[1, 4, 2, 5], [3, 0]]

@@ -11,8 +11,8 @@ from jaxforget.errors import UserError
 from jaxforget.lm import generate as module
 from jaxforget.lm.generate import generate
 from jaxforget.models.folders import read_config
-from jaxforget.models.llama import Llama
 from jaxforget.models.load import load_params
+from jaxforget.models.transformer import Transformer
 from tests.models.placing import shardings_of
 from tests.models.tiny import save_tiny
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 def ours(folder):
     """Module and parameters."""
     config, _ = read_config(folder[0])
-    return Llama(config), load_params(folder[0], config, dtype="float32")
+    return Transformer(config), load_params(folder[0], config, dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_a_mesh_gives_the_same(folder, greedy):
     config, _ = read_config(folder[0])
     mesh = sharding.make_mesh(2, 2, 2)
     params = load_params(folder[0], config, dtype="float32", shardings=shardings_of(config, mesh))
-    model = Llama(config, constrain=sharding.ActivationSharding(mesh))
+    model = Transformer(config, constrain=sharding.ActivationSharding(mesh))
     assert generate(model, params, PROMPTS, max_new_tokens=NEW, mesh=mesh) == greedy
 
 
@@ -94,7 +94,7 @@ def test_like_calls_share_a_program(ours, greedy):
     model, params = ours
     before = module._complete._cache_size()
     # Another equal module, other lengths and limits within the same bounds, other ends and seed.
-    generate(Llama(model.config), params, PROMPTS[:5], max_new_tokens=NEW - 2, eos_ids=[5, 6], seed=4)
+    generate(Transformer(model.config), params, PROMPTS[:5], max_new_tokens=NEW - 2, eos_ids=[5, 6], seed=4)
     assert module._complete._cache_size() == before
 
 

@@ -21,9 +21,9 @@ from jaxforget.lm.model import (
     shortened,
 )
 from jaxforget.models.attention import attend
-from jaxforget.models.llama import REMATS
 from jaxforget.models.splash import SplashAttention
 from jaxforget.models.tokenizer import load_tokenizer
+from jaxforget.models.transformer import REMATS
 from jaxforget.sharding import make_mesh
 
 

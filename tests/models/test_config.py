@@ -4,7 +4,7 @@ import pytest
 import transformers
 
 from jaxforget.errors import UserError
-from jaxforget.models.config import LlamaConfig, RopeScaling
+from jaxforget.models.config import ModelConfig, RopeScaling
 
 RAW = {
     "model_type": "llama",
@@ -23,7 +23,7 @@ LLAMA3 = {
 
 
 def test_defaults_are_transformers_defaults():
-    ours = LlamaConfig.from_hf(RAW)
+    ours = ModelConfig.from_hf(RAW)
     theirs = transformers.LlamaConfig(**{key: value for key, value in RAW.items() if key != "model_type"})
     assert ours.num_key_value_heads == theirs.num_key_value_heads
     assert ours.head_dim == theirs.head_dim
@@ -34,16 +34,16 @@ def test_defaults_are_transformers_defaults():
 
 
 def test_old_and_new_spellings_of_rope_mean_the_same():
-    old = LlamaConfig.from_hf(RAW | {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}})
-    new = LlamaConfig.from_hf(RAW | {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **LLAMA3}})
+    old = ModelConfig.from_hf(RAW | {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}})
+    new = ModelConfig.from_hf(RAW | {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **LLAMA3}})
     assert old == new
     assert old.rope_scaling == RopeScaling("llama3", **LLAMA3)
-    oldest = LlamaConfig.from_hf(RAW | {"rope_scaling": {"type": "linear", "factor": 2.0}})
+    oldest = ModelConfig.from_hf(RAW | {"rope_scaling": {"type": "linear", "factor": 2.0}})
     assert oldest.rope_scaling == RopeScaling("linear", 2.0)
 
 
 def test_several_end_tokens_stay_hashable():
-    config = LlamaConfig.from_hf(RAW | {"eos_token_id": [128001, 128009]})
+    config = ModelConfig.from_hf(RAW | {"eos_token_id": [128001, 128009]})
     assert config.eos_token_id == (128001, 128009)
     hash(config)
 
@@ -67,6 +67,6 @@ def test_several_end_tokens_stay_hashable():
 )
 def test_what_it_cannot_compute_is_refused_by_name(change, said):
     with pytest.raises(UserError, match="^here: ") as caught:
-        LlamaConfig.from_hf(RAW | change, source="here")
+        ModelConfig.from_hf(RAW | change, source="here")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -15,7 +15,7 @@ from jaxforget import sharding
 from jaxforget.errors import UserError
 from jaxforget.lm import model
 from jaxforget.models import export as models_export
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 from jaxforget.models.export import config_to_hf, save_params
 from jaxforget.models.folders import read_config
 from jaxforget.models.load import INDEX, load_params
@@ -59,7 +59,7 @@ def test_a_mesh_writes_the_same_bytes(tmp_path, sizes):
 
 @pytest.mark.parametrize("sizes", [None, (1, 2, 4)], ids=["one device", "a mesh"])
 def test_threads_ahead_of_the_file_write_what_each_in_turn_would(tmp_path, monkeypatch, sizes):
-    config = LlamaConfig(700, 384, 520, 3, 4, 2, 96)
+    config = ModelConfig(700, 384, 520, 3, 4, 2, 96)
     rng = np.random.default_rng(0)
     shardings = None if sizes is None else shardings_of(config, sharding.make_mesh(*sizes))
     params = jax.tree.map(
@@ -169,7 +169,7 @@ def test_the_original_config_survives_and_the_papers_come_along(tmp_path):
 def test_a_made_config_is_read_back_as_itself(tmp_path, shape):
     save_tiny(tmp_path, shape)
     config, _ = read_config(tmp_path)
-    assert LlamaConfig.from_hf(config_to_hf(config)) == config
+    assert ModelConfig.from_hf(config_to_hf(config)) == config
 
 
 def test_a_folder_is_replaced_whole(tmp_path):

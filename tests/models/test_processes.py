@@ -12,8 +12,8 @@ import numpy as np
 
 from jaxforget.lm.generate import generate
 from jaxforget.models.folders import read_config
-from jaxforget.models.llama import Llama
 from jaxforget.models.load import load_params
+from jaxforget.models.transformer import Transformer
 from tests.models.tiny import save_tiny
 from tests.models.worker import NEW, PROMPTS
 
@@ -50,5 +50,5 @@ def test_two_processes(tmp_path):
     config, _ = read_config(tmp_path / "in")
     before, after = (load_params(tmp_path / name, config, dtype="float32") for name in ("in", "out"))
     jax.tree.map(np.testing.assert_array_equal, before, after)
-    alone = generate(Llama(config), before, PROMPTS, max_new_tokens=NEW)
+    alone = generate(Transformer(config), before, PROMPTS, max_new_tokens=NEW)
     assert [each["made"] for each in found] == [alone, alone]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxforget.models.attention import attend
-from jaxforget.models.config import LlamaConfig
-from jaxforget.models.llama import Llama
+from jaxforget.models.config import ModelConfig
 from jaxforget.models.splash import SplashAttention, has_splash, tiling
+from jaxforget.models.transformer import Transformer
 from jaxforget.sharding import ActivationSharding, make_mesh
 
 ULP = 2.0**-8  # of bf16, relative
@@ -103,17 +103,17 @@ def test_tpus_that_have_it(kind, platform, has):
 
 def test_a_whole_llama_by_the_kernel():
     """Layers scanned and rematerialised, on a mesh: gradients stray from fp32's as those of plain attention do."""
-    config = LlamaConfig.from_hf(
+    config = ModelConfig.from_hf(
         {"model_type": "llama", "vocab_size": 64, "hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 2}
         | {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 128}
     )
     mesh = mesh_of(data=2, fsdp=2, tensor=2)
-    params = Llama(config).init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"]
+    params = Transformer(config).init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"]
     tokens = np.random.default_rng(0).integers(0, 64, (4, 128))
     weights = np.random.default_rng(1).standard_normal((4, 128, 128), np.float32)
 
     def gradients(dtype, **more):
-        module = Llama(config, dtype=dtype, remat="full", constrain=ActivationSharding(mesh), **more)
+        module = Transformer(config, dtype=dtype, remat="full", constrain=ActivationSharding(mesh), **more)
 
         def total(params):
             return jnp.sum(module.apply({"params": params}, tokens, method="hidden").astype(jnp.float32) * weights)
@@ -131,11 +131,13 @@ def test_a_whole_llama_by_the_kernel():
 @pytest.mark.parametrize(("remat", "kernels"), [("full", 4), ("mlp", 3), ("dots", 3)])
 def test_the_forward_kernel_runs_again_only_where_its_result_is_not_kept(remat, kernels):
     """One forward and two backward, of the one layer in the loop."""
-    config = LlamaConfig.from_hf(
+    config = ModelConfig.from_hf(
         {"model_type": "llama", "vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
         | {"num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": 128}
     )
-    module = Llama(config, dtype=jnp.bfloat16, remat=remat, attend=SplashAttention(mesh_of(data=2), interpret=True))
+    module = Transformer(
+        config, dtype=jnp.bfloat16, remat=remat, attend=SplashAttention(mesh_of(data=2), interpret=True)
+    )
     tokens = jnp.zeros((2, 128), jnp.int32)
     params = jax.eval_shape(module.init, jax.random.key(0), tokens)["params"]
     program = jax.make_jaxpr(jax.grad(lambda p: module.apply({"params": p}, tokens, method="hidden").sum()))(params)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxforget.models.llama import Llama
+from jaxforget.models.transformer import Transformer
 from jaxforget.models.weights import (
     Int8,
     LoRA,
@@ -30,7 +30,7 @@ TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, (8, 12), np.int32)
 
 
 def logits(config, params, dtype=jnp.float32):
-    return np.asarray(jax.jit(Llama(config, dtype=dtype).apply)({"params": params}, TOKENS))
+    return np.asarray(jax.jit(Transformer(config, dtype=dtype).apply)({"params": params}, TOKENS))
 
 
 def trained_adapter(config, seed=1):
@@ -81,7 +81,7 @@ def test_an_adapters_gradient_is_that_through_merged_weights():
 
     def gradient(join):
         def loss(adapter):
-            logp = jax.nn.log_softmax(Llama(PLAIN, remat="full").apply({"params": join(base, adapter)}, TOKENS))
+            logp = jax.nn.log_softmax(Transformer(PLAIN, remat="full").apply({"params": join(base, adapter)}, TOKENS))
             return -jnp.mean(jnp.take_along_axis(logp[:, :-1], TOKENS[:, 1:, None], axis=-1))
 
         return jax.jit(jax.grad(loss))(adapter)
@@ -179,7 +179,7 @@ def test_every_form_is_sharded_and_computes_as_on_one_device(sizes):
     )
     values = placed["layers"]["gate"]["kernel"].values
     assert values.sharding.shard_shape(values.shape)[2] == PLAIN.intermediate_size // sizes[2]
-    module = Llama(PLAIN, constrain=ActivationSharding(mesh))
+    module = Transformer(PLAIN, constrain=ActivationSharding(mesh))
     found = jax.jit(module.apply)({"params": placed}, TOKENS)
     expected = logits(PLAIN, whole)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())

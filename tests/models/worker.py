@@ -13,8 +13,8 @@ from jaxforget import sharding
 from jaxforget.lm.generate import generate
 from jaxforget.models.export import save_params
 from jaxforget.models.folders import read_config
-from jaxforget.models.llama import Llama
 from jaxforget.models.load import Checkpoint, load_params
+from jaxforget.models.transformer import Transformer
 from tests.models.placing import shardings_of
 
 PROMPTS = [list(range(3, 12)), [3, 4]]
@@ -37,7 +37,7 @@ def main(process: int, port: str, source: Path, target: Path) -> None:
     mesh = sharding.make_mesh(fsdp=4, tensor=2)
     params = load_params(source, config, dtype="float32", shardings=shardings_of(config, mesh))
     save_params(target, params, config, raw, None, dtype="float32", model_card="", max_shard_bytes=100_000)
-    model = Llama(config, constrain=sharding.ActivationSharding(mesh))
+    model = Transformer(config, constrain=sharding.ActivationSharding(mesh))
     made = generate(model, params, PROMPTS, max_new_tokens=NEW, mesh=mesh)
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     # save_params returns, on every process, only when the folder is there.

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 from jaxforget.sharding import put_batch
 from jaxforget.train.optimizer import make_optimizer
 from jaxforget.train.step import (
@@ -64,7 +64,7 @@ class Case:
     accumulate: int = 1
     remat: str = "none"
     soft: bool = False
-    config: LlamaConfig = PLAIN
+    config: ModelConfig = PLAIN
 
 
 CASES = {
@@ -77,7 +77,7 @@ BATCHES = (make_batch(0), make_batch(1))
 
 
 @functools.cache
-def models(config: LlamaConfig) -> tuple[Any, Any, Any]:
+def models(config: ModelConfig) -> tuple[Any, Any, Any]:
     """Weights of student, base and reinforced."""
     base = llama_params(config, 1)
     return near(base, 3), base, near(base, 2)
@@ -144,7 +144,7 @@ def ours(name: str) -> tuple[TrainState, list[dict[str, Any]]]:
 
 
 @functools.cache
-def theirs(config: LlamaConfig, soft: bool) -> dict[str, Any]:
+def theirs(config: ModelConfig, soft: bool) -> dict[str, Any]:
     """The same by the slow way."""
     student, base, reinforced = models(config)
     update = adamw(RATE, *ADAMW.values())

@@ -10,9 +10,9 @@ import numpy as np
 from flax import traverse_util
 
 from jaxforget.lm.model import make_forward, param_shapes
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 from jaxforget.models.embedding import ShardedLookUp
-from jaxforget.models.llama import Llama
+from jaxforget.models.transformer import Transformer
 from jaxforget.sharding import ActivationSharding, make_mesh, shard_params
 from jaxforget.train.types import Forward
 
@@ -23,11 +23,11 @@ ALPHA, RETAIN_WEIGHT = 5.0, 0.7
 TILE = 16  # tokens; a device of eight holds 48
 LOUD = 12  # words that a model often finds likeliest, so that suppressing one changes labels
 # Its widths divide by four devices and not by eight, its words by neither.
-PLAIN = LlamaConfig(VOCABULARY, 36, 44, 2, 4, 2, 6)
+PLAIN = ModelConfig(VOCABULARY, 36, 44, 2, 4, 2, 6)
 TIED = dataclasses.replace(PLAIN, tie_word_embeddings=True)
 
 
-def llama_params(config: LlamaConfig, seed: int) -> dict[str, Any]:
+def llama_params(config: ModelConfig, seed: int) -> dict[str, Any]:
     """Random weights, large enough for distinct labels; norms that are not all one."""
     rng = np.random.default_rng(seed)
     flat = {
@@ -41,9 +41,11 @@ def llama_params(config: LlamaConfig, seed: int) -> dict[str, Any]:
     return traverse_util.unflatten_dict({name: value.astype(np.float32) for name, value in flat.items()}, sep="/")
 
 
-def llama_forward(config: LlamaConfig, mesh: jax.sharding.Mesh, remat: str) -> Forward:
+def llama_forward(config: ModelConfig, mesh: jax.sharding.Mesh, remat: str) -> Forward:
     """A Llama whose layers are scanned, as every deep one's are."""
-    return make_forward(Llama(config, remat=remat, constrain=ActivationSharding(mesh), look_up=ShardedLookUp(mesh)))
+    return make_forward(
+        Transformer(config, remat=remat, constrain=ActivationSharding(mesh), look_up=ShardedLookUp(mesh))
+    )
 
 
 def near(params: dict[str, Any], seed: int, scale: float = 0.1) -> dict[str, Any]:
@@ -157,7 +159,7 @@ class Naive:
     """A Llama's forget step without tiles, shards or accumulation, in fp32 on one device."""
 
     def __init__(self) -> None:
-        module = Llama(PLAIN)
+        module = Transformer(PLAIN)
 
         def loss(params, tokens, target, weights, retain):
             logp = jax.nn.log_softmax(module.apply({"params": params}, tokens))

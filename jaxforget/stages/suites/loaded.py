@@ -33,7 +33,7 @@ from jaxforget.lm.continuations import ContinuationScorer
 from jaxforget.lm.generate import Complete
 from jaxforget.lm.model import Model, completer, make_forward
 from jaxforget.lm.token_statistics import StatisticsScorer
-from jaxforget.models.llama import Llama
+from jaxforget.models.transformer import Transformer
 
 BATCH, TILE = 16, 1024
 
@@ -242,7 +242,7 @@ def scorer(model: Model) -> StatisticsScorer:
 
 
 @functools.lru_cache(maxsize=4)
-def _scorer(module: Llama, mesh: Mesh) -> StatisticsScorer:
+def _scorer(module: Transformer, mesh: Mesh) -> StatisticsScorer:
     # Kept, so that model after model of one run compiles once.
     return StatisticsScorer(make_forward(module), mesh, batch=BATCH, tile=TILE)
 
@@ -253,7 +253,7 @@ def endings(model: Model) -> Score:
 
 
 @functools.lru_cache(maxsize=4)
-def _ending_scorer(module: Llama, mesh: Mesh) -> ContinuationScorer:
+def _ending_scorer(module: Transformer, mesh: Mesh) -> ContinuationScorer:
     return ContinuationScorer(module, mesh)
 
 

@@ -27,7 +27,7 @@ from jaxforget.evals.prompting import (
 from jaxforget.evals.relearning import RelearnOptions, asked_and_taught, make_relearner
 from jaxforget.evals.weight_attacks import QUANTISED_SAID, interpolated, quantised
 from jaxforget.lm.model import Model, load, make_forward, materialize, recomputing
-from jaxforget.models.llama import Llama
+from jaxforget.models.transformer import Transformer
 from jaxforget.stages.suites.loaded import scorer
 
 BITS = (8, 4)
@@ -80,7 +80,7 @@ def weight_outcomes(model: Model, asked: Probes, base: Model | None) -> list[Out
 
 
 @functools.lru_cache(maxsize=2)
-def _relearner(module: Llama, mesh: Mesh, options: RelearnOptions) -> Callable:
+def _relearner(module: Transformer, mesh: Mesh, options: RelearnOptions) -> Callable:
     # Kept, so that model after model of one run compiles once.
     return make_relearner(make_forward(module), mesh, options)
 

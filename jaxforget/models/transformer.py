@@ -1,6 +1,6 @@
 """Llama's forward pass in Flax Linen: layers scanned, one compile of one layer.
 
-`Llama(config).apply({"params": params}, tokens, method="hidden")` is the pure function that training gets.
+`Transformer(config).apply({"params": params}, tokens, method="hidden")` is the pure function that training gets.
 Letters in shapes: B rows, S positions, T cache slots, D hidden, H heads, K key/value heads, G = H/K, E head
 width, F feed-forward width, V vocabulary, L layers.
 """
@@ -16,7 +16,7 @@ from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxforget.models.attention import KEPT_NAME, attend
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models.config import ModelConfig
 from jaxforget.models.embedding import look_up
 from jaxforget.models.weights import Dense
 
@@ -38,13 +38,13 @@ class Cache:
     values: Array
 
 
-def empty_cache(config: LlamaConfig, rows: int, slots: int, dtype: jnp.dtype) -> Cache:
+def empty_cache(config: ModelConfig, rows: int, slots: int, dtype: jnp.dtype) -> Cache:
     """A cache of `slots` positions for `rows` sequences, all zeros; slots past a row's end are unread."""
     shape = (config.num_hidden_layers, rows, slots, config.num_key_value_heads, config.head_dim)
     return Cache(keys=jnp.zeros(shape, dtype), values=jnp.zeros(shape, dtype))
 
 
-def rope_frequencies(config: LlamaConfig) -> np.ndarray:
+def rope_frequencies(config: ModelConfig) -> np.ndarray:
     """Rotary angular frequencies, fp32 [E/2], their long wavelengths stretched where configured.
 
     On the host, the power in fp64 and everything else in fp32 in transformers' order: fp32 power functions of devices
@@ -142,7 +142,7 @@ class Layer(nn.Module):
     [B, S, D] of `dtype` at `positions`, int32 [B, S] -> the same shape and dtype, and the cache with their keys in it.
     """
 
-    config: LlamaConfig
+    config: ModelConfig
     dtype: jnp.dtype
     param_dtype: jnp.dtype
     constrain: Callable[[Array], Array]
@@ -190,7 +190,7 @@ def _unchanged(x: Array) -> Array:
     return x
 
 
-class Llama(nn.Module):
+class Transformer(nn.Module):
     """The decoder. Parameters: embed [V,D], layers/* stacked [L,...], norm [D], lm_head [D,V] unless tied.
 
     Attributes:
@@ -205,7 +205,7 @@ class Llama(nn.Module):
       attend: `attention.attend`; on TPUs `splash.SplashAttention`.
     """
 
-    config: LlamaConfig
+    config: ModelConfig
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
     remat: str = "none"

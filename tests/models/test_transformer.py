@@ -7,12 +7,12 @@ import pytest
 import torch
 import transformers
 
-from jaxforget.models import llama
-from jaxforget.models.config import LlamaConfig
+from jaxforget.models import transformer
+from jaxforget.models.config import ModelConfig
 from jaxforget.models.folders import read_config
 from jaxforget.models.layout import leaves, parameter_count
-from jaxforget.models.llama import Llama, rope_frequencies
 from jaxforget.models.load import load_params
+from jaxforget.models.transformer import Transformer, rope_frequencies
 from tests.models.tiny import LENGTH, SHAPES, save_tiny
 
 
@@ -32,7 +32,7 @@ def test_logits_and_layers_equal_transformers(tmp_path, shape):
     with torch.no_grad():
         expected = theirs(torch.from_numpy(tokens)).logits.numpy()
 
-    model = Llama(config)
+    model = Transformer(config)
     forward = jax.jit(lambda params: model.apply({"params": params}, tokens, mutable=["intermediates"]))
     logits, kept = forward(params)
 
@@ -47,7 +47,7 @@ def test_logits_and_layers_equal_transformers(tmp_path, shape):
 def test_the_layout_table_is_the_modules_own_tree(tmp_path, shape):
     theirs = save_tiny(tmp_path, shape)
     config, _ = read_config(tmp_path)
-    made = jax.eval_shape(Llama(config).init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    made = jax.eval_shape(Transformer(config).init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     flat = {"/".join(key.key for key in path): leaf.shape for path, leaf in jax.tree.leaves_with_path(made)}
     assert flat == {leaf.name: leaf.shape for leaf in leaves(config)}
     assert parameter_count(config) == theirs.num_parameters()
@@ -73,7 +73,7 @@ def test_rotary_frequencies_of_real_widths(theta, width):
         rope_parameters={"rope_type": "default", "rope_theta": theta},
     )
     theirs = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(settings)
-    ours = rope_frequencies(LlamaConfig.from_hf(settings.to_dict()))
+    ours = rope_frequencies(ModelConfig.from_hf(settings.to_dict()))
     np.testing.assert_allclose(ours, theirs.inv_freq.numpy(), rtol=3e-7)
     exponents = torch.arange(0, width, 2).float() / width
     np.testing.assert_array_equal(ours, (1 / (theta ** exponents.double()).float()).numpy())
@@ -86,7 +86,7 @@ def test_rematerialisation_changes_no_gradient(tmp_path):
     tokens = tokens_for(config.vocab_size, length=16)
 
     def gradient(mode):
-        model = Llama(config, remat=mode)
+        model = Transformer(config, remat=mode)
         return jax.jit(jax.grad(lambda p: jnp.square(model.apply({"params": p}, tokens)).mean()))(params)
 
     kept = gradient("none")
@@ -101,7 +101,7 @@ def test_products_that_a_backward_pass_makes_again(mode, again, tmp_path):
     config, _ = read_config(tmp_path)
     params = load_params(tmp_path, config, dtype="float32")
     tokens = tokens_for(config.vocab_size, length=16)
-    model = Llama(config, remat=mode)
+    model = Transformer(config, remat=mode)
     run = jax.grad(lambda p: jnp.square(model.apply({"params": p}, tokens)).mean())
     products = str(jax.make_jaxpr(run)(params)).count("dot_general[")
     # Once forward and twice backward, of the head and of every product of the one layer in the loop; the gradients of
@@ -116,7 +116,7 @@ def test_what_a_backward_pass_finds_ready(mode, widths, length, tmp_path):
     save_tiny(tmp_path, max_position_embeddings=2048)
     config, _ = read_config(tmp_path)
     params = load_params(tmp_path, config, dtype="float32")
-    model = Llama(config, remat=mode)
+    model = Transformer(config, remat=mode)
     queries, keys = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
     width = {"q": queries, "k": keys, "v": keys, "y": queries, "o": config.hidden_size}
     width |= dict.fromkeys("gu", config.intermediate_size)
@@ -134,7 +134,7 @@ def test_what_a_backward_pass_finds_ready(mode, widths, length, tmp_path):
 def test_right_padding_changes_nothing_before_it(tmp_path):
     save_tiny(tmp_path)
     config, _ = read_config(tmp_path)
-    model, params = Llama(config), load_params(tmp_path, config, dtype="float32")
+    model, params = Transformer(config), load_params(tmp_path, config, dtype="float32")
     forward = jax.jit(lambda tokens: model.apply({"params": params}, tokens))
     tokens = tokens_for(config.vocab_size, length=20)
     other = tokens.copy()
@@ -148,7 +148,8 @@ def test_bfloat16_products_still_give_float32_logits(tmp_path):
     params = load_params(tmp_path, config, dtype="bfloat16")
     tokens = tokens_for(config.vocab_size, length=16)
     exact, rough = (
-        jax.jit(Llama(config, dtype=dtype).apply)({"params": params}, tokens) for dtype in (jnp.float32, jnp.bfloat16)
+        jax.jit(Transformer(config, dtype=dtype).apply)({"params": params}, tokens)
+        for dtype in (jnp.float32, jnp.bfloat16)
     )
     assert rough.dtype == jnp.float32
     assert len(np.unique(rough)) > 0.9 * rough.size  # rounded to bfloat16, many of them would be equal
@@ -157,22 +158,22 @@ def test_bfloat16_products_still_give_float32_logits(tmp_path):
 
 @pytest.mark.parametrize("small", [0, 2**26], ids=["in-parts", "at-once"])
 def test_the_gated_product_has_the_gradients_of_silu(small, monkeypatch):
-    monkeypatch.setattr(llama, "SMALL", small)
+    monkeypatch.setattr(transformer, "SMALL", small)
     rng = np.random.default_rng(0)
     gate, up, weight = (rng.standard_normal((2, 8, 5), np.float32) for _ in range(3))
 
     def run(function):
         return jax.jit(jax.grad(lambda *x: jnp.sum(function(*x) * weight), (0, 1)))(gate, up)
 
-    program = jax.jit(jax.grad(lambda *x: jnp.sum(llama.gated(*x)), (0, 1))).lower(gate, up).compile().as_text()
+    program = jax.jit(jax.grad(lambda *x: jnp.sum(transformer.gated(*x)), (0, 1))).lower(gate, up).compile().as_text()
     assert (" while(" in program) == (small == 0)
-    for found, expected in zip(run(llama.gated), run(lambda gate, up: jax.nn.silu(gate) * up), strict=True):
+    for found, expected in zip(run(transformer.gated), run(lambda gate, up: jax.nn.silu(gate) * up), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_query_is_scaled_before_it_is_rounded():
     """Heads of 128, whose scale is no power of two: attention gets the fp32 product of both, rounded to bf16 once."""
-    config = LlamaConfig.from_hf(
+    config = ModelConfig.from_hf(
         {"model_type": "llama", "vocab_size": 32, "hidden_size": 128, "intermediate_size": 32, "num_hidden_layers": 1}
         | {"num_attention_heads": 1, "max_position_embeddings": 64}
     )
@@ -182,7 +183,7 @@ def test_the_query_is_scaled_before_it_is_rounded():
         seen.append((query, key))
         return value
 
-    module = llama.Llama(config, dtype=jnp.bfloat16, attend=attend, unroll=1)
+    module = transformer.Transformer(config, dtype=jnp.bfloat16, attend=attend, unroll=1)
     params = module.init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"]
     # Queries and keys alike, so that the one tells what the other was before its scale.
     params["layers"]["q"]["kernel"] = params["layers"]["k"]["kernel"]
@@ -195,7 +196,7 @@ def test_the_query_is_scaled_before_it_is_rounded():
     assert 0 < np.abs(query - twice).max() <= 2**-7 * np.abs(query).max()
     angles = jnp.arange(32.0)[None, :, None, None] * rope_frequencies(config)
     one = jnp.ones((1, 32, 1, 128), jnp.bfloat16)
-    rope = llama.Rope.of(angles, 128)
+    rope = transformer.Rope.of(angles, 128)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     exact = jnp.concatenate([cos - sin, cos + sin], axis=-1) * 128**-0.5
-    np.testing.assert_array_equal(llama.rotate(one, *rope.query), exact.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(transformer.rotate(one, *rope.query), exact.astype(jnp.bfloat16))
