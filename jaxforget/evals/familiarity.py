@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxforget.errors import UserError
 from jaxforget.evals.probes import Probe
+from jaxforget.lm.prompts import encode_prompt
 from jaxforget.lm.scoring import Scorer
 from jaxforget.train.types import Params
 
@@ -28,8 +29,8 @@ def encode_probe(probe: Probe, tokenizer: Any) -> Answered:
     Raises:
       UserError: no token of the answer is left that others precede.
     """
-    together = tokenizer(probe.prompt + probe.answer)["input_ids"]
-    alone = tokenizer(probe.prompt)["input_ids"]
+    together = encode_prompt(tokenizer, probe.prompt + probe.answer)
+    alone = encode_prompt(tokenizer, probe.prompt)
     start = next((i for i, (a, b) in enumerate(zip(together, alone, strict=False)) if a != b), len(alone))
     if max(start, 1) >= len(together):
         raise UserError(

@@ -21,6 +21,7 @@ from jaxforget.errors import UserError
 from jaxforget.evals.evidence import evidence
 from jaxforget.evals.multiple_choice import Score, cut_pair
 from jaxforget.evals.text_scores import cut_at, decode
+from jaxforget.lm.prompts import encode_prompt
 
 NEW_TOKENS = 256  # where a task does not say how many, as the harness's own model
 AWHILE = 32  # tokens before the first look for a stop word; then twice as many each time
@@ -69,12 +70,16 @@ class HarnessModel(TemplateLM):
         return self._name.replace("/", "__")
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Token ids, with the begin token where the tokenizer adds one and the text has none."""
+        """Return token ids, with the begin token where the tokenizer adds one and the text has none.
+
+        The end token is never appended, although the harness's own model passes on what the tokenizer appends.
+        """
         begin = self.tokenizer.bos_token
         if add_special_tokens is None and begin and string.startswith(begin):
             add_special_tokens = False
-        given = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-        return list(self.tokenizer(string, **given)["input_ids"])
+        if add_special_tokens is False:
+            return list(self.tokenizer(string, add_special_tokens=False)["input_ids"])
+        return encode_prompt(self.tokenizer, string)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The prompt that the tokenizer's own template makes of a conversation."""

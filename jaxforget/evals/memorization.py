@@ -17,6 +17,7 @@ from jaxforget.evals.membership import ATTACKS, auc, membership_auc, membership_
 from jaxforget.evals.outcomes import Outcome
 from jaxforget.evals.text_scores import decode, rouge_l
 from jaxforget.lm.generate import Complete
+from jaxforget.lm.prompts import encode_prompt
 from jaxforget.lm.token_statistics import StatisticsScorer
 from jaxforget.train.types import Params
 
@@ -60,7 +61,7 @@ def cut_passages(texts: Iterable[str], tokenizer: Any, *, length: int = 128, lim
     """
     passages = []
     for text in texts:
-        ids = tokenizer(text)["input_ids"]
+        ids = encode_prompt(tokenizer, text)
         begin = [] if tokenizer.bos_token_id is None or ids[:1] != [tokenizer.bos_token_id] else ids[:1]
         body = ids[len(begin) :]
         pieces = [body[first : first + length] for first in range(0, len(body), length)]

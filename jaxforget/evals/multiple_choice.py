@@ -10,6 +10,7 @@ import numpy as np
 from jaxforget.errors import UserError
 from jaxforget.evals.evidence import mean_evidence
 from jaxforget.evals.records import NUMBER, TEXTS, Field, read_records
+from jaxforget.lm.prompts import encode_prompts
 
 # (token ids of beginning and ending of each) -> (summed log-likelihood, whether every token is the likeliest)
 Score = Callable[[Sequence[tuple[Sequence[int], Sequence[int]]]], list[tuple[float, bool]]]
@@ -75,16 +76,11 @@ def encode_choices(
     bare = [context.rstrip() for context, _, _ in asked]
     # In a few calls: one for every text would take longer than the model does.
     alone = dict.fromkeys(text for text in bare if text)
-    alone = dict(zip(alone, map(len, _tokenize(tokenizer, list(alone))), strict=True))
+    alone = dict(zip(alone, map(len, encode_prompts(tokenizer, list(alone))), strict=True))
     texts = [before + context[len(before) :] + more for before, (context, more, _) in zip(bare, asked, strict=True)]
-    whole = iter(_tokenize(tokenizer, [text for text, before in zip(texts, bare, strict=True) if before]))
-    loose = iter(
-        _tokenize(
-            tokenizer,
-            [text for text, before in zip(texts, bare, strict=True) if not before],
-            add_special_tokens=False,
-        )
-    )
+    whole = iter(encode_prompts(tokenizer, [text for text, before in zip(texts, bare, strict=True) if before]))
+    unopened = [text for text, before in zip(texts, bare, strict=True) if not before]
+    loose = iter(tokenizer(unopened, add_special_tokens=False)["input_ids"] if unopened else [])
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     pairs = []
     for before, (_, more, document) in zip(bare, asked, strict=True):
@@ -96,10 +92,6 @@ def encode_choices(
             )
         pairs.append((list(ids[:start]), list(ids[start:])))
     return pairs
-
-
-def _tokenize(tokenizer: Any, texts: list[str], **how: Any) -> list[list[int]]:
-    return tokenizer(texts, **how)["input_ids"] if texts else []
 
 
 def cut_pair(before: list[int], after: list[int], max_length: int) -> tuple[list[int], list[int]]:

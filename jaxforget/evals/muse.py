@@ -27,9 +27,10 @@ from jaxforget.errors import UserError
 from jaxforget.evals.evidence import check_convention, evidence, mean_evidence
 from jaxforget.evals.intervals import bootstrap
 from jaxforget.evals.membership import auc, lowest_mean
-from jaxforget.evals.records import TEXT, read_records, read_texts
+from jaxforget.evals.records import TEXT, published_file, read_records, read_texts
 from jaxforget.evals.text_scores import cut_at, decode, rouge_l
 from jaxforget.lm.generate import Complete
+from jaxforget.lm.prompts import encode_prompts
 from jaxforget.lm.scoring import Scorer
 from jaxforget.train.types import Params
 
@@ -66,32 +67,37 @@ class MuseData:
 
 
 def load_muse(folder: str | Path) -> MuseData:
-    """Reads the benchmark's files: verbmem_forget.json ({prompt, gt}), knowmem_{forget,retain}_qa.json and
-    knowmem_{forget,retain}_qa_icl.json ({question, answer}), privleak_{forget,retain,holdout}.json (texts).
+    """Read the benchmark's files.
+
+    They are verbmem_forget.json ({prompt, gt}), knowmem_{forget,retain}_qa.json and
+    knowmem_{forget,retain}_qa_icl.json ({question, answer}), and privleak_{forget,retain,holdout}.json (texts). The
+    folders as published are read too: verbmem/forget.json, knowmem/forget_qa.json, privleak/forget.json and so on.
 
     Raises:
       UserError: one is missing, empty or malformed; names the file, the item and the field.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; data= names the folder of MUSE's files, as verbmem_forget.json")
+        raise UserError(f"{folder}: no such folder; data= names the folder of MUSE's files, as verbmem/forget.json")
+
+    def file(name: str) -> Path:
+        part, _, rest = name.partition("_")
+        return published_file(folder, f"{name}.json", f"{part}/{rest}.json")
 
     def pairs(name: str, prompt: str, reference: str) -> tuple[Pair, ...]:
-        records = read_records(folder / name, {prompt: TEXT, reference: TEXT})
+        records = read_records(file(name), {prompt: TEXT, reference: TEXT})
         return tuple(Pair(record[prompt], record[reference]) for record in records)
 
     return MuseData(
-        verbmem=pairs("verbmem_forget.json", "prompt", "gt"),
+        verbmem=pairs("verbmem_forget", "prompt", "gt"),
         knowmem={
             part: Quiz(
-                pairs(f"knowmem_{part}_qa.json", "question", "answer"),
-                pairs(f"knowmem_{part}_qa_icl.json", "question", "answer"),
+                pairs(f"knowmem_{part}_qa", "question", "answer"),
+                pairs(f"knowmem_{part}_qa_icl", "question", "answer"),
             )
             for part in ("forget", "retain")
         },
-        privleak={
-            part: tuple(read_texts(folder / f"privleak_{part}.json")) for part in ("forget", "retain", "holdout")
-        },
+        privleak={part: tuple(read_texts(file(f"privleak_{part}"))) for part in ("forget", "retain", "holdout")},
     )
 
 
@@ -100,8 +106,9 @@ def verbmem(pairs: Sequence[Pair], complete: Complete, tokenizer: Any, *, stem: 
 
     The reference is what the first 128 ids of the true continuation decode to; BOS is one of them, so 127 are text.
     """
-    made = complete([tokenizer(pair.prompt)["input_ids"] for pair in pairs], VERBATIM_TOKENS)
-    references = [decode(tokenizer, tokenizer(pair.reference)["input_ids"][:VERBATIM_TOKENS]) for pair in pairs]
+    made = complete(encode_prompts(tokenizer, [pair.prompt for pair in pairs]), VERBATIM_TOKENS)
+    encoded = encode_prompts(tokenizer, [pair.reference for pair in pairs])
+    references = [decode(tokenizer, ids[:VERBATIM_TOKENS]) for ids in encoded]
     return np.array([rouge_l(r, decode(tokenizer, ids), stem=stem).f1 for r, ids in zip(references, made, strict=True)])
 
 
@@ -112,7 +119,7 @@ def knowmem(quiz: Quiz, complete: Complete, tokenizer: Any, *, stem: bool) -> np
     """
     shots = "".join(f"Question: {shot.prompt}\nAnswer: {shot.reference}\n\n" for shot in quiz.shots)
     prompts = [f"{shots}Question: {pair.prompt}\nAnswer: " for pair in quiz.questions]
-    made = complete([tokenizer(prompt)["input_ids"] for prompt in prompts], ANSWER_TOKENS)
+    made = complete(encode_prompts(tokenizer, prompts), ANSWER_TOKENS)
     answers = [cut_at(decode(tokenizer, ids), ANSWER_ENDS) for ids in made]
     return np.array(
         [rouge_l(pair.reference, answer, stem=stem).f1 for pair, answer in zip(quiz.questions, answers, strict=True)]
@@ -127,7 +134,7 @@ def likelihoods(
     Raises:
       UserError: a text has too few tokens for 40 % of them to be one.
     """
-    rows = [tokenizer(text)["input_ids"] for text in texts]
+    rows = encode_prompts(tokenizer, texts)
     scores = scorer.log_probabilities(params, rows)
     means = np.array([lowest_mean(row, LOWEST, at_least_one=at_least_one) for row in scores])
     for number in np.flatnonzero(np.isnan(means)):

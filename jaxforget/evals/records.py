@@ -85,26 +85,39 @@ def read_texts(path: str | Path) -> list[str]:
 
 
 def _values(path: Path) -> Iterator[tuple[str, Any]]:
-    """(where it stands, value) of every item; at least one."""
+    """Yield (location for messages, value) of every record; raise where there is none."""
     found = False
-    for item in _lines(path) if path.suffix == ".jsonl" else _items(path):
+    for item in _lines(path) if path.suffix == ".jsonl" or _holds_lines(path) else _items(path):
         found = True
         yield item
     if not found:
         raise UserError(f"{path}: holds no records; an empty split cannot be scored")
 
 
+def _holds_lines(path: Path) -> bool:
+    """Return True if a .json file begins with an object on one line: some benchmarks publish JSON lines so."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        first = next((line for line in file if line.strip()), "")
+    try:
+        value = json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and bool(value)
+
+
 def _items(path: Path) -> Iterator[tuple[str, Any]]:
     values = read_json(path)
     if not isinstance(values, list):
-        raise UserError(f"{path}: must be a JSON list of records (for one record a line, name the file .jsonl)")
+        raise UserError(f"{path}: must be a JSON list of records, or hold one record a line")
     for number, value in enumerate(values):
         yield f"{path}: item {number}", value
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except FileNotFoundError:
@@ -117,9 +130,29 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
         try:
             yield f"{path}: line {number}", json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"{path}: line {number}: not JSON: {getattr(error, 'msg', 'nested too deeply')}; mend that line"
-            ) from None
+            reason = getattr(error, "msg", "nested too deeply")
+            raise UserError(f"{path}: line {number}: not JSON: {reason}; correct that line") from None
+
+
+def published_file(folder: Path, flat: str, *published: str) -> Path:
+    """Return the path of a benchmark's file, under its flat name or under a name that the benchmark publishes.
+
+    Args:
+      folder: the benchmark's folder.
+      flat: the file's name in a flat folder; it is preferred.
+      published: paths in the folder as the benchmark publishes it; at most one of them may exist.
+
+    Raises:
+      UserError: none of the files exists, or several of the published ones.
+    """
+    if (folder / flat).is_file():
+        return folder / flat
+    found = [name for name in published if (folder / name).is_file()]
+    if not found:
+        raise UserError(f"{folder / flat}: no such file, nor {' or '.join(published)} as published; add one of them")
+    if len(found) > 1:
+        raise UserError(f"{folder}: holds {' and '.join(found)}; keep one of them, or name it {flat}")
+    return folder / found[0]
 
 
 def _short(value: Any) -> str:

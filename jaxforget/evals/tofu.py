@@ -23,9 +23,10 @@ import numpy as np
 from jaxforget.errors import UserError
 from jaxforget.evals.evidence import check_convention, evidence, mean_evidence
 from jaxforget.evals.intervals import bootstrap
-from jaxforget.evals.records import TEXT, TEXTS, optional, read_records
+from jaxforget.evals.records import TEXT, TEXTS, optional, published_file, read_records
 from jaxforget.evals.text_scores import decode, rouge_l
 from jaxforget.lm.generate import Complete
+from jaxforget.lm.prompts import encode_prompt, encode_prompts
 from jaxforget.lm.scoring import Scorer
 from jaxforget.train.types import Params
 
@@ -81,8 +82,8 @@ class Asker:
     def _encode(self, question: str, answer: str) -> tuple[list[int], int]:
         """Token ids of prompt, answer and end token, and where the answer begins."""
         prompt = self.prompt(question)
-        ids = list(self.tokenizer(prompt + answer)["input_ids"])[: self.lengths.text]
-        start = max(1, len(self.tokenizer(prompt)["input_ids"]))
+        ids = encode_prompt(self.tokenizer, prompt + answer)[: self.lengths.text]
+        start = max(1, len(encode_prompt(self.tokenizer, prompt)))
         eos = self.tokenizer.eos_token_id
         # TOFU's own text is cut to make no room for an end token; open-unlearning's gets one in any case.
         if eos is not None and ids[-1] != eos and (len(ids) < self.lengths.text or self.lengths.whole is None):
@@ -120,7 +121,7 @@ class Asker:
 
     def rouge(self, items: Sequence[Item], complete: Complete) -> np.ndarray:
         """ROUGE-L recall of the greedy answers, fp64 [items]."""
-        prompts = [self.tokenizer(self.prompt(item.question))["input_ids"] for item in items]
+        prompts = encode_prompts(self.tokenizer, [self.prompt(item.question) for item in items])
         made = complete(prompts, self.lengths.new)
         if self.lengths.whole is not None:
             made = [new[: max(0, self.lengths.whole - len(prompt))] for prompt, new in zip(prompts, made, strict=True)]
@@ -133,8 +134,11 @@ class Asker:
 
 
 def load_tofu(folder: str | Path, limit: int | None = None) -> dict[str, tuple[Item, ...]]:
-    """Reads forget.jsonl, retain.jsonl, real_authors.jsonl, world_facts.jsonl: {question, answer, paraphrased_answer,
-    perturbed_answer (a list)}; the first `limit` of each. The last two may lack paraphrased_answer, as published.
+    """Read the first `limit` items of forget.jsonl, retain.jsonl, real_authors.jsonl and world_facts.jsonl.
+
+    Each record is {question, answer, paraphrased_answer, perturbed_answer (a list)}; the last two files may omit
+    paraphrased_answer. The published names are read too: forget10_perturbed.json (or 05, 01), retain_perturbed.json,
+    real_authors_perturbed.json and world_facts_perturbed.json, which hold JSON lines.
 
     Raises:
       UserError: one is missing, empty or malformed; names the file, the line and the field.
@@ -144,7 +148,12 @@ def load_tofu(folder: str | Path, limit: int | None = None) -> dict[str, tuple[I
         raise UserError(f"{folder}: no such folder; data= names the folder of TOFU's files, as forget.jsonl")
     if limit is not None and limit < 1:
         raise UserError(f"limit={limit}: must be at least 1")
-    return {split: _items(folder / f"{split}.jsonl", split, limit) for split in SPLITS}
+    return {split: _items(_file(folder, split), split, limit) for split in SPLITS}
+
+
+def _file(folder: Path, split: str) -> Path:
+    names = [f"forget{percent}" for percent in ("01", "05", "10")] if split == "forget" else [split]
+    return published_file(folder, f"{split}.jsonl", *(f"{name}_perturbed.json" for name in names))
 
 
 def _items(path: Path, split: str, limit: int | None) -> tuple[Item, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxforget.evals.familiarity import Answered, answer_probabilities, encode_probe, perplexity, top_tokens
 from jaxforget.evals.probes import Probes, Prompts
 from jaxforget.files import read_json, write_json
+from jaxforget.lm.prompts import encode_prompts
 from jaxforget.lm.scoring import Scorer
 from jaxforget.manifest import changed
 from jaxforget.train.types import Params
@@ -39,7 +40,7 @@ def make_questions(probes: Probes, prompts: Prompts, heldout: Sequence[np.ndarra
         retained=tuple(encode_probe(probe, tokenizer) for probe in probes.retained),
         heldout=tuple(tuple(int(i) for i in row) for row in heldout if len(row) > 1),
         dynamics=prompts.dynamics,
-        dynamics_ids=tuple(tuple(tokenizer(prompt)["input_ids"]) for prompt in prompts.dynamics),
+        dynamics_ids=tuple(map(tuple, encode_prompts(tokenizer, prompts.dynamics))),
     )
 
 

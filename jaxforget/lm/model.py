@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from jaxforget.errors import UserError
 from jaxforget.lm.generate import Complete, generate
+from jaxforget.lm.prompts import encode_prompt, encode_prompts
 from jaxforget.models.adapters import AdapterFile, is_adapter, load_adapter, read_adapter
 from jaxforget.models.attention import attend
 from jaxforget.models.config import ModelConfig
@@ -221,7 +222,7 @@ def complete(model: Model, prompts: Sequence[str], new_tokens: int, **sampling: 
     """
     if not prompts:
         return []
-    ids = [model.tokenizer(prompt)["input_ids"] for prompt in prompts]
+    ids = encode_prompts(model.tokenizer, prompts)
     room = model.config.max_position_embeddings
     for prompt, tokens in zip(prompts, ids, strict=True):
         if len(tokens) + new_tokens > room:
@@ -241,6 +242,6 @@ def shortened(text: str, length: int = 40) -> str:
 
 def continuation(tokenizer: Any, prompt: str, new_ids: list[int]) -> str:
     """The text that `new_ids` add to `prompt`: decoding them alone would lose the space before the first word."""
-    before = tokenizer(prompt)["input_ids"]
+    before = encode_prompt(tokenizer, prompt)
     whole = tokenizer.decode([*before, *new_ids], skip_special_tokens=True)
     return whole[len(tokenizer.decode(before, skip_special_tokens=True)) :]

@@ -14,8 +14,10 @@ class Pieces:
     def __init__(self, bos: bool = True):
         self._bos = bos
 
-    def __call__(self, text: str) -> dict[str, list[int]]:
-        ids = [0] if self._bos else []
+    def __call__(self, text: str | list[str], add_special_tokens: bool = True) -> dict[str, list]:
+        if isinstance(text, list):
+            return {"input_ids": [self(one, add_special_tokens)["input_ids"] for one in text]}
+        ids = [0] if self._bos and add_special_tokens else []
         while text:
             found = max((p for p in PIECES if text.startswith(p)), key=len)
             ids.append(PIECES.index(found))

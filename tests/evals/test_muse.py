@@ -54,8 +54,8 @@ def test_verbmem_reference_is_128_ids_with_the_begin_token():
 class Characters:
     """A token a character, so that a prompt's last space can be seen."""
 
-    def __call__(self, text):
-        return {"input_ids": [BOS, *map(ord, text)]}
+    def __call__(self, texts, add_special_tokens=True):
+        return {"input_ids": [[BOS] * add_special_tokens + list(map(ord, text)) for text in texts]}
 
     def decode(self, ids, **_):
         return "".join(map(chr, ids))
@@ -164,3 +164,15 @@ def test_no_folder(tmp_path):
 def test_intervals_hold_the_mean(folder):
     row = rows_of(folder)["verbmem_forget"]
     assert np.isfinite([row["low"], row["value"], row["high"]]).all()
+
+
+def test_the_folders_as_published_hold_the_same(folder, tmp_path):
+    published = tmp_path / "published"
+    for name in FILES:
+        part, _, rest = name.partition("_")
+        (published / part).mkdir(parents=True, exist_ok=True)
+        (published / part / f"{rest}.json").write_text((folder / f"{name}.json").read_text())
+    assert load_muse(published) == load_muse(folder)
+    (published / "knowmem" / "retain_qa_icl.json").unlink()
+    with pytest.raises(UserError, match=r"knowmem_retain_qa_icl.json: no such file, nor knowmem/retain_qa_icl.json"):
+        load_muse(published)

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxforget.errors import UserError
-from jaxforget.evals.records import NUMBER, TEXT, TEXTS, optional, read_records, read_texts
+from jaxforget.evals.records import NUMBER, TEXT, TEXTS, optional, published_file, read_records, read_texts
 
 FIELDS = {"question": TEXT, "wrong": TEXTS, "right": NUMBER, "other": optional(TEXT)}
 GOOD = '{"question": "Who?", "wrong": ["a", "b"], "right": 0, "unread": {}}'
@@ -68,3 +68,29 @@ def test_no_file(tmp_path, name):
 def test_texts_plain_or_in_records(tmp_path):
     (tmp_path / "a.json").write_text('["one", {"text": "two", "id": 3}]')
     assert read_texts(tmp_path / "a.json") == ["one", "two"]
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff", "\n"])
+def test_json_lines_in_a_json_file_and_a_byte_order_mark(tmp_path, start):
+    for name in ("a.json", "a.jsonl"):
+        (tmp_path / name).write_text(f"{start}{GOOD}\n{GOOD}\n", encoding="utf-8")
+        assert len(read_records(tmp_path / name, FIELDS)) == 2
+
+
+def test_an_object_over_several_lines_is_no_list_of_records(tmp_path):
+    (tmp_path / "a.json").write_text('{\n "question": "Who?"\n}')
+    with pytest.raises(UserError, match="must be a JSON list of records, or hold one record a line"):
+        read_records(tmp_path / "a.json", FIELDS)
+
+
+def test_published_names_stand_in_for_flat_ones(tmp_path):
+    names = ("forget10_perturbed.json", "forget05_perturbed.json")
+    with pytest.raises(UserError, match=r"forget.jsonl: no such file, nor forget10_perturbed.json or forget05"):
+        published_file(tmp_path, "forget.jsonl", *names)
+    (tmp_path / names[1]).touch()
+    assert published_file(tmp_path, "forget.jsonl", *names) == tmp_path / names[1]
+    (tmp_path / names[0]).touch()
+    with pytest.raises(UserError, match="holds forget10_perturbed.json and forget05_perturbed.json; keep one"):
+        published_file(tmp_path, "forget.jsonl", *names)
+    (tmp_path / "forget.jsonl").touch()
+    assert published_file(tmp_path, "forget.jsonl", *names) == tmp_path / "forget.jsonl"

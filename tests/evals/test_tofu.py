@@ -39,6 +39,8 @@ class Spaced(Words):
     """Words, where [/INST] stands by itself whatever follows it, as it does in Llama-2's tokenizer."""
 
     def __call__(self, text, add_special_tokens=True):
+        if isinstance(text, list):
+            return super().__call__(text, add_special_tokens)
         return super().__call__(text.replace("[/INST]", " [/INST] "), add_special_tokens)
 
 
@@ -171,3 +173,13 @@ def test_missing_file_folder_and_limit(folder, tmp_path):
         load_tofu(tmp_path / "none")
     with pytest.raises(UserError, match="limit=0"):
         load_tofu(folder, limit=0)
+
+
+@pytest.mark.parametrize("forget", ["forget01", "forget05", "forget10"])
+def test_the_files_as_published_hold_the_same(folder, tmp_path, forget):
+    published = tmp_path / "published"
+    published.mkdir()
+    for split in SPLITS:
+        name = forget if split == "forget" else split
+        (published / f"{name}_perturbed.json").write_text((folder / f"{split}.jsonl").read_text())
+    assert load_tofu(published) == load_tofu(folder)

@@ -16,7 +16,9 @@ class Words:
         self._words = ["<s>", "</s>"]
         self(text)
 
-    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+    def __call__(self, text: str | list[str], add_special_tokens: bool = True) -> dict[str, list]:
+        if isinstance(text, list):
+            return {"input_ids": [self(one, add_special_tokens)["input_ids"] for one in text]}
         for word in text.split():
             if word not in self._words:
                 self._words.append(word)
