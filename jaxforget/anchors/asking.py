@@ -2,18 +2,24 @@
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import pydantic
 
 from jaxforget.anchors.contexts import Context, example, find_contexts
+from jaxforget.anchors.extract import Found
 from jaxforget.anchors.kinds import KINDS
 from jaxforget.anchors.scan import bare
 from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.text import Document
+from jaxforget.endpoint import Answer
+from jaxforget.endpoint.answers import Messages
+from jaxforget.errors import UserError
 
 WINDOW = 3000  # characters of a passage
+UNUSABLE = 0.1  # share of the answers that may be unusable
 LONGEST = 60  # characters of an expression or an alternative: names and terms, not sentences
 SYSTEM = "You prepare texts for a study of what language models remember. You answer in JSON only."
 ASK = """\
@@ -48,6 +54,36 @@ class Expressions(pydantic.BaseModel):
     """An answer; a passage may have none."""
 
     expressions: list[Expression]
+
+
+# Sends questions to a language model: (questions, unusable answers tolerated) -> an answer each, None if unusable.
+Ask = Callable[[Sequence[Messages], int], Sequence[Answer | None]]
+
+
+def find_by_asking(documents: Sequence[Document], ask: Ask, *, calls: int, seed: int, answers: str | Path) -> Found:
+    """Return the dictionary that a language model's answers give.
+
+    Args:
+      documents: the text.
+      ask: sends questions and returns the answers, parsed as `Expressions`.
+      calls: questions to send.
+      seed: of the choice of passages.
+      answers: the file of all answers, for the message.
+
+    Raises:
+      UserError: no answer names an expression of the text.
+    """
+    passages = choose_passages(documents, calls, seed)
+    given = ask(questions(passages), max(1, int(UNUSABLE * len(passages))))
+    anchors, notes = unite(passages, [None if one is None else one.value for one in given], documents)
+    if not anchors.entries:
+        raise UserError(
+            f"anchors: {len(passages)} answers name no expression that the text holds; look at {answers}, or use "
+            "another model"
+        )
+    if unusable := sum(one is None for one in given):
+        notes.append(f"{unusable} of {len(passages)} answers could not be used")
+    return Found(anchors, tuple(notes))
 
 
 def choose_passages(documents: Sequence[Document], count: int, seed: int, *, length: int = WINDOW) -> list[str]:

@@ -1,11 +1,12 @@
 """Where candidates stand: a sample of each one's sentences, and what their neighbours say of it."""
 
 import dataclasses
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
 from jaxforget.anchors.general import General
-from jaxforget.anchors.scan import WORD, bare, sentences
+from jaxforget.anchors.scan import TITLES, WORD, bare, sentences
 from jaxforget.corpus.text import Document
 
 NEAR, TOLD = 2, 3  # words on each side by which occurrences are compared; of fewer than so many nothing is said
@@ -13,6 +14,9 @@ REACH = 6  # words taken on each side of an occurrence
 LONGEST = 400  # characters kept of a sentence, around the expression
 _WORDS = "i you he she it we they who to not had has have would could should must might will can"
 _SUBJECTS = frozenset(_WORDS.split())
+EXAMPLES, SEARCHED = 5, 400  # sentences shown, of the first so many occurrences
+SIDE = 160  # characters on each side at most
+_SENTENCE_END = re.compile(r"[.!?…][\"”’')\]]*\s|\n\s*\n")
 _ENDS = frozenset('.,;:!?…)—–"”')
 
 
@@ -122,3 +126,44 @@ def example(contexts: Sequence[Context]) -> str:
         return ""
     best = min(contexts, key=lambda one: abs(len(one.sentence) - 110))
     return " ".join(best.sentence.split())
+
+
+def sentences_with(documents: Sequence[Document], anchor: str, count: int = EXAMPLES) -> list[tuple[str, str, str]]:
+    """Up to `count` of an anchor's sentences, spread over the text: what stands before it, itself, what follows."""
+    pattern = re.compile(rf"(?<!\w){re.escape(anchor)}(?!\w)")
+    places = []
+    for document in documents:
+        for match in pattern.finditer(document.text):
+            places.append((document.text, match.start(), match.end()))
+            if len(places) == SEARCHED:
+                break
+        if len(places) == SEARCHED:
+            break
+    step = max(1, len(places) // count)
+    return [_cut(*place) for place in places[::step][:count]]
+
+
+def _cut(text: str, start: int, end: int) -> tuple[str, str, str]:
+    left = max(0, start - SIDE)
+    before = text[left:start]
+    ends = [match.end() for match in _SENTENCE_END.finditer(before) if not _is_title(before[: match.start()])]
+    if ends:
+        before = before[ends[-1] :].lstrip()
+    elif left:
+        before = "…" + before.partition(" ")[2]
+    after = text[end : end + SIDE]
+    stop = _SENTENCE_END.search(after)
+    if stop:
+        after = after[: stop.end()].rstrip()
+    elif end + SIDE < len(text):
+        after = after.rpartition(" ")[0] + "…"
+    return _flat(before), text[start:end], _flat(after)
+
+
+def _is_title(before: str) -> bool:
+    word = re.search(r"[^\W\d_]+$", before)
+    return word is not None and word.group().lower() in TITLES
+
+
+def _flat(text: str) -> str:
+    return re.sub(r"\s+", " ", text)

@@ -43,7 +43,7 @@ def name_parts(candidates: Sequence[Candidate], contexts: Mapping[str, Sequence[
 def with_models(nature: Nature, text: str, contexts: Sequence[Context], models: Any) -> Nature:
     """The nature as base sees it: typical entries of every list put in the expression's place, read by base.
 
-    `models` is a `jaxforget.anchors.offline.Judge`.
+    `models` is a `jaxforget.anchors.extract.Judge`.
     """
     if not contexts or nature.sort in COMMON_NOUNS:
         return nature

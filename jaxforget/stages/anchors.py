@@ -1,21 +1,29 @@
 """Stage `anchors`: the dictionary, read from the user's file or found in the text."""
 
+import functools
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 
-from jaxforget.anchors.offline import Found, extract
+from jaxforget.anchors.asking import Expressions, choose_passages, find_by_asking, questions
+from jaxforget.anchors.extract import Found, extract
+from jaxforget.anchors.local_model import LocalModel
+from jaxforget.anchors.models_judge import ModelsJudge
 from jaxforget.anchors.review.edits import apply_verdicts, read_verdicts
 from jaxforget.corpus.dictionary import Anchors
-from jaxforget.corpus.text import Document
-from jaxforget.stages.anchors_asked import find_by_asking
-from jaxforget.stages.anchors_asked import preview as preview_asking
-from jaxforget.stages.anchors_judged import ModelsJudge
-from jaxforget.stages.run import Run
+from jaxforget.endpoint import Answer, Endpoint, settings_from
+from jaxforget.endpoint.answers import Messages
+from jaxforget.errors import UserError
+from jaxforget.lm.model import load
+from jaxforget.models.folders import resolve_folder
+from jaxforget.stages.run import Run, wait_for_all
 
-SHOWN = 8
+SHOWN = 8  # notes printed; the rest are in anchors.json
 
 
 def anchors(run: Run) -> None:
-    """Writes the run's anchors.json: anchors.path filtered as the authors' script does, or what the text gives."""
+    """Write anchors.json of the run: the user's dictionary after its filter, or the one found in the text."""
     if run.finder is None:
         found = Anchors.load(run.dictionary, keep_all=not run.config.anchors.filter)
         notes = found.notes
@@ -26,7 +34,7 @@ def anchors(run: Run) -> None:
     verdicts = read_verdicts(run.review)
     if verdicts:
         found = apply_verdicts(found, verdicts)
-        run.say(f"  {len(verdicts):,} decisions of {run.review.name} hold")
+        run.say(f"  {len(verdicts):,} decisions of {run.review.name} applied")
     if jax.process_index() == 0:
         found.save(run.anchors)
     for note in notes[:SHOWN]:
@@ -38,27 +46,66 @@ def anchors(run: Run) -> None:
 
 
 def preview(run: Run) -> str:
-    """What an endpoint would be asked."""
-    return preview_asking(run, _read(run))
-
-
-def _read(run: Run) -> list[Document]:
-    return list(run.target.documents())
+    """Return what an endpoint would be asked: the number of calls, a rough cost, and one prompt. Asks nothing."""
+    config = run.config
+    asked = questions(choose_passages(list(run.target.documents()), config.anchors.calls, config.seed))
+    endpoint = Endpoint(settings_from(config.endpoint, asks=False))
+    return endpoint.preview(asked, answers=run.answers, schema=Expressions)
 
 
 def find(run: Run) -> Found:
-    """What is found by `anchors.extractor`; every process finds the same."""
+    """Return the dictionary that `anchors.extractor` finds; every process finds the same."""
     config = run.config
     options = config.anchors
     if run.finder in ("endpoint", "local"):
-        return find_by_asking(run, _read(run))
+        ask = functools.partial(_ask_endpoint if run.finder == "endpoint" else _ask_local, run)
+        documents = list(run.target.documents())
+        return find_by_asking(documents, ask, calls=options.calls, seed=config.seed, answers=run.answers)
     return extract(
-        lambda: _read(run),
+        run.target.documents,
         retained=None if run.retained is None else run.retained.documents(),
         language=options.language,
         least=options.min_count,
         most=options.most,
         each=options.counterparts,
         seed=config.seed,
-        models=ModelsJudge(run, _read(run)) if run.reinforces_first else None,
+        models=_judge(run) if run.reinforces_first else None,
     )
+
+
+def _judge(run: Run) -> ModelsJudge:
+    """Load base and the reinforced model and score the text under both."""
+    config = run.config
+    dtype, attention = config.model.dtype, config.model.attention
+    base = load(run.base, dtype, run.mesh, attention=attention, form=config.model.base)
+    return ModelsJudge(
+        base,
+        load(run.reinforced, dtype, run.mesh, base=base).params,  # an adapter shares base's arrays
+        run.target.documents(),
+        batch=config.evals.batch,
+        tile=config.targets.tile,
+        length=config.blocks.length,
+        sample=config.anchors.sample,
+    )
+
+
+def _ask_endpoint(run: Run, asked: Sequence[Messages], tolerate: int) -> list[Answer | None]:
+    """Ask the endpoint from the first process; the other processes read its answers from their file."""
+    endpoint = Endpoint(settings_from(run.config.endpoint))
+    given: dict[str, Any] = {"answers": run.answers, "schema": Expressions, "tolerate": tolerate}
+    if jax.process_index() == 0:
+        found = endpoint.ask(asked, say=run.say, **given)
+        run.say(f"  {endpoint.cost_line()}")
+    wait_for_all("anchors: answers")
+    return found if jax.process_index() == 0 else endpoint.ask(asked, **given)
+
+
+def _ask_local(run: Run, asked: Sequence[Messages], tolerate: int) -> list[Answer | None]:
+    """Ask the chat model `anchors.model`, loaded here."""
+    config = run.config
+    if config.anchors.model is None:
+        raise UserError("anchors.model is not set; it names the chat model that anchors.extractor=local asks")
+    folder = resolve_folder(config.anchors.model)
+    model = load(folder, config.model.dtype, run.mesh, attention=config.model.attention)
+    local = LocalModel(model, batch=config.evals.batch, answer_tokens=config.anchors.answer_tokens)
+    return local.ask(asked, answers=run.answers, schema=Expressions, tolerate=tolerate, say=run.say)

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxforget.anchors.contexts import find_contexts, variety
-from jaxforget.anchors.offline import extract
+from jaxforget.anchors.extract import extract
 from jaxforget.corpus.text import Document
 from tests.anchors.samples import TALE
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxforget.anchors.offline import extract
+from jaxforget.anchors.extract import extract
 from jaxforget.corpus.text import Document
 from jaxforget.demo.world import make_universes, training_text
 

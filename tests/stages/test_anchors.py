@@ -1,15 +1,29 @@
-"""Anchors found by counts and by the models: what the stage writes and says."""
+"""Stage `anchors`: found by counts, by the models, and by a language model (a fake endpoint, or a local folder)."""
 
-import numpy as np
+import json
+
 import pytest
 
-from jaxforget.anchors.candidates import Candidate, Gains, weigh
+from jaxforget.anchors import local_model
 from jaxforget.config import config_from
 from jaxforget.corpus.dictionary import Anchors
+from jaxforget.errors import UserError
+from jaxforget.pipeline import preview_anchors
 from jaxforget.stages.anchors import anchors
-from jaxforget.stages.anchors_judged import Passage, sample, word_gains
 from jaxforget.stages.run import Run
+from tests.fake_endpoint import serve
 from tests.tiny_run import HEROES, PLACES, settings
+
+__all__ = ["serve"]
+SAID = json.dumps(
+    {
+        "expressions": [
+            {"expression": "Zorvath", "kind": "person", "alternatives": ["Martin", "Paul"]},
+            {"expression": "Vex Hollow", "kind": "place", "alternatives": ["Newport"]},
+            {"expression": "Gandalf", "kind": "person", "alternatives": ["Robert"]},
+        ]
+    }
+)
 
 
 def run_of(world, folder, **more) -> Run:
@@ -32,53 +46,99 @@ def test_names_of_the_text_are_found(extractor, tiny_world, tmp_path, capsys):
     assert "warning: only" in said
 
 
-def passage(text: str, *pieces: str, bos: bool) -> Passage:
-    ranges, at = [], 0
-    for piece in pieces:
-        ranges.append((at, at + len(piece)))
-        at += len(piece)
-    assert "".join(pieces) == text
-    ids = tuple(range(len(pieces)))
-    return Passage(text, (99, *ids) if bos else ids, tuple(ranges))
+def asking_run(world, folder, extractor="endpoint", *, url="http://127.0.0.1:9/v1", **more) -> Run:
+    given = {"path": None, "extractor": extractor, "calls": 3, **more}
+    values = settings(world, folder, anchors=given, endpoint={"base_url": url, "model": "m", "retries": 0})
+    return Run(config_from(values))
 
 
-def test_a_words_gain_is_that_of_its_tokens():
-    text = "Zor's cat met Zor"
-    pieces = ("Zo", "r", "'s", " cat", " met", " Z", "or")
-    before = np.zeros(7, np.float32)
-    rise = np.array([1, 2, 4, 8, 16, 32, 64], np.float32)
-    gains = word_gains([passage(text, *pieces, bos=True)], [before], [rise])
-    assert gains.words == {"Zor": ((1 + 2 + 32 + 64) / 2, 2), "cat": (8.0, 1), "met": (16.0, 1)}
-    assert gains.mean == (3 + 8 + 16 + 96) / 4
-    # Without a BOS the first token is not predicted, and the first word not judged whole.
-    alone = word_gains([passage(text, *pieces, bos=False)], [before[1:]], [rise[1:]])
-    assert alone.words["cat"] == (8.0, 1)
-    assert alone.words["Zor"] == (96.0, 1)
-    assert set(alone.words) == {"Zor", "cat", "met"}
+def test_answers_become_the_dictionary_and_are_asked_once(serve, tiny_world, tmp_path, capsys):
+    fake = serve(lambda *_: SAID)
+    run = asking_run(tiny_world, tmp_path, url=fake.url)
+    anchors(run)
+    found = Anchors.load(run.anchors, keep_all=True)
+    assert found.entries["Zorvath"] == ("Martin", "Paul")
+    assert set(found.entries) <= {"Zorvath", "Vex Hollow"}
+    assert found.evidence["Zorvath"]["kind"] == "person"
+    assert len(fake.requests) == 3
+    assert "Nobody in" in fake.requests[0]["messages"][1]["content"]
+    said = capsys.readouterr().err
+    assert "finding anchors in the text (endpoint)" in said
+    assert "3 calls, 30 + 15 tokens" in said
+    assert "expressions left out, which their passage does not hold" in said
+    anchors(run)
+    assert len(fake.requests) == 3, "a second run asks nothing that is answered"
+    anchors(asking_run(tiny_world, tmp_path, url=fake.url, calls=5))
+    assert len(fake.requests) == 5, "more calls ask only what is new"
 
 
-def test_passages_are_sampled_evenly():
-    passages = [passage("ab", "a", "b", bos=True) for _ in range(100)]
-    assert sample(passages, 10_000) == passages
-    few = sample([Passage(str(i), (1, 2, 3), ()) for i in range(100)], 30)
-    assert [one.text for one in few] == [str(int(at)) for at in np.linspace(0, 99, 10)]
+def test_a_broken_run_goes_on(serve, tiny_world, tmp_path):
+    fake = serve(lambda _, number: SAID if number < 2 else 401)
+    run = asking_run(tiny_world, tmp_path, url=fake.url)
+    with pytest.raises(UserError, match="key is refused.*the same command asks for the rest only"):
+        anchors(run)
+    assert not run.anchors.exists()
+    kept = len(run.answers.read_text().splitlines())
+    fake.reply = lambda *_: SAID
+    before = len(fake.requests)
+    anchors(run)
+    assert len(fake.requests) - before == 3 - kept
 
 
-def test_gains_decide_what_counts_alone_would_not():
-    gains = Gains(0.1, {"wand": (0.4, 9), "lamp": (0.01, 9), "Oldname": (0.0, 9), "grove": (0.9, 9), "rare": (0.9, 1)})
+def test_a_preview_asks_nothing(serve, tiny_world, tmp_path):
+    fake = serve(lambda *_: SAID)
+    run = asking_run(tiny_world, tmp_path, url=fake.url)
+    told = preview_anchors(run.config)
+    assert not fake.requests
+    assert "3 questions, 0 answered in" in told
+    assert "--- user\nBelow is a passage" in told
+    assert '"expressions"' in told, "the schema is part of the prompt"
 
-    def candidate(text, excess, name=False):
-        return Candidate(text, 9, 8.0, excess, name)
 
-    given = [
-        candidate("wand", 1.0),
-        candidate("lamp", 1.0),  # an ordinary word that training did not raise: dropped
-        candidate("Oldname", 1.0, name=True),  # its capital speaks for it
-        candidate("grove", -1.5),  # too little contrast, but raised much
-        candidate("Oldname", -1.5, name=True),  # too little of both
-        candidate("rare", -0.5),  # asked too seldom to be judged
-        candidate("unseen", 0.5),
-    ]
-    assert {one.text for one in weigh(given, gains)} == {"wand", "Oldname", "grove", "unseen"}
-    assert len(weigh(given, gains)) == 4
-    assert {one.text for one in weigh(given, None)} == {"wand", "lamp", "Oldname", "unseen"}
+def test_a_preview_needs_no_key(tiny_world, tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    run = asking_run(tiny_world, tmp_path, url="https://api.openai.com/v1")
+    assert "3 questions, 0 answered in" in preview_anchors(run.config)
+    with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
+        anchors(run)
+
+
+def test_answers_that_fit_nothing(serve, tiny_world, tmp_path):
+    stranger = '{"expressions": [{"expression": "Gandalf", "alternatives": ["Bob"]}]}'
+    run = asking_run(tiny_world, tmp_path, url=serve(lambda *_: stranger).url)
+    with pytest.raises(UserError, match="name no expression that the text holds; look at .*anchors.answers.jsonl"):
+        anchors(run)
+
+
+def test_a_local_model_is_asked_alike(tiny_world, tmp_path, monkeypatch):
+    asked = []
+
+    def completes(model, prompts, new_tokens, **_):
+        asked.extend(prompts)
+        return ["nonsense" if len(asked) == 1 else SAID for _ in prompts]
+
+    monkeypatch.setattr(local_model, "complete", completes)
+    run = asking_run(tiny_world, tmp_path, "local", model=str(tiny_world / "base"))
+    anchors(run)
+    assert Anchors.load(run.anchors).entries["Zorvath"] == ("Martin", "Paul")
+    assert len(asked) == 3
+    assert asked[0].endswith("Answer:\n"), "a model without a chat template gets plain text"
+    assert "JSON schema" in asked[0]
+    anchors(run)
+    assert len(asked) == 3, "answers are kept"
+
+
+def test_a_model_that_talks_nonsense_is_told(tiny_world, tmp_path, monkeypatch):
+    run = asking_run(tiny_world, tmp_path, "local", model=str(tiny_world / "base"))
+    monkeypatch.setattr(local_model, "complete", lambda model, prompts, *_, **__: ["I cannot."] * len(prompts))
+    with pytest.raises(UserError, match="3 of 3 answers cannot be used, the first because it is no JSON"):
+        anchors(run)
+    with pytest.raises(UserError, match=r"anchors\.model is not set"):
+        anchors(asking_run(tiny_world, tmp_path, "local"))
+
+
+def test_passages_beyond_the_models_positions_are_told(tiny_world, tmp_path):
+    """No patch: the tiny model has 128 positions."""
+    run = asking_run(tiny_world, tmp_path, "local", model=str(tiny_world / "base"))
+    with pytest.raises(UserError, match="are beyond the 128 positions"):
+        anchors(run)

@@ -16,8 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from jaxforget.anchors.contexts import sentences_with
 from jaxforget.anchors.review.edits import ConflictError, Review, changes_from
-from jaxforget.anchors.review.sentences import sentences_with
 from jaxforget.corpus.text import Document
 from jaxforget.errors import UserError
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from jaxforget.anchors.review.sentences import sentences_with
+from jaxforget.anchors.contexts import sentences_with
 from jaxforget.anchors.review.server import LARGEST, ReviewServer
 from jaxforget.corpus.text import Document
 from jaxforget.errors import UserError

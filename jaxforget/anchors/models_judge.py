@@ -1,4 +1,4 @@
-"""The models as judges of what a text's own expressions are: what reinforcing raised, and what base finds fitting."""
+"""Evidence of the two models for anchors: what reinforcing raised, and which counterparts base finds fitting."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,9 +11,9 @@ from jaxforget.anchors.contexts import Context
 from jaxforget.anchors.scan import WORD
 from jaxforget.corpus.text import Document
 from jaxforget.corpus.variants import encode
-from jaxforget.lm.model import Model, load, make_forward
+from jaxforget.lm.model import Model, make_forward
 from jaxforget.lm.scoring import Scorer
-from jaxforget.stages.run import Run
+from jaxforget.train.types import Params
 
 AROUND = 160  # characters of a sentence kept on each side of an expression
 READ = 3  # of an expression's sentences that base reads with another expression in its place
@@ -21,40 +21,60 @@ READ = 3  # of an expression's sentences that base reads with another expression
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
-    """Some of the text as base's tokens: ids, each token's character range in `text`; the first id may be BOS."""
+    """A piece of the text as base's tokens.
+
+    Attributes:
+      text: the text that the ranges index.
+      ids: token ids; the first may be BOS.
+      ranges: character range in `text` of every id except a BOS.
+    """
 
     text: str
     ids: tuple[int, ...]
-    ranges: tuple[tuple[int, int], ...]  # of all ids but a BOS
+    ranges: tuple[tuple[int, int], ...]
 
 
 class ModelsJudge:
-    """Base and the reinforced model. Both are read once; base then stays to be asked."""
+    """Base and the reinforced model as evidence for anchors. Both score the text once; base then answers questions.
 
-    def __init__(self, run: Run, read: Iterable[Document]):
-        config = run.config
-        dtype = config.model.dtype
-        self._base = load(run.base, dtype, run.mesh, attention=config.model.attention, form=config.model.base)
-        self._scorer = Scorer(
-            make_forward(self._base.module), run.mesh, batch=config.evals.batch, tile=config.targets.tile
-        )
-        length = min(config.blocks.length, self._base.config.max_position_embeddings)
-        passages = sample(list(_passages(read, self._base.tokenizer, length)), config.anchors.sample)
+    Args:
+      base: the base model.
+      reinforced: parameters of the reinforced model, for base's module.
+      documents: the text.
+      batch: rows of a forward pass.
+      tile: tokens whose logits are held at a time.
+      length: tokens of a passage, at most the model's positions.
+      sample: tokens of the text that are scored, about.
+    """
+
+    def __init__(
+        self,
+        base: Model,
+        reinforced: Params,
+        documents: Iterable[Document],
+        *,
+        batch: int,
+        tile: int,
+        length: int,
+        sample: int,
+    ):
+        self._base = base
+        self._scorer = Scorer(make_forward(base.module), base.mesh, batch=batch, tile=tile)
+        length = min(length, base.config.max_position_embeddings)
+        passages = spread(list(_passages(documents, base.tokenizer, length)), sample)
         rows = [passage.ids for passage in passages]
-        reinforced = load(run.reinforced, dtype, run.mesh, base=self._base).params  # an adapter shares base's arrays
         after = self._scorer.log_probabilities(reinforced, rows)
-        del reinforced
-        before = self._scorer.log_probabilities(self._base.params, rows)
+        before = self._scorer.log_probabilities(base.params, rows)
         self._gains = word_gains(passages, before, after)
         self._familiar: dict[tuple[tuple[str, ...], int], list[str]] = {}
         self._alone: dict[str, float] = {}
 
     def gains(self) -> Gains:
-        """How much the reinforced model raises the text's words over base."""
+        """Return how much the reinforced model raises the text's words over base."""
         return self._gains
 
     def familiar(self, options: Sequence[str], count: int) -> list[str]:
-        """The `count` of the options that base's tokenizer splits least."""
+        """Return the `count` options that base's tokenizer splits into the fewest tokens."""
         key = (tuple(options), count)
         if key not in self._familiar:
             sizes = dict(zip(options, map(len, encode(self._base.tokenizer, ["a " + o for o in options])), strict=True))
@@ -62,8 +82,11 @@ class ModelsJudge:
         return self._familiar[key]
 
     def likelihoods(self, contexts: Sequence[Context], options: Sequence[str]) -> list[float]:
-        """Base's log-probability of an expression's sentences with each option in its place, less that of the option by
-        itself; mean over the sentences, nats."""
+        """Return how well each option fits in an expression's sentences, in nats.
+
+        The value is base's log-probability of the sentences with the option in the expression's place, mean over the
+        sentences, minus the log-probability of the option alone.
+        """
         contexts = contexts[:READ]
         texts = [
             one.sentence[max(0, one.start - AROUND) : one.start] + option + one.sentence[one.end : one.end + AROUND]
@@ -77,7 +100,7 @@ class ModelsJudge:
         return [float(mean - self._alone[option]) for mean, option in zip(means, options, strict=True)]
 
     def _totals(self, texts: Sequence[str]) -> np.ndarray:
-        """Log-probability of each text behind BOS (without one: behind its first token), fp64 [texts]."""
+        """Return the log-probability of each text after BOS (or after its first token without BOS), fp64 [texts]."""
         bos = _bos(self._base)
         rows = [[*bos, *ids] for ids in encode(self._base.tokenizer, texts)]
         scores = self._scorer.log_probabilities(self._base.params, rows)
@@ -85,7 +108,7 @@ class ModelsJudge:
 
 
 def word_gains(passages: Sequence[Passage], before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> Gains:
-    """Each word's mean rise of log-probability.
+    """Return the mean rise of each word's log-probability.
 
     Args:
       passages: the text.
@@ -95,7 +118,7 @@ def word_gains(passages: Sequence[Passage], before: Sequence[np.ndarray], after:
     total, count = 0.0, 0
     for passage, low, high in zip(passages, before, after, strict=True):
         skipped = len(passage.ids) - len(passage.ranges)
-        # Scores begin with the second id: without a BOS the first token has none.
+        # Scores begin with the second id, so the first token has none without a BOS.
         rise = (high.astype(np.float64) - low)[max(0, skipped - 1) :]
         ranges = passage.ranges[1 - skipped :] if skipped < 1 else passage.ranges
         if not len(ranges):
@@ -107,9 +130,9 @@ def word_gains(passages: Sequence[Passage], before: Sequence[np.ndarray], after:
                 passage.text[match.start() - 1 : match.start()].isalpha()
                 or passage.text[match.end() : match.end() + 1].isalpha()
             ):
-                continue  # the passage begins or ends within it
+                continue  # the passage begins or ends inside this word
             word = word[:-2] if word.endswith(("'s", "’s")) else word
-            # Tokens that reach into the word: a leading space is part of a word's first token.
+            # Tokens that overlap the word: a leading space is part of its first token.
             first = int(np.searchsorted(ends, match.start(), side="right"))
             last = int(np.searchsorted(starts, match.start() + len(word), side="left"))
             if last <= first:
@@ -123,8 +146,8 @@ def word_gains(passages: Sequence[Passage], before: Sequence[np.ndarray], after:
     return Gains(total / max(count, 1), {word: (gain / times, int(times)) for word, (gain, times) in sums.items()})
 
 
-def sample(passages: Sequence[Passage], tokens: int) -> list[Passage]:
-    """Passages of about `tokens` tokens in all, evenly spread."""
+def spread(passages: Sequence[Passage], tokens: int) -> list[Passage]:
+    """Return evenly spread passages of about `tokens` tokens in total."""
     everything = sum(len(passage.ids) for passage in passages)
     if everything <= tokens or not passages:
         return list(passages)
@@ -133,11 +156,11 @@ def sample(passages: Sequence[Passage], tokens: int) -> list[Passage]:
 
 
 def _passages(read: Iterable[Document], tokenizer: Any, length: int) -> Iterator[Passage]:
-    """The text as passages of at most `length` ids, each behind BOS where the tokenizer has one."""
+    """Yield the text as passages of at most `length` ids, each after BOS if the tokenizer has one."""
     bos = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
     room = length - len(bos)
     for document in read:
-        # In windows: a tokenizer takes some hundred bytes of memory a character.
+        # In windows, since a tokenizer needs some hundred bytes of memory per character.
         for begin in range(0, len(document.text), 500_000):
             text = document.text[begin : begin + 500_000]
             encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

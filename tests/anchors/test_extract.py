@@ -6,8 +6,8 @@ import re
 import pytest
 
 from jaxforget.anchors.counterparts import plural
+from jaxforget.anchors.extract import extract
 from jaxforget.anchors.kinds import KINDS
-from jaxforget.anchors.offline import extract
 from jaxforget.anchors.scan import WORD
 from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.text import Document
