@@ -21,8 +21,9 @@ from jaxforget.errors import UserError
 from jaxforget.evals.probes import Prompts, load_probes
 from jaxforget.evals.watch import Questions, make_questions
 from jaxforget.files import read_json
-from jaxforget.lm.model import Model, load, make_forward, materialize
-from jaxforget.lm.model import complete as complete_texts
+from jaxforget.lm.completion import complete as complete_texts
+from jaxforget.lm.forward import make_forward
+from jaxforget.lm.model import Model, load, materialize
 from jaxforget.models.export import save_params
 from jaxforget.models.transformer import Transformer
 from jaxforget.pipeline import run_chain, stage_seconds
@@ -241,7 +242,7 @@ def export(model: Model, folder: str | Path, dtype: str = "float32") -> Path:
         if not (card.is_file() and "jaxforget" in card.read_text(encoding="utf-8", errors="replace")):
             raise UserError(f"{folder}: holds files that jaxforget did not write; name an empty or a new folder")
     card = plain_card(f"{model.folder.name}, {dtype}", str(model.folder))
-    source = model.folder if model.folder.is_dir() else model.tokenizer
+    source = model.tokenizer_folder if model.tokenizer_folder.is_dir() else model.tokenizer
     params = materialize(model).params
     save_params(folder, params, model.config, model.raw_config, source, dtype=dtype, model_card=card)
     return Path(folder)

@@ -57,7 +57,7 @@ def ours(folder: Path, case: str) -> dict[str, Any]:
     """Loads with jaxforget; counts the bytes that are read."""
     import jax
 
-    from jaxforget.lm.model import param_shardings
+    from jaxforget.lm.forward import param_shardings
     from jaxforget.models.export import save_params
     from jaxforget.models.folders import read_config
     from jaxforget.models.load import Checkpoint, load_params

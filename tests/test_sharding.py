@@ -7,7 +7,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxforget import sharding
 from jaxforget.errors import UserError
-from jaxforget.lm.model import param_shapes
+from jaxforget.lm.forward import param_shapes
 from jaxforget.models.config import ModelConfig
 
 SHAPES = param_shapes(ModelConfig(128, 64, 96, 2, 4, 2, 16, attention_bias=True, mlp_bias=True), np.float32)

@@ -9,7 +9,8 @@ import jax
 from jaxforget.endpoint import Answer
 from jaxforget.endpoint.answers import Answers, Messages, UnusableError, instructed, parse, request_hash
 from jaxforget.errors import UserError
-from jaxforget.lm.model import Model, complete
+from jaxforget.lm.completion import complete
+from jaxforget.lm.model import Model
 
 
 class LocalModel:

@@ -11,7 +11,8 @@ from jaxforget.anchors.contexts import Context
 from jaxforget.anchors.scan import WORD
 from jaxforget.corpus.text import Document
 from jaxforget.corpus.variants import encode
-from jaxforget.lm.model import Model, make_forward
+from jaxforget.lm.forward import make_forward
+from jaxforget.lm.model import Model
 from jaxforget.lm.scoring import Scorer
 from jaxforget.train.types import Params
 

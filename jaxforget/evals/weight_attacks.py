@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from jaxforget.models.weights import dequantise, quantise
 from jaxforget.train.types import Array, Params
 
 # As the common tools have it: the layers' matrices; embedding, head and norms keep their precision.
@@ -23,11 +24,7 @@ def rounded(weights: Array, bits: int) -> Array:
 
     An output's step is its largest weight / (2^(bits - 1) - 1); a channel of zeros stays so.
     """
-    most = 2 ** (bits - 1) - 1
-    exact = weights.astype(jnp.float32)
-    step = jnp.max(jnp.abs(exact), axis=-2, keepdims=True) / most
-    whole = jnp.clip(jnp.round(exact / jnp.where(step > 0, step, 1.0)), -most, most)
-    return (whole * step).astype(weights.dtype)
+    return dequantise(quantise(weights, 2 ** (bits - 1) - 1)).astype(weights.dtype)
 
 
 def quantised(params: Params, bits: int) -> Params:

@@ -43,12 +43,19 @@ class LoRA:
     scale: float = struct.field(pytree_node=False)
 
 
-def quantise(x: Array) -> Int8:
-    """A float kernel [..., in, out] in int8, symmetric: off by half of 1/127 of its channel's largest at most."""
+def quantise(x: Array, levels: int = LEVELS) -> Int8:
+    """Round a float kernel [..., in, out] to whole multiples of one scale for each output channel.
+
+    Symmetric: each weight is off by at most half of 1 / levels of the channel's largest.
+
+    Args:
+      x: the kernel.
+      levels: largest stored value, at most 127.
+    """
     x = x.astype(jnp.float32)
     largest = jnp.max(jnp.abs(x), axis=-2, keepdims=True)
-    scale = jnp.where(largest > 0, largest, 1.0) / LEVELS
-    return Int8(jnp.clip(jnp.round(x / scale), -LEVELS, LEVELS).astype(jnp.int8), scale)
+    scale = jnp.where(largest > 0, largest, 1.0) / levels
+    return Int8(jnp.clip(jnp.round(x / scale), -levels, levels).astype(jnp.int8), scale)
 
 
 def dequantise(kernel: Array | Int8) -> Array:

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxforget.config import Config, TrainOptions
-from jaxforget.lm.model import param_shapes
+from jaxforget.lm.forward import param_shapes
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.weights import adapter_shapes
 from jaxforget.train.optimizer import linear_schedule, make_optimizer

@@ -10,7 +10,9 @@ from jaxforget.corpus.translate import Translator, block_rng
 from jaxforget.evals.probes import load_probes, load_prompts
 from jaxforget.evals.watch import measure_ends, moved, prompt_top_tokens
 from jaxforget.files import read_json, write_json
-from jaxforget.lm.model import complete, load, load_delta, make_forward
+from jaxforget.lm.completion import complete
+from jaxforget.lm.forward import make_forward
+from jaxforget.lm.model import load, load_delta
 from jaxforget.lm.scoring import Scorer
 from jaxforget.sharding import put_rows
 from jaxforget.stages.hashes import hash_followed

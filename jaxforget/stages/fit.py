@@ -11,7 +11,8 @@ import optax
 
 from jaxforget.config import TrainOptions
 from jaxforget.corpus.loader import make_batches, steps_per_epoch
-from jaxforget.lm.model import Model, load, make_forward, make_module
+from jaxforget.lm.forward import configured_module, make_forward
+from jaxforget.lm.model import Model, load
 from jaxforget.models.adapters import save_adapter
 from jaxforget.models.export import save_params
 from jaxforget.models.folders import read_config
@@ -38,13 +39,13 @@ def load_student(run: Run, weights: str = "full") -> Model:
         base = load(run.base, "float32", run.mesh)
         return dataclasses.replace(
             base,
-            module=make_module(base.config, run.mesh, config.model.dtype, config.model.remat, config.model.attention),
+            module=configured_module(config.model, base.config, run.mesh),
         )
     llama, raw = read_config(run.base)
     shapes = trained_shapes(config, weights, llama)
     adapter = init_adapter(shapes, shard_params(shapes, run.mesh), config.seed)
-    module = make_module(llama, run.mesh, config.model.dtype, config.model.remat, config.model.attention)
-    return Model(llama, adapter, load_tokenizer(run.base), module, run.mesh, run.base, raw)
+    module = configured_module(config.model, llama, run.mesh)
+    return Model(llama, adapter, load_tokenizer(run.base), module, run.mesh, run.base, raw, run.base)
 
 
 def fit(

@@ -8,7 +8,8 @@ import jax
 from jaxforget.evals.probes import load_probes, load_prompts
 from jaxforget.evals.watch import Questions, Watch, prompt_top_tokens
 from jaxforget.files import write_json
-from jaxforget.lm.model import Model, load, make_forward
+from jaxforget.lm.forward import make_forward
+from jaxforget.lm.model import Model, load
 from jaxforget.lm.scoring import Scorer
 from jaxforget.stages.build import make_adamw, make_training_step, teachers_used
 from jaxforget.stages.card import model_card

@@ -5,7 +5,8 @@ import numpy as np
 
 from jaxforget.corpus.loader import read_all, read_summary
 from jaxforget.files import atomic_folder, read_json, write_json
-from jaxforget.lm.model import Model, make_forward, make_module
+from jaxforget.lm.forward import configured_module, make_forward
+from jaxforget.lm.model import Model
 from jaxforget.manifest import fingerprint
 from jaxforget.sharding import put_rows
 from jaxforget.stages.build import step_options
@@ -24,7 +25,7 @@ def cached_labels(run: Run, base: Model) -> np.ndarray:
     inputs = _label_inputs(run)
     mark = fingerprint(inputs)
     if not note.is_file() or read_json(note)["fingerprint"] != mark:
-        module = make_module(base.config, run.mesh, config.model.dtype, config.model.remat, config.model.attention)
+        module = configured_module(config.model, base.config, run.mesh)
         label_step = make_label_step(make_forward(module), step_options(config, "forget"), run.mesh)
         frozen = Frozen(base=base.params, reinforced=load_reinforced(run, base))
         # In batches of the step's own size, so that the same program rounds the same way.

@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from jaxforget.config import Config
 from jaxforget.corpus.loader import read_summary
 from jaxforget.errors import UserError
+from jaxforget.lm.forward import configured_module, make_forward, param_shapes
 from jaxforget.lm.generate import trace_generate
-from jaxforget.lm.model import make_forward, make_module, param_shapes
 from jaxforget.lm.scoring import BUCKET, make_score_step
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.weights import differences, int8_kernels
@@ -98,7 +98,7 @@ def make_step(config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths, na
     tile = config.targets.tile
     if name == "decode":
         new = config.evals.completion_tokens
-        module = make_module(llama, mesh, config.model.dtype, "none", config.model.attention)
+        module = configured_module(config.model, llama, mesh, remat="none")
         params = _base(config, llama, mesh)
         trace = lambda: trace_generate(module, params, rows=PROMPTS, prompt=PROMPT, new=new, mesh=mesh)  # noqa: E731
         rows = -(-PROMPTS // shards) * shards
@@ -195,7 +195,7 @@ def training_program(
     batch is the dict that has "tokens"."""
     rows = getattr(config, stage).batch + (config.retain.rows if stage == "forget" else 0)
     optimizer, shardings, state = _student(config, llama, mesh, stage)
-    forward = make_forward(make_module(llama, mesh, config.model.dtype, config.model.remat, config.model.attention))
+    forward = make_forward(configured_module(config.model, llama, mesh))
     step = make_training_step(config, stage, forward, optimizer, mesh, shardings)
     batch = _batch(config, mesh, widths, rows)
     if stage == "reinforce":
@@ -206,7 +206,7 @@ def training_program(
 
 def _trace_label(config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths, rows: int) -> Any:
     """The pass of `targets.cache`, before there is a student."""
-    module = make_module(llama, mesh, config.model.dtype, config.model.remat, config.model.attention)
+    module = configured_module(config.model, llama, mesh)
     step = make_label_step(make_forward(module), step_options(config, "forget"), mesh)
     frozen = Frozen(base=_base(config, llama, mesh), reinforced=_reinforced(config, llama, mesh))
     batch = _batch(config, mesh, widths, rows)
@@ -216,7 +216,7 @@ def _trace_label(config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths,
 def _trace_score(config: Config, llama: ModelConfig, mesh: Mesh, rows: int, length: int) -> Any:
     """Scoring the student while it forgets: optimiser state and teachers lie beside it, and count."""
     _, _, state = _student(config, llama, mesh, "forget")
-    forward = make_forward(make_module(llama, mesh, config.model.dtype, "none", config.model.attention))
+    forward = make_forward(configured_module(config.model, llama, mesh, remat="none"))
     score = make_score_step(forward, mesh, config.targets.tile)
     own = compute_params(state.params)
     frozen = _frozen(config, llama, mesh)

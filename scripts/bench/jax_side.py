@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxforget.config import config_from
 from jaxforget.errors import UserError
-from jaxforget.lm.model import make_forward, make_module, param_shapes, param_shardings
+from jaxforget.lm.forward import configured_module, make_forward, param_shapes, param_shardings
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.load import load_params
 from jaxforget.sharding import make_mesh, put_batch
@@ -53,7 +53,7 @@ class JaxSide:
                 return load_params(folder, llama, dtype=dtype, shardings=where)
             return _random(param_shapes(llama, jnp.dtype(dtype)), where, seed)
 
-        forward = make_forward(make_module(llama, mesh, run.model.dtype, run.model.remat, run.model.attention))
+        forward = make_forward(configured_module(run.model, llama, mesh))
         _, optimizer = make_adamw(run.forget, STEPS)
         self.batch = put_batch(batch, mesh)
         self.frozen = Frozen(model(base, run.model.dtype, 0), model(reinforced, run.model.dtype, 1))

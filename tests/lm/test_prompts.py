@@ -9,7 +9,7 @@ from jaxforget.evals.memorization import cut_passages
 from jaxforget.evals.multiple_choice import Document, encode_choices
 from jaxforget.evals.probes import Probe
 from jaxforget.evals.tofu import Asker
-from jaxforget.lm.model import continuation
+from jaxforget.lm.completion import continuation
 from jaxforget.lm.prompts import encode_prompt, encode_prompts
 
 WORDS = ["<s>", "</s>", "the", "dog", "ran", "far"]

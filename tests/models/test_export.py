@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 
 from jaxforget import sharding
 from jaxforget.errors import UserError
-from jaxforget.lm import model
+from jaxforget.lm import forward
 from jaxforget.models import export as models_export
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.export import config_to_hf, save_params
@@ -63,7 +63,7 @@ def test_threads_ahead_of_the_file_write_what_each_in_turn_would(tmp_path, monke
     rng = np.random.default_rng(0)
     shardings = None if sizes is None else shardings_of(config, sharding.make_mesh(*sizes))
     params = jax.tree.map(
-        lambda leaf: rng.standard_normal(leaf.shape, np.float32), model.param_shapes(config, np.float32)
+        lambda leaf: rng.standard_normal(leaf.shape, np.float32), forward.param_shapes(config, np.float32)
     )
     placed = jax.device_put(params, shardings)
     monkeypatch.setattr(models_export, "CHUNK", 70_000)  # several runs of rows a tensor, the last one short

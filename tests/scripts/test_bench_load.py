@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxforget.errors import UserError
-from jaxforget.lm import model
+from jaxforget.lm import forward
 from jaxforget.models import export, load
 from jaxforget.models.load import Checkpoint
 from tests.models.tiny import save_tiny
@@ -52,7 +52,7 @@ def test_a_devices_part_and_what_is_read_of_the_files(bench, folder):
 
 
 def test_a_device_that_holds_all_is_seen_and_bytes_that_are_read_twice(bench, folder, monkeypatch):
-    split, once = model.param_shardings, load._read_slice
+    split, once = forward.param_shardings, load._read_slice
 
     def whole(config, mesh):
         return jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), split(config, mesh))
@@ -61,7 +61,7 @@ def test_a_device_that_holds_all_is_seen_and_bytes_that_are_read_twice(bench, fo
         once(*words)
         return once(*words)
 
-    monkeypatch.setattr(model, "param_shardings", whole)
+    monkeypatch.setattr(forward, "param_shardings", whole)
     monkeypatch.setattr(load, "_read_slice", twice)
     found = bench.ours(folder, "eight")
     assert found["fullest_device"] == STORED

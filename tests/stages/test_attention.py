@@ -3,7 +3,7 @@
 import pytest
 
 from jaxforget.config import config_from
-from jaxforget.lm import model
+from jaxforget.lm import forward
 from jaxforget.models.splash import SplashAttention
 from jaxforget.pipeline import run_chain, run_suites
 from tests.tiny_run import settings
@@ -20,7 +20,7 @@ def as_on_a_tpu(monkeypatch):
     def refuse(*_):
         raise Used
 
-    monkeypatch.setattr(model, "has_splash", lambda mesh: True)
+    monkeypatch.setattr(forward, "has_splash", lambda mesh: True)
     monkeypatch.setattr(SplashAttention, "__call__", refuse)
 
 

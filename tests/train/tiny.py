@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from jaxforget.lm.model import make_forward, param_shapes
+from jaxforget.lm.forward import make_forward, param_shapes
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.embedding import ShardedLookUp
 from jaxforget.models.transformer import Transformer

@@ -11,7 +11,7 @@ from jaxforget.evals import tofu as tofu_eval
 from jaxforget.evals.benchmarks import BENCHMARKS
 from jaxforget.evals.memorization import PASSAGE
 from jaxforget.evals.probes import Prompts, load_probes
-from jaxforget.lm.model import completer
+from jaxforget.lm.completion import completer
 from jaxforget.stages.hashes import hash_data, hash_questions, hash_source
 from jaxforget.stages.questions import questions_of
 from jaxforget.stages.run import Run

@@ -28,7 +28,8 @@ from jaxforget.evals.completion import (
     prompts_offline,
 )
 from jaxforget.files import write_json
-from jaxforget.lm.model import Model, complete
+from jaxforget.lm.completion import complete
+from jaxforget.lm.model import Model
 from jaxforget.stages.hashes import hash_data, hash_model, hash_source, hash_tokenizer_files
 from jaxforget.stages.run import Run, wait_for_all
 from jaxforget.stages.suites.attacks import cues_of

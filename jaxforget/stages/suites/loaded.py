@@ -29,9 +29,11 @@ from jaxforget.evals.muse import (
     privleak_auc,
 )
 from jaxforget.evals.outcomes import ABOVE, Outcome, outcome_rows
+from jaxforget.lm.completion import completer
 from jaxforget.lm.continuations import ContinuationScorer
+from jaxforget.lm.forward import make_forward
 from jaxforget.lm.generate import Complete
-from jaxforget.lm.model import Model, completer, make_forward
+from jaxforget.lm.model import Model
 from jaxforget.lm.token_statistics import StatisticsScorer
 from jaxforget.models.transformer import Transformer
 

@@ -26,7 +26,8 @@ from jaxforget.evals.prompting import (
 )
 from jaxforget.evals.relearning import RelearnOptions, asked_and_taught, make_relearner
 from jaxforget.evals.weight_attacks import QUANTISED_SAID, interpolated, quantised
-from jaxforget.lm.model import Model, load, make_forward, materialize, recomputing
+from jaxforget.lm.forward import make_forward, recomputing
+from jaxforget.lm.model import Model, load, materialize
 from jaxforget.models.transformer import Transformer
 from jaxforget.stages.suites.loaded import scorer
 

@@ -9,7 +9,8 @@ from jaxforget.evals.evidence import evidence, mean_evidence
 from jaxforget.evals.familiarity import answer_probabilities, perplexity
 from jaxforget.evals.intervals import bootstrap
 from jaxforget.evals.watch import Questions
-from jaxforget.lm.model import Model, make_forward
+from jaxforget.lm.forward import make_forward
+from jaxforget.lm.model import Model
 from jaxforget.lm.scoring import Scorer
 
 CONVENTIONS = {

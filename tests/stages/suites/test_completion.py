@@ -9,7 +9,8 @@ from jaxforget.config import load_config
 from jaxforget.errors import UserError
 from jaxforget.evals.completion import load_completion_prompts
 from jaxforget.evals.graders import OFFLINE
-from jaxforget.lm.model import complete, load
+from jaxforget.lm.completion import complete
+from jaxforget.lm.model import load
 from jaxforget.stages.run import Run
 from jaxforget.stages.suites.completion import COMPLETION, completion_folder, prompts_of
 from jaxforget.stages.suites.suite import measure, preview
