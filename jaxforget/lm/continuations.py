@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxforget.lm.generate import cache_sharding
 from jaxforget.models.transformer import Cache, Transformer, empty_cache
 from jaxforget.sharding import put_batch
-from jaxforget.train.types import Params
+from jaxforget.train.types import Params, soft_capped
 
 SHORT, LONG = 8, 32  # beginnings up to 64 tokens are padded to a multiple of the one, longer ones of the other
 # Of a batch on each device, beginnings and endings each: a matrix unit is kept busy, and what a small model's layer
@@ -158,6 +158,7 @@ def _score(
     def answer(states: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Of labels [R, N] that may follow each of the states [R, D']."""
         logits = jnp.einsum("rd,dv->rv", states, head, preferred_element_type=jnp.float32)
+        logits = soft_capped(logits, module.config.logit_soft_cap)
         picked = jnp.take_along_axis(logits, jnp.maximum(labels, 0), axis=-1)
         logp = jnp.where(labels >= 0, picked - jax.nn.logsumexp(logits, axis=-1, keepdims=True), 0.0)
         return logp, (jnp.argmax(logits, axis=-1)[:, None] == labels) | (labels < 0)

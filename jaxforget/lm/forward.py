@@ -75,6 +75,7 @@ def make_forward(module: Transformer) -> Forward:
         hidden=lambda params, tokens: module.apply({"params": params}, tokens, method="hidden"),
         head=lambda params: module.apply({"params": params}, method="head"),
         apply_delta=apply_delta,
+        soft_cap=module.config.logit_soft_cap,
     )
 
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxforget.errors import UserError
 from jaxforget.models.transformer import Cache, Transformer, empty_cache
+from jaxforget.train.types import soft_capped
 
 Array = jax.Array
 # (token ids of each prompt, maximum new tokens) -> the new token ids of each prompt; greedy, without the end token
@@ -152,6 +153,7 @@ def _complete(
     def step(carry: tuple) -> tuple:
         index, state, running, made, cache = carry
         logits = jnp.einsum("bd,dv->bv", state, head, preferred_element_type=jnp.float32)
+        logits = soft_capped(logits, model.config.logit_soft_cap)
         token = _choose(logits, mode, temperature, top_p, keys, index)
         running = running & ~jnp.isin(token, ends)
         made = made.at[:, index].set(jnp.where(running, token, NOTHING))

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxforget.sharding import put_batch
 from jaxforget.train.tiles import tiled_log_probabilities
-from jaxforget.train.types import Forward, Params
+from jaxforget.train.types import Forward, Params, soft_capped
 
 BUCKET = 32
 
@@ -20,7 +20,7 @@ def make_score_step(forward: Forward, mesh: Mesh, tile: int):
 
     def log_probabilities(params: Params, tokens: jax.Array, labels: jax.Array) -> jax.Array:
         hidden, head = forward.hidden(params, tokens), forward.head(params)
-        return tiled_log_probabilities(hidden, head, labels, mesh, tile)
+        return tiled_log_probabilities(hidden, head, labels, mesh, tile, forward.soft_cap)
 
     return jax.jit(log_probabilities, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
@@ -44,7 +44,7 @@ class Scorer:
             hidden = forward.hidden(params, tokens)
             hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]  # [B, D]: no [B, S, V] array
             logits = jnp.dot(hidden, forward.head(params), preferred_element_type=jnp.float32)
-            return jax.nn.softmax(logits, axis=-1)
+            return jax.nn.softmax(soft_capped(logits, forward.soft_cap), axis=-1)
 
         self._log_probabilities = make_score_step(forward, mesh, tile)
         self._next_token = jax.jit(next_token, out_shardings=whole)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxforget.lm.scoring import BUCKET, Scorer
 from jaxforget.sharding import put_batch
-from jaxforget.train.types import Forward, Params
+from jaxforget.train.types import Forward, Params, soft_capped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,7 @@ class StatisticsScorer(Scorer):
             def tile_of(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
                 states, label = inputs  # [B, T, D], [B, T]
                 logits = jnp.einsum("btd,dv->btv", states, head, preferred_element_type=jnp.float32)
+                logits = soft_capped(logits, forward.soft_cap)
                 logp = jax.nn.log_softmax(logits, axis=-1)
                 p = jnp.exp(logp)
                 mean = jnp.sum(p * logp, axis=-1)

@@ -23,6 +23,11 @@ HEADS = 8  # of keys in a turn of the outer loop; as many tensor-parallel device
 _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
+def soft_capped(x: Array, soft_cap: float | None) -> Array:
+    """Return x [...] bounded smoothly to within +-soft_cap (Gemma 2); None leaves it as it is."""
+    return x if soft_cap is None else soft_cap * jnp.tanh(x / soft_cap)
+
+
 def attend(query: Array, key: Array, value: Array, positions: Array) -> Array:
     """Causal grouped-query attention. query [B,S,H,E], key and value [B,T,K,E], positions int [B,S] -> [B,S,H,E].
 

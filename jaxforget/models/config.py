@@ -37,6 +37,7 @@ class ModelConfig:
     mlp_bias: bool = False
     bos_token_id: int | None = 1
     eos_token_id: int | tuple[int, ...] | None = 2
+    logit_soft_cap: float | None = None
 
     @classmethod
     def from_hf(cls, raw: dict[str, Any], *, source: str = "config.json") -> "ModelConfig":

@@ -15,7 +15,7 @@ import numpy as np
 from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxforget.models.attention import KEPT_NAME, attend
+from jaxforget.models.attention import KEPT_NAME, attend, soft_capped
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.embedding import look_up
 from jaxforget.models.weights import Dense
@@ -236,7 +236,8 @@ class Transformer(nn.Module):
 
     def __call__(self, tokens: Array) -> Array:
         """Logits, fp32 [B, S, V], of int tokens [B, S]. Holds the vocabulary axis: small inputs only."""
-        return jnp.einsum("bsd,dv->bsv", self.hidden(tokens), self.head(), preferred_element_type=jnp.float32)
+        logits = jnp.einsum("bsd,dv->bsv", self.hidden(tokens), self.head(), preferred_element_type=jnp.float32)
+        return soft_capped(logits, self.config.logit_soft_cap)
 
     def hidden(self, tokens: Array) -> Array:
         """Final normed states, compute dtype [B, S, D], of int tokens [B, S], right-padded.

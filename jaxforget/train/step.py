@@ -149,7 +149,7 @@ def make_reinforce_step(
     base: frozen weights, where what trains stands over them. The batch needs `tokens`, `weights`.
     metrics: loss (mean over predicted tokens, fp32), tokens (int32, exact), grad_norm.
     """
-    tiles = TileOptions(mesh=mesh, tile=options.tile)
+    tiles = TileOptions(mesh=mesh, tile=options.tile, soft_cap=forward.soft_cap)
 
     def gradient_of(base: Params, params: Params, batch: Batch):
         def loss_of(params: Params):
@@ -209,7 +209,7 @@ def make_forget_step(
     metrics: loss (forget rows' mean cross-entropy to their generic labels, or KL from soft ones), retain_loss (retain
     rows' mean KL from base), both in nats; tokens and retain_tokens (int32, exact), grad_norm; fp32 where not said.
     """
-    tiles = TileOptions(mesh=mesh, tile=options.tile, alpha=options.alpha, soft=options.soft)
+    tiles = TileOptions(mesh=mesh, tile=options.tile, soft_cap=forward.soft_cap, alpha=options.alpha, soft=options.soft)
     retain = options.retain_weight > 0
 
     def gradient_of(frozen: Frozen, params: Params, batch: Batch):
@@ -253,7 +253,7 @@ def make_forget_step(
 
 def make_label_step(forward: Forward, options: StepOptions, mesh: Mesh):
     """Generic labels alone: `(frozen, batch) -> int32 [B, S]`, -1 where not trained, by the forget step's functions."""
-    tiles = TileOptions(mesh=mesh, tile=options.tile, alpha=options.alpha)
+    tiles = TileOptions(mesh=mesh, tile=options.tile, soft_cap=forward.soft_cap, alpha=options.alpha)
 
     def labels_of(frozen: Frozen, batch: Batch) -> Array:
         trained = (batch["position_map"] >= 0) & (batch["weights"] > 0)

@@ -21,6 +21,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxforget.cpu import argmax, transposed
 from jaxforget.train.targets import generic_logits, suppress
+from jaxforget.train.types import soft_cap_gradient, soft_capped
 
 Array = jax.Array
 ROWS = ("data", "fsdp")
@@ -28,11 +29,13 @@ ROWS = ("data", "fsdp")
 
 @dataclasses.dataclass(frozen=True)
 class TileOptions:
-    """Static options. tile: tokens a device handles at a time; alpha and soft: equation 1's strength, and whether its
-    softmax rather than its argmax is the target; mesh: where rows are sharded."""
+    """Static options. tile: tokens a device handles at a time; soft_cap: the model's, on logits (`Forward.soft_cap`);
+    alpha and soft: equation 1's strength, and whether its softmax rather than its argmax is the target; mesh: where
+    rows are sharded."""
 
     mesh: Mesh
     tile: int
+    soft_cap: float | None
     alpha: float = 5.0
     soft: bool = False
 
@@ -75,6 +78,11 @@ def _product(left: Array, right: Array) -> Array:
     return jnp.dot(left, right, preferred_element_type=jnp.float32)
 
 
+def _logits(states: Array, head: Array, soft_cap: float | None) -> Array:
+    """Return the model's logits, fp32 [T, V], of states [T, D] and a head [D, V]."""
+    return soft_capped(_product(states, head), soft_cap)
+
+
 def _take(array: Array, index: Array) -> Array:
     return jnp.take(array, index, axis=0, mode="clip")
 
@@ -84,12 +92,13 @@ def _generic(teachers: Teachers, index: Array, length: int, options: TileOptions
     row = index // length
     position = _take(teachers.position_map.reshape(-1), index)
     flat_base = teachers.base_hidden.reshape(-1, teachers.base_hidden.shape[-1])
-    v_base = _product(_take(flat_base, row * teachers.base_hidden.shape[1] + position), teachers.base_head)
+    states = _take(flat_base, row * teachers.base_hidden.shape[1] + position)
+    v_base = _logits(states, teachers.base_head, options.soft_cap)
     if teachers.reinforced_hidden is None:
         return v_base
     v_base = suppress(v_base, _take(teachers.table, row), position)
     flat_reinforced = teachers.reinforced_hidden.reshape(-1, teachers.reinforced_hidden.shape[-1])
-    v_reinforced = _product(_take(flat_reinforced, index), teachers.reinforced_head)
+    v_reinforced = _logits(_take(flat_reinforced, index), teachers.reinforced_head, options.soft_cap)
     alpha = options.alpha if teachers.retain is None else options.alpha * (1 - _take(teachers.retain, row)[:, None])
     return generic_logits(v_base, v_reinforced, alpha)
 
@@ -158,7 +167,9 @@ def _local_loss(hidden: Array, head: Array, coefficients: Array, teachers: Teach
         h = jnp.where(counts[:, None], _take(flat, index), 0)
         label, q, use_q = _target(teachers, index, length, options)
         q = None if q is None else jnp.where(counts[:, None], q, 0)
-        loss, d_logits = _tile_gradient(_product(h, head), label, q, use_q, coefficient)
+        logits = _logits(h, head, options.soft_cap)
+        loss, d_logits = _tile_gradient(logits, label, q, use_q, coefficient)
+        d_logits = soft_cap_gradient(logits, d_logits, options.soft_cap)
         loss = jnp.where(counts, loss * coefficient, 0.0)
         kept = jnp.zeros_like(loss) if teachers.retain is None else _take(teachers.retain, index // length)
         losses = losses + jnp.stack([jnp.sum(loss * (1 - kept)), jnp.sum(loss * kept)])
@@ -263,7 +274,9 @@ def tiled_labels(trained: Array, teachers: Teachers, options: TileOptions) -> Ar
     return _sharded(local, options.mesh, in_specs, PartitionSpec(ROWS))(trained, teachers)
 
 
-def tiled_log_probabilities(hidden: Array, head: Array, labels: Array, mesh: Mesh, tile: int) -> Array:
+def tiled_log_probabilities(
+    hidden: Array, head: Array, labels: Array, mesh: Mesh, tile: int, soft_cap: float | None
+) -> Array:
     """Log-probability, fp32 [B, S], of `labels` (int32 [B, S]; 0 where -1) under the states `hidden` [B, S, D]."""
 
     def local(hidden, head, labels):
@@ -274,7 +287,7 @@ def tiled_log_probabilities(hidden: Array, head: Array, labels: Array, mesh: Mes
 
         def body(i, out):
             index = jax.lax.dynamic_slice_in_dim(padded, i * size, size)
-            logits = _product(_take(flat, index), head)
+            logits = _logits(_take(flat, index), head, soft_cap)
             label = _take(flat_labels, index)
             picked = jnp.take_along_axis(logits, jnp.maximum(label, 0)[:, None], axis=-1)[:, 0]
             return out.at[index].set(picked - jax.nn.logsumexp(logits, axis=-1), mode="drop")

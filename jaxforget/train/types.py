@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import struct
 
@@ -17,18 +18,30 @@ def _own(base: Params, own: Params) -> Params:
     return own
 
 
+def soft_capped(logits: Array, soft_cap: float | None) -> Array:
+    """Return logits [...] bounded smoothly to within +-soft_cap (Gemma 2); None leaves them as they are."""
+    return logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
+
+
+def soft_cap_gradient(capped: Array, gradient: Array, soft_cap: float | None) -> Array:
+    """Return the gradient [...] by the logits before the cap, from the one by the `capped` logits."""
+    return gradient if soft_cap is None else gradient * (1 - jnp.square(capped / soft_cap))
+
+
 @dataclasses.dataclass(frozen=True)
 class Forward:
     """A causal language model as two pure functions, so that no step ever needs its logits whole.
 
     hidden: (params, tokens int [B, S]) -> final states [B, S, D], right padding allowed.
     head:   (params) -> output projection [D, V].
+    soft_cap: logits are `soft_capped(states @ head, soft_cap)`; None: the product itself.
     over:   (base's params or None, a model's own) -> its params; a model whose own are all of them is its own.
     """
 
     hidden: Callable[[Params, Array], Array]
     head: Callable[[Params], Array]
     apply_delta: Callable[[Params, Params], Params] = _own
+    soft_cap: float | None = None
 
 
 @struct.dataclass

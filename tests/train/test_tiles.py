@@ -49,15 +49,19 @@ def inputs():
     return normal(ROWS, LENGTH, WIDTH), normal(WIDTH, VOCABULARY), coefficients, teachers
 
 
-def whole(hidden, head, coefficients, teachers, soft):
-    """The same two sums from whole logits."""
+def capped(logits, soft_cap):
+    return logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
+
+
+def whole(hidden, head, coefficients, teachers, soft, soft_cap):
+    """Compute the same two sums from whole logits."""
     place = jnp.maximum(teachers.position_map, 0)[..., None]
-    v_base = jnp.take_along_axis(teachers.base_hidden @ teachers.base_head, place, axis=1)
+    v_base = jnp.take_along_axis(capped(teachers.base_hidden @ teachers.base_head, soft_cap), place, axis=1)
     rows = jnp.repeat(jnp.arange(ROWS), LENGTH)
     kept = suppress(v_base.reshape(-1, VOCABULARY), teachers.table[rows], place.reshape(-1)).reshape(v_base.shape)
-    generic = generic_logits(kept, teachers.reinforced_hidden @ teachers.reinforced_head, ALPHA)
+    generic = generic_logits(kept, capped(teachers.reinforced_hidden @ teachers.reinforced_head, soft_cap), ALPHA)
     retain = teachers.retain[:, None, None] > 0
-    logp = jax.nn.log_softmax(hidden @ head)
+    logp = jax.nn.log_softmax(capped(hidden @ head, soft_cap))
     log_q = jax.nn.log_softmax(jnp.where(retain, v_base, generic))
     kl = jnp.sum(jnp.exp(log_q) * (log_q - logp), axis=-1)
     hard = -jnp.take_along_axis(logp, jnp.argmax(generic, axis=-1)[..., None], axis=-1)[..., 0]
@@ -76,11 +80,15 @@ def losses_and_gradients(loss, *arguments):
 
 
 @pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("tile", [50, 10_000], ids=["remainder", "larger-than-batch"])
-def test_equals_whole_logits(inputs, tile, soft):
-    options = TileOptions(mesh=mesh_of(), tile=tile, alpha=ALPHA, soft=soft)
+@pytest.mark.parametrize(
+    ("tile", "soft_cap"),
+    [(50, None), (10_000, None), (50, 4.0)],
+    ids=["remainder", "larger-than-batch", "soft-cap"],
+)
+def test_equals_whole_logits(inputs, tile, soft_cap, soft):
+    options = TileOptions(mesh=mesh_of(), tile=tile, soft_cap=soft_cap, alpha=ALPHA, soft=soft)
     (_, ours), our_gradient = losses_and_gradients(lambda *a: tiled_loss(*a, options), *inputs)
-    (_, theirs), their_gradient = losses_and_gradients(lambda *a: whole(*a, soft), *inputs)
+    (_, theirs), their_gradient = losses_and_gradients(lambda *a: whole(*a, soft, soft_cap), *inputs)
     np.testing.assert_allclose(ours, theirs, rtol=2e-6)
     assert largest_difference(our_gradient, their_gradient) < 1e-5 * np.abs(their_gradient[1]).max()
     assert ours.dtype == jnp.float32
@@ -97,7 +105,7 @@ def test_untrained_states_may_be_anything(inputs):
     assert untrained.any()
     assert unread.any()
     step = jax.jit(
-        jax.value_and_grad(lambda h, w, c, t: tiled_loss(h, w, c, t, TileOptions(mesh_of(), 50)).sum(), (0, 1))
+        jax.value_and_grad(lambda h, w, c, t: tiled_loss(h, w, c, t, TileOptions(mesh_of(), 50, None)).sum(), (0, 1))
     )
     clean = step(hidden, head, coefficients, teachers)
     rubbish = teachers.replace(
@@ -110,7 +118,7 @@ def test_untrained_states_may_be_anything(inputs):
 
 def test_nothing_trained(inputs):
     hidden, head, coefficients, teachers = inputs
-    options = TileOptions(mesh=mesh_of(), tile=50, alpha=ALPHA)
+    options = TileOptions(mesh=mesh_of(), tile=50, soft_cap=None, alpha=ALPHA)
     (_, losses), gradient = losses_and_gradients(
         lambda *a: tiled_loss(*a, options), hidden, head, np.zeros_like(coefficients), teachers
     )
@@ -121,7 +129,7 @@ def test_nothing_trained(inputs):
 def test_labels_are_what_the_loss_trains_towards(inputs):
     hidden, head, coefficients, teachers = inputs
     teachers = teachers.replace(retain=None)
-    options = TileOptions(mesh=mesh_of(), tile=50, alpha=ALPHA)
+    options = TileOptions(mesh=mesh_of(), tile=50, soft_cap=None, alpha=ALPHA)
     labels = jax.jit(lambda t: tiled_labels(coefficients > 0, t, options))(teachers)
     assert labels.dtype == jnp.int32
     assert ((np.asarray(labels) >= 0) == (coefficients > 0)).all()
@@ -132,13 +140,13 @@ def test_labels_are_what_the_loss_trains_towards(inputs):
     )
 
 
-@pytest.mark.parametrize("mesh", [{}, {"data": 2, "fsdp": 4}], ids=str)
-def test_log_probabilities(inputs, mesh):
+@pytest.mark.parametrize(("mesh", "soft_cap"), [({}, 4.0), ({"data": 2, "fsdp": 4}, None)], ids=str)
+def test_log_probabilities(inputs, mesh, soft_cap):
     hidden, head, coefficients, _ = inputs
     rng = np.random.default_rng(2)
     labels = np.where(coefficients > 0, rng.integers(0, VOCABULARY, coefficients.shape), -1).astype(np.int32)
-    score = jax.jit(lambda h: tiled_log_probabilities(h, head, labels, mesh_of(**mesh), 10))
-    logp = jax.nn.log_softmax(hidden @ head)
+    score = jax.jit(lambda h: tiled_log_probabilities(h, head, labels, mesh_of(**mesh), 10, soft_cap))
+    logp = jax.nn.log_softmax(capped(hidden @ head, soft_cap))
     theirs = np.take_along_axis(np.asarray(logp), np.maximum(labels, 0)[..., None], axis=-1)[..., 0]
     np.testing.assert_allclose(score(hidden), np.where(labels >= 0, theirs, 0), rtol=1e-5)
     rubbish = np.where((labels < 0)[..., None], np.nan, hidden)
