@@ -1,19 +1,22 @@
-"""Artefacts on disk, written whole or not at all."""
+"""Files on disk: written completely or not at all, and read as JSON that fits a schema."""
 
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
 
 from jaxforget.errors import UserError
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8 `text` to `path` atomically: a reader sees the old content or all of the new.
+    """Write UTF-8 `text` to `path` atomically: a reader sees the old content or all of the new.
 
     Raises:
       OSError: it cannot be written; `filename` is `path`, which a full disk's own error would not say.
@@ -40,14 +43,14 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically."""
+    """Write `value` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(
     path: str | Path, *, mend: str = "name a JSON file", pairs: Callable[[list[tuple[str, Any]]], Any] | None = None
 ) -> Any:
-    """Reads a JSON file, with a byte order mark or without.
+    """Read a JSON file, with or without a byte order mark.
 
     Args:
       mend: what to do about a file that is missing or no JSON, for the message.
@@ -73,9 +76,70 @@ def read_json(
         raise UserError(f"{path}: cannot be read: {error.strerror}; {mend}") from None
 
 
+def _check_text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must be a text that is not empty")
+    if re.search("[\ud800-\udfff]", text):
+        raise ValueError("must not hold half of a \\u surrogate pair")
+    return text
+
+
+# A string that a tokenizer accepts and that is not blank, for the schemas of `check` and `read_model`.
+Text = Annotated[str, pydantic.AfterValidator(_check_text)]
+
+
+def check(value: Any, schema: Any, where: str, *, mend: str) -> Any:
+    """Convert a value read from JSON to `schema`, or say in one line why it does not fit.
+
+    Args:
+      value: the parsed JSON.
+      schema: a pydantic model, a dataclass or a type, such as `dict[str, list[Text]]`.
+      where: the file, and the place in it, for the message.
+      mend: what the user should do about it, for the message.
+
+    Raises:
+      UserError: the value does not fit; names `where`, the key, the fault and `mend`.
+    """
+    try:
+        return pydantic.TypeAdapter(schema).validate_python(value)
+    except pydantic.ValidationError as error:
+        fault = _fault(error.errors(include_url=False, include_context=False)[0])
+        raise UserError(f"{where}: {fault}; {mend}") from None
+
+
+def read_model(path: str | Path, schema: Any, *, mend: str = "name a JSON file") -> Any:
+    """Read a JSON file as `schema`; see `read_json` and `check`.
+
+    Raises:
+      UserError: the file is missing, malformed or does not fit.
+    """
+    return check(read_json(path, mend=mend), schema, str(path), mend=mend)
+
+
+_JSON_NAMES = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string",
+               list: "a list", dict: "an object"}  # fmt: skip
+
+
+def _fault(error: Mapping[str, Any]) -> str:
+    """Return one of pydantic's errors as "PLACE is a list, but must be a string"."""
+    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error["loc"]).lstrip(".")
+    if error["type"] == "missing":
+        return f"no field {place!r}"
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown key {place!r}"
+    said = error["msg"].removeprefix("Value error, ").replace("should", "must")
+    if error["type"] in ("model_type", "dataclass_type", "dict_type"):
+        said = "must be an object"
+    said = re.sub(r"^.*?\b(?=must )", "", said).replace("a valid ", "a ").replace(" after validation, not 0", "")
+    value = error["input"]
+    seen = repr(value)
+    shown = _JSON_NAMES.get(type(value), type(value).__name__) if len(seen) > 40 or not value else seen
+    return f"{place or 'it'} is {shown}, but {said}"
+
+
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yields an empty sibling folder that takes `path`'s place at a clean exit and is removed at any other.
+    """Yield an empty sibling folder that takes `path`'s place at a clean exit and is removed at any other.
 
     A killed process leaves at most a `.NAME.partial` folder, which the next attempt clears.
     """

@@ -1,5 +1,6 @@
 """Artefacts are written whole or not at all."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -8,7 +9,7 @@ import stat
 import pytest
 
 from jaxforget.errors import UserError
-from jaxforget.files import atomic_folder, read_json, write_json, write_text
+from jaxforget.files import Text, atomic_folder, check, read_json, read_model, write_json, write_text
 
 
 def test_write_text_replaces_and_leaves_nothing_beside(tmp_path):
@@ -138,3 +139,43 @@ def test_what_a_killed_process_left_is_cleared(tmp_path):
         (partial / "a").write_text(json.dumps(1))
     assert list(tmp_path.iterdir()) == [path]
     assert [file.name for file in path.iterdir()] == ["a"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    __pydantic_config__ = {"extra": "forbid"}
+    prompt: Text
+    choices: tuple[Text, ...] = ()
+    right: int = 0
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([{}], "[0].prompt"),
+        ([{"prompt": " "}], "[0].prompt is ' ', but must be a text that is not empty"),
+        ([{"prompt": 3}], "[0].prompt is 3, but must be a string"),
+        ([{"prompt": "\ud800"}], "[0].prompt is '\\ud800', but must not hold half of a \\u surrogate pair"),
+        ([{"prompt": "?", "choices": ["a", None]}], "[0].choices[1] is null, but must be a string"),
+        ([{"prompt": "?", "choices": "ab"}], "[0].choices is 'ab', but must be a tuple"),
+        ([{"prompt": "?", "other": 1}], "unknown key '[0].other'"),
+        ([["a"]], "[0] is ['a'], but must be an object"),
+        ({"prompt": "?"}, "it is {'prompt': '?'}, but must be a list"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_told_in_one_line(tmp_path, value, said):
+    with pytest.raises(UserError) as error:
+        check(value, list[Question], "a.json", mend="correct it")
+    assert str(error.value).startswith("a.json: ")
+    assert said in str(error.value)
+    assert str(error.value).endswith("; correct it")
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_is_read_as_its_schema(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('\ufeff[{"prompt": "Who?", "choices": ["a"]}]', encoding="utf-8")
+    assert read_model(path, list[Question]) == [Question("Who?", ("a",))]
+    path.write_text('[{"prompt": ""}]')
+    with pytest.raises(UserError, match="a.json: .*; give questions"):
+        read_model(path, list[Question], mend="give questions")

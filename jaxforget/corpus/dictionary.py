@@ -1,13 +1,33 @@
 """The anchor dictionary: expressions of the target and their generic counterparts (METHOD.md §3)."""
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
 
 from jaxforget.errors import UserError
-from jaxforget.files import read_json, write_json
+from jaxforget.files import Text, check, read_json, write_json
+
+MEND = 'write an anchor as {"anchor": ["generic", ...]}'
+
+
+class Entry(pydantic.BaseModel, extra="allow"):
+    """One value of the file: the generic counterparts, and other keys, which are evidence."""
+
+    generic: Annotated[list[Text], pydantic.Field(min_length=1)]
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _spell_out(cls, value: Any) -> Any:
+        """Accept a string, a list or an object whose "generic" is one of them."""
+        if isinstance(value, str | list):
+            value = {"generic": value}
+        if not isinstance(value, dict):
+            raise ValueError('must be a string, a list of strings, or an object with "generic"')
+        generic = value.get("generic")
+        return {**value, "generic": [generic]} if isinstance(generic, str) else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,9 +36,9 @@ class Anchors:
 
     Attributes:
       entries: anchor -> its generic counterparts, at least one, in the order first seen.
-      evidence: anchor -> whatever else the file says of it (passages, counts, a verdict); never read here.
+      evidence: anchor -> the other keys of its entry (passages, counts, a verdict); not read here.
       dropped: anchor -> why the filter of METHOD.md §3 dropped it.
-      notes: one line for every entry that was mended or that will have no effect.
+      notes: one line for every entry that was corrected or that will have no effect.
     """
 
     entries: Mapping[str, tuple[str, ...]]
@@ -28,7 +48,7 @@ class Anchors:
 
     @classmethod
     def load(cls, path: str | Path, *, keep_all: bool = False) -> "Anchors":
-        """Reads `{"anchor": ["generic", …]}` and, unless `keep_all`, applies the filter.
+        """Read `{"anchor": ["generic", …]}` and, unless `keep_all`, applies the filter.
 
         A value may also be one string, or an object whose "generic" holds the list and whose other keys are
         kept as evidence. A key that the file gives twice keeps the translations of both. Blanks around a key
@@ -47,9 +67,9 @@ class Anchors:
                 raise UserError(f"{path}: an anchor is empty; remove it or give it a name")
             if key != raw:
                 notes.append(f"{key!r}: blanks around the anchor removed")
-            generic, rest = _split_value(path, key, value)
-            if re.search("[\ud800-\udfff]", "".join([key, *generic])):
-                raise UserError(f"{path}: {key!r}: holds half of a \\u surrogate pair; mend its escapes")
+            check(key, Text, f"{path}: {key!r}", mend="correct its escapes")
+            entry: Entry = check(_plain(value), Entry, f"{path}: {key!r}", mend=MEND)
+            generic, rest = [text.strip() for text in entry.generic], entry.model_extra or {}
             if key in united:
                 notes.append(f"{key!r}: given more than once; all its translations are kept")
             united.setdefault(key, []).extend(generic)
@@ -67,7 +87,7 @@ class Anchors:
         return anchors.filtered()
 
     def filtered(self) -> "Anchors":
-        """Drops, judged on the unfiltered keys, every key that (a) ends in `'s` where the rest is a key, or
+        """Drop, judged on the unfiltered keys, every key that (a) ends in `'s` where the rest is a key, or
         (b) has two or more words each of which is a key."""
         reasons = {key: reason for key in self.entries if (reason := _redundant(key, self.entries)) is not None}
         kept = {key: generic for key, generic in self.entries.items() if key not in reasons}
@@ -75,7 +95,7 @@ class Anchors:
         return dataclasses.replace(self, entries=kept, evidence=evidence, dropped={**self.dropped, **reasons})
 
     def save(self, path: str | Path) -> None:
-        """Writes the entries (with their evidence, where there is some) as JSON that `load` reads back."""
+        """Write the entries, with their evidence if there is any, as JSON that `load` reads back."""
         write_json(
             path,
             {
@@ -86,7 +106,7 @@ class Anchors:
 
 
 def _redundant(key: str, keys: Mapping[str, Any]) -> str | None:
-    """Why the filter drops `key`, or None."""
+    """Return why the filter drops `key`, or None."""
     if key.endswith("'s") and key[:-2] in keys:
         return f"possessive of {key[:-2]!r}"
     words = key.split()
@@ -96,7 +116,7 @@ def _redundant(key: str, keys: Mapping[str, Any]) -> str | None:
 
 
 class _Pairs(list):
-    """A JSON object as its (key, value) pairs: a dict would lose the first of two equal keys."""
+    """A JSON object as (key, value) pairs, since a dict would lose the first of two equal keys."""
 
 
 def _plain(value: Any) -> Any:
@@ -108,35 +128,7 @@ def _plain(value: Any) -> Any:
 
 
 def _read_pairs(path: Path) -> _Pairs:
-    pairs = read_json(path, mend='name a dictionary of anchors, {"anchor": ["generic"]}', pairs=_Pairs)
+    pairs = read_json(path, mend=MEND, pairs=_Pairs)
     if not isinstance(pairs, _Pairs):
-        raise UserError(f'{path}: holds a {_kind(pairs)}; it must be an object, {{"anchor": ["generic"]}}')
+        raise UserError(f"{path}: is no object of anchors; {MEND}")
     return pairs
-
-
-def _split_value(path: Path, key: str, value: Any) -> tuple[list[str], dict[str, Any]]:
-    """The translations and the evidence of one entry, checked."""
-    rest: dict[str, Any] = {}
-    if isinstance(value, _Pairs):
-        rest = _plain(value)
-        if "generic" not in rest:
-            raise UserError(f'{path}: {key!r}: the object has no "generic"; give its translations there')
-        value = rest.pop("generic")
-    if isinstance(value, str):
-        value = [value]
-    if not isinstance(value, list):
-        raise UserError(f"{path}: {key!r}: a {_kind(value)}; give a string or a list of strings")
-    if not value:
-        raise UserError(f"{path}: {key!r}: no translations; give at least one or remove the anchor")
-    for item in value:
-        if not isinstance(item, str):
-            raise UserError(f"{path}: {key!r}: a translation is a {_kind(item)}; each must be a string")
-        if not item.strip():
-            raise UserError(f"{path}: {key!r}: a translation is empty; remove it or give a replacement")
-    return [item.strip() for item in value], rest
-
-
-def _kind(value: Any) -> str:
-    """JSON's own name for the type of `value`."""
-    names = {type(None): "null", bool: "boolean", int: "number", float: "number", str: "string", list: "list"}
-    return "object" if isinstance(value, (dict, _Pairs)) else names.get(type(value), type(value).__name__)

@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
 
 from jaxforget.endpoint.answers import Messages
 from jaxforget.endpoint.settings import Settings
@@ -209,23 +211,39 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return None
 
 
+class _Message(pydantic.BaseModel):
+    content: Any = None
+
+
+class _Choice(pydantic.BaseModel):
+    message: _Message
+    finish_reason: Any = None
+
+
+class _Completion(pydantic.BaseModel):
+    """The parts of a chat completion that are read; endpoints differ in all others."""
+
+    choices: Annotated[list[_Choice], pydantic.Field(min_length=1)]
+    usage: Any = None
+
+
 def _read(body: str) -> Reply | str:
-    """A chat completion's text, or what is wrong with the body."""
+    """Return the reply of a chat completion, or what is wrong with the body."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
         return f"its answer is no JSON: {body[:80]!r}; is endpoint.base_url right?"
     try:
-        choice = value["choices"][0]
-        message = choice["message"]
-        text = message.get("content")
-        counts = value.get("usage") or {}
-        tokens = [counts.get(name) for name in ("prompt_tokens", "completion_tokens")]
-        tokens = [count if isinstance(count, int) and count >= 0 else None for count in tokens]
-    except (KeyError, IndexError, TypeError, AttributeError):
+        completion = _Completion.model_validate(value)
+    except pydantic.ValidationError:
         return f"its answer holds no choices: {_message(body)[:80]!r}"
-    # A refusal or a call of a tool has no content: an unusable answer, not a broken endpoint.
-    return Reply(text if isinstance(text, str) else "", choice.get("finish_reason") == "length", *tokens)
+    choice = completion.choices[0]
+    counts = completion.usage if isinstance(completion.usage, dict) else {}
+    tokens = [counts.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    tokens = [count if isinstance(count, int) and count >= 0 else None for count in tokens]
+    # A refusal or a tool call has no content: an unusable answer, not a broken endpoint.
+    text = choice.message.content
+    return Reply(text if isinstance(text, str) else "", choice.finish_reason == "length", *tokens)
 
 
 def _message(body: str) -> str:
