@@ -1,13 +1,13 @@
-"""Reads what a run left in its folder, and checks it before anything is drawn.
+"""Readers of the files in a run's folder, which check them before anything is drawn.
 
-Every reader returns `None` where the artefact is missing, and raises `UserError` naming the file and the
-place where it is malformed: a page must not be drawn from half-understood figures.
+Every reader returns None where the file is missing, and raises `UserError` naming the file and the place where it is
+malformed, so that no page is drawn from figures that were only half understood.
 """
 
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ MODEL_ORDER = ("base", "reinforced", "paper", "unlearned", "control")
 
 @dataclass(frozen=True)
 class CurveRow:
-    """One evaluation during training; a quantity that nobody asked for is None."""
+    """One evaluation during training; a quantity that was not measured is None."""
 
     step: int
     familiarity: float | None
@@ -33,7 +33,7 @@ class CurveRow:
 
 @dataclass(frozen=True)
 class TokenProbability:
-    """A next token as the tokenizer spells it, and its probability."""
+    """A next token as it stands in the vocabulary, and its probability."""
 
     token: str
     p: float
@@ -41,7 +41,7 @@ class TokenProbability:
 
 @dataclass(frozen=True)
 class Dynamics:
-    """The most likely next tokens of one prompt: of fixed models by name, and of the student by step."""
+    """The most likely next tokens of one prompt: those of fixed models by name, those of the student by step."""
 
     prompt: str
     models: dict[str, tuple[TokenProbability, ...]]
@@ -58,16 +58,24 @@ class Completion:
 
 @dataclass(frozen=True)
 class PassageToken:
-    """One token of the target; `label` is what its position is to predict next, None where not trained."""
+    """One token of the target.
+
+    Attributes:
+      text: the token as it stands in the vocabulary.
+      label: the token that training makes this position predict; None where the position is not trained.
+      anchor: whether the token belongs to an anchor.
+      probability: by model, that of the token given those before it; empty for the first token.
+    """
 
     text: str
     label: str | None
     anchor: bool
+    probability: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A piece of the target with its labels."""
+    """A block of the target with its labels."""
 
     document: str
     tokens: tuple[PassageToken, ...]
@@ -75,7 +83,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class AuditedWord:
-    """A word of the target, its probability under a model and under what that is read against."""
+    """A word of the target, its probability under the model and under the reference (control or base)."""
 
     text: str
     model: float
@@ -85,7 +93,7 @@ class AuditedWord:
 
 @dataclass(frozen=True)
 class AuditedPassage:
-    """A passage of the target by its number; `excess` is what it is ranked by."""
+    """A passage of the target by its number; passages are ranked by `excess`."""
 
     number: int
     excess: float
@@ -93,8 +101,18 @@ class AuditedPassage:
 
 
 @dataclass(frozen=True)
+class Question:
+    """A question with the probability of its whole answer by model; `kind` is "familiarity" or "retained"."""
+
+    kind: str
+    prompt: str
+    answer: str
+    probability: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Measurement:
-    """One row of the evidence; `low` and `high` bound the interval, if any, and `n` counts the items."""
+    """One row of the evidence; `low` and `high` bound the 95 % interval, if any, and `n` counts the items."""
 
     metric: str
     convention: str
@@ -106,13 +124,13 @@ class Measurement:
 
 
 def model_order(names: Iterable[str]) -> list[str]:
-    """Distinct model names: the known ones in the order of the method, then others as they came."""
+    """Return the distinct model names: the known ones in the order of the method, then others as they came."""
     names = list(dict.fromkeys(names))
     return [m for m in MODEL_ORDER if m in names] + [m for m in names if m not in MODEL_ORDER]
 
 
 class _Record:
-    """A JSON object with its address, so that every complaint says where."""
+    """A JSON object with its place in the file, which every error message names."""
 
     def __init__(self, path: Path, place: str, value: Any):
         if not isinstance(value, dict):
@@ -136,7 +154,7 @@ class _Record:
         return None if self.value.get(key) is None else self.text(key)
 
     def number(self, key: str) -> float | None:
-        """None for a missing, null or non-finite number."""
+        """Return the number, or None if it is missing, null or not finite."""
         value = self.value.get(key)
         if value is None:
             return None
@@ -156,6 +174,13 @@ class _Record:
             raise self._error(self.path, self._at(key), f"is {_kind(value)}, not a list")
         return [_Record(self.path, f"{self._at(key)}[{i}]", item) for i, item in enumerate(value)]
 
+    def numbers(self, key: str) -> dict[str, float]:
+        """Return the finite numbers of an object by name; an absent object has none."""
+        if self.value.get(key) is None:
+            return {}
+        inner = self.record(key)
+        return {name: value for name in inner.value if (value := inner.number(name)) is not None}
+
     def record(self, key: str) -> "_Record":
         return _Record(self.path, self._at(key), self.value.get(key))
 
@@ -171,7 +196,7 @@ def _open(path: Path) -> _Record | None:
 
 
 def read_curve(run: Path) -> tuple[CurveRow, ...] | None:
-    """evals/curve.json, in the order of its steps."""
+    """Read evals/curve.json; the rows are in the order of their steps."""
     root = _open(run / "evals/curve.json")
     if root is None:
         return None
@@ -184,7 +209,7 @@ def _top(record: _Record, key: str) -> tuple[TokenProbability, ...]:
 
 
 def read_dynamics(run: Path) -> tuple[Dynamics, ...] | None:
-    """evals/dynamics.json."""
+    """Read evals/dynamics.json."""
     root = _open(run / "evals/dynamics.json")
     if root is None:
         return None
@@ -198,7 +223,7 @@ def read_dynamics(run: Path) -> tuple[Dynamics, ...] | None:
 
 
 def read_completions(run: Path) -> tuple[Completion, ...] | None:
-    """evals/completions.json."""
+    """Read evals/completions.json."""
     root = _open(run / "evals/completions.json")
     if root is None:
         return None
@@ -210,20 +235,23 @@ def read_completions(run: Path) -> tuple[Completion, ...] | None:
 
 
 def read_passage(run: Path) -> Passage | None:
-    """evals/passage.json."""
+    """Read evals/passage.json."""
     root = _open(run / "evals/passage.json")
     if root is None:
         return None
     tokens = (
-        PassageToken(t.text("text"), t.optional_text("label"), bool(t.value.get("anchor")))
+        PassageToken(t.text("text"), t.optional_text("label"), bool(t.value.get("anchor")), t.numbers("probability"))
         for t in root.records("tokens")
     )
     return Passage(root.text("document"), tuple(tokens))
 
 
 def read_audit(run: Path) -> tuple[str, list[dict[str, Any]], list[AuditedPassage]] | None:
-    """evals/audit/unlearned.json: what it is read against, words {"word", "count", "leaked", "model", "reference"},
-    passages; both worst first."""
+    """Read evals/audit/unlearned.json.
+
+    Returns:
+      The name of the reference, words {"word", "count", "leaked", "model", "reference"} and passages; the worst first.
+    """
     root = _open(run / "evals/audit/unlearned.json")
     if root is None:
         return None
@@ -246,14 +274,33 @@ def read_audit(run: Path) -> tuple[str, list[dict[str, Any]], list[AuditedPassag
 
 
 def read_attack_metrics(run: Path) -> frozenset[str]:
-    """The metrics of the suites that attack, from evals/rows/SUITE/*.json."""
-    files = (path for suite in ATTACKING for path in sorted((run / "evals/rows" / suite).glob("*.json")))
-    roots = (_open(path) for path in files)
-    return frozenset(row.text("metric") for root in roots if root is not None for row in root.records("rows"))
+    """Return the metrics of the suites that attack."""
+    return frozenset(metric for (metric, _), suite in read_suites(run).items() if suite in ATTACKING)
+
+
+def read_suites(run: Path) -> dict[tuple[str, str], str]:
+    """Return (metric, convention) -> name of the suite that measured it, from evals/rows/SUITE/*.json."""
+    found: dict[tuple[str, str], str] = {}
+    for path in sorted((run / "evals/rows").glob("*/*.json")):
+        root = _open(path)
+        for row in root.records("rows") if root is not None else ():
+            found.setdefault((row.text("metric"), row.text("convention")), path.parent.name)
+    return found
+
+
+def read_questions(run: Path) -> tuple[Question, ...] | None:
+    """Read evals/questions.json."""
+    root = _open(run / "evals/questions.json")
+    if root is None:
+        return None
+    return tuple(
+        Question(q.text("kind"), q.text("prompt"), q.text("answer"), q.numbers("probability"))
+        for q in root.records("questions")
+    )
 
 
 def read_summary(run: Path) -> tuple[Measurement, ...] | None:
-    """evals/summary.json."""
+    """Read evals/summary.json."""
     root = _open(run / "evals/summary.json")
     if root is None:
         return None
@@ -272,10 +319,10 @@ def read_summary(run: Path) -> tuple[Measurement, ...] | None:
 
 
 def read_metrics(run: Path) -> dict[str, list[dict[str, float]]] | None:
-    """metrics.jsonl by stage, in the order of steps.
+    """Read the training steps in metrics.jsonl, by stage and in the order of steps.
 
-    Of a step that a resumed run did twice, the later line counts. A last line
-    without its newline was cut by a kill and is left out.
+    Evaluations between the steps (kind "eval") are left out. If a resumed run did a step twice, the later line counts.
+    A last line without its newline was cut when the process was killed, and is left out.
     """
     path = run / "metrics.jsonl"
     if not path.exists():
@@ -290,19 +337,26 @@ def read_metrics(run: Path) -> dict[str, list[dict[str, float]]] | None:
         except json.JSONDecodeError as error:
             raise UserError(f"{path}: line {number}: not JSON: {error.msg}; remove the line") from None
         record = _Record(path, f"line {number}", value)
+        if record.value.get("kind", "train") != "train":
+            continue
         figures = {k: v for k, v in value.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         stages.setdefault(record.text("stage"), {})[record.integer("step")] = figures
     return {stage: [steps[n] for n in sorted(steps)] for stage, steps in stages.items()}
 
 
 def read_manifest(run: Path) -> dict[str, Any] | None:
-    """manifest.json as it is; only its outermost form is checked."""
-    root = _open(run / "manifest.json")
+    """Read manifest.json; only that it is an object is checked."""
+    return read_object(run / "manifest.json")
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Read any JSON object."""
+    root = _open(path)
     return None if root is None else root.value
 
 
 def read_config(run: Path) -> tuple[str, dict[str, Any]] | None:
-    """config.yaml: its text, and its values under dotted keys."""
+    """Read config.yaml: its text, and its values under dotted keys."""
     path = run / "config.yaml"
     if not path.exists():
         return None
@@ -319,7 +373,7 @@ def read_config(run: Path) -> tuple[str, dict[str, Any]] | None:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}; lists stay values."""
+    """Return nested settings under dotted keys: {"a": {"b": 1}} -> {"a.b": 1}; lists stay values."""
     if not isinstance(value, dict):
         return {prefix: value}
     flat: dict[str, Any] = {}

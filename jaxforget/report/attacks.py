@@ -1,5 +1,6 @@
-"""What attacks brought back, and which words of the target a model still predicts: plain values for the template."""
+"""Attacks against the control, and the words of the target that a model still predicts: values for the template."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,20 +8,23 @@ from typing import Any
 from markupsafe import Markup
 
 from jaxforget.report.artefacts import AuditedPassage, Measurement, model_order
-from jaxforget.report.plots import figure, quantity_chart
+from jaxforget.report.plots import quantity_chart
+from jaxforget.report.tones import figure
+from jaxforget.report.verdict import ABOVE, attack_name, attacks_above
 
-ABOVE = "_above_control"
 RELEARNED = re.compile(r"(relearn_\w+)_(\d+)")
 NAMES = {"relearn_target": "Relearning on target text", "relearn_neighbours": "Relearning on neighbours' text"}
 PASSAGES = 5
 NAMED = 30
+BARS = 6
 
 
 def attacks(summary: Sequence[Measurement], metrics: frozenset[str]) -> dict[str, Any] | None:
-    """Attacks by line and models by column, each value beside its distance above the control; curves of relearning.
+    """Return attacks by line and models by column, each value beside its distance above the control.
 
     Args:
-      metrics: of the suites that attack; None comes back where the summary holds none of them.
+      summary: evidence of all models.
+      metrics: those of the suites that attack; None is returned where the summary holds none of them.
     """
     rows = [row for row in summary if row.metric in metrics and row.value is not None]
     if not rows:
@@ -33,10 +37,17 @@ def attacks(summary: Sequence[Measurement], metrics: frozenset[str]) -> dict[str
         cells = []
         for model in models:
             row, more = values.get((metric, model)), above.get((metric, model))
-            cells.append((model, "" if row is None else figure(row.value), _distance(more)))
+            value = None if row is None else row.value
+            cells.append((model, value, "" if row is None else figure(value), _distance(more)))
         convention = next(row.convention for (name, _), row in values.items() if name == metric)
-        lines.append({"attack": metric.replace("_", " "), "convention": convention, "cells": cells})
-    return {"models": models, "rows": lines, "charts": _curves(values, models), "reading": _reading(values, above)}
+        lines.append({"attack": attack_name(metric), "convention": convention, "cells": cells})
+    return {
+        "models": models,
+        "rows": lines,
+        "charts": _curves(values, models),
+        "reading": _reading(values, rows),
+        "bars": _bars(values, rows),
+    }
 
 
 def _distance(row: Measurement | None) -> str:
@@ -45,6 +56,24 @@ def _distance(row: Measurement | None) -> str:
     sign = "+" if row.value >= 0 else ""
     bounds = "" if row.low is None or row.high is None else f" ({figure(row.low)} to {figure(row.high)})"
     return f"{sign}{figure(row.value)}{bounds}"
+
+
+def _bars(values: Mapping[tuple[str, str], Measurement], rows: Sequence[Measurement]) -> list[dict[str, Any]]:
+    """Return the strongest attacks on the unlearned model, each with bars for it and for the control, in percent.
+
+    Of relearning on one text, the number of steps that brings most back stands for all.
+    """
+    found = attacks_above(rows, "unlearned")
+    kinds: dict[str, str] = {}
+    for attack in sorted(found, key=lambda name: -found[name]):
+        relearned = RELEARNED.fullmatch(attack)
+        kinds.setdefault(relearned[1] if relearned else attack, attack)
+    bars = []
+    for attack in list(kinds.values())[:BARS]:
+        pair = [(m, values[attack, m].value) for m in ("unlearned", "control") if (attack, m) in values]
+        shown = [(m, figure(v), 100 * min(max(v, 0.0), 1.0)) for m, v in pair]
+        bars.append({"attack": attack_name(attack), "bars": shown})
+    return bars
 
 
 def _curves(values: Mapping[tuple[str, str], Measurement], models: Sequence[str]) -> list[tuple[str, Markup]]:
@@ -60,27 +89,40 @@ def _curves(values: Mapping[tuple[str, str], Measurement], models: Sequence[str]
     return charts
 
 
-def _reading(values: Mapping[tuple[str, str], Measurement], above: Mapping[tuple[str, str], Measurement]) -> str:
-    """The attack that brings most back, in a sentence."""
-    # On the way to base anything comes back in the end; it says how thin the forgetting is, and is no attack.
-    found = {a: row for (a, model), row in above.items() if model == "unlearned" and not a.startswith("back_to_base")}
+def _reading(values: Mapping[tuple[str, str], Measurement], rows: Sequence[Measurement]) -> str:
+    """Name the attack that brings most back, in a sentence."""
+    found = attacks_above(rows, "unlearned")
     if not found:
-        return "There is no control here: what any model would give under such an attack is not known."
-    worst = max(found, key=lambda attack: found[attack].value)
+        return "There is no control: the score of a model that never read the target is unknown."
+    worst = max(found, key=lambda attack: found[attack])
     plain = values.get(("plain", "unlearned"))
     asked = "" if plain is None else f"Asked plainly, the unlearned model scores {figure(plain.value)}. "
     value = values[worst, "unlearned"].value
     return (
-        f"{asked}Most comes back under {worst.replace('_', ' ')}: {figure(value)}, "
-        f"which is {figure(found[worst].value)} above the control."
+        f"{asked}Most comes back under {attack_name(worst)}: {figure(value)}, "
+        f"which is {figure(found[worst])} above the control."
     )
 
 
-def audit(found: tuple[str, Sequence[Mapping[str, Any]], Sequence[AuditedPassage]] | None) -> dict[str, Any] | None:
-    """Words and passages, worst first; None where no audit was made."""
+def _information(word: Mapping[str, Any]) -> float:
+    """Return the information about a word that the model has and the control has not, summed over its places, in nats.
+
+    The sum of probabilities would put common words first: "his" is a little more probable in many places. Names of the
+    target are improbable under the control, so the logarithm of the ratio is large for them.
+    """
+    model, reference = max(word["model"], 1e-9), max(word["reference"], 1e-6)
+    return word["count"] * model * math.log(model / reference)
+
+
+def audit(
+    found: tuple[str, Sequence[Mapping[str, Any]], Sequence[AuditedPassage]] | None,
+) -> dict[str, Any] | None:
+    """Return words and passages, the worst first; None where no audit was made."""
     if found is None:
         return None
     against, words, passages = found
+    if against == "control":
+        words = sorted(words, key=_information, reverse=True)
     shown = []
     for passage in passages[:PASSAGES]:
         pieces = [

@@ -1,7 +1,10 @@
 """`report.html`: what was run, what came of it and how far to trust it, in one file."""
 
+import base64
+import hashlib
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +13,20 @@ from markupsafe import Markup
 
 from jaxforget.errors import UserError
 from jaxforget.files import write_text
-from jaxforget.report import artefacts, attacks, sections
-from jaxforget.report.plots import figure, style, tone_of
+from jaxforget.report import artefacts, attacks, sections, texts
+from jaxforget.report.evidence import evidence
+from jaxforget.report.figures import write_figures
+from jaxforget.report.run_data import RunData, column, read_runs, side_by_side
+from jaxforget.report.tones import figure, model_tones, style
+from jaxforget.report.verdict import judge
 
 # Characters that HTML forbids, or that UTF-8 cannot hold: text of models and corpora may contain any.
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+HERE = Path(__file__).parent
 
 
 def _missing(run: Path) -> dict[str, tuple[str, str]]:
-    """Artefact -> (what is not there, the command that makes it)."""
+    """Return artefact -> (the missing file, the command that makes it)."""
     folder = shlex.quote(str(run))
     return {
         "curve": ("evals/curve.json", f"jaxforget forget {folder}"),
@@ -32,58 +40,116 @@ def _missing(run: Path) -> dict[str, tuple[str, str]]:
     }
 
 
-def render(run: Path) -> str:
-    """The page of the run in folder `run`, as HTML.
+def render(*folders: Path) -> str:
+    """Return the page of one run, or of several side by side, as HTML.
+
+    The first run's texts are shown in full; of the others, the page shows their figures, curves and completions.
 
     Raises:
-        UserError: an artefact is malformed; the message names the file and the place.
+      UserError: a file of a run is malformed; the message names the file and the place.
     """
-    curve, summary = artefacts.read_curve(run), artefacts.read_summary(run)
-    metrics, manifest = artefacts.read_metrics(run), artefacts.read_manifest(run)
-    config = artefacts.read_config(run)
-    attacking = artefacts.read_attack_metrics(run)
-    # Attacks have a table of their own, where each stands beside the control.
-    others = None if summary is None else tuple(row for row in summary if row.metric not in attacking)
+    runs = read_runs(folders)
+    first, summary = runs[0], side_by_side(runs)
+    config = first.config[1] if first.config else {}
+    manifest, metrics = first.manifest or {}, first.metrics or {}
+    attacking = frozenset(metric for folder in folders for metric in artefacts.read_attack_metrics(folder))
+    suites = {key: suite for run in reversed(runs) for key, suite in run.suites.items()}
+    models = artefacts.model_order(row.model for row in summary)
+    students = [column(run, "unlearned", runs) for run in runs]
+    tones = model_tones([*models, *students])
+    script = (HERE / "script.js").read_text(encoding="utf-8")
+    alone = len(runs) == 1
     context: dict[str, Any] = {
-        "name": run.resolve().name,
-        "facts": sections.facts(config[1] if config else {}, manifest or {}, metrics or {}),
-        "headline": sections.headline(summary or (), curve or ()),
-        "curves": sections.curves(curve, summary or ()),
-        "training": sections.training(metrics),
-        "dynamics": sections.dynamics(artefacts.read_dynamics(run)),
-        "completions": sections.completions(artefacts.read_completions(run)),
-        "passage": sections.passage(artefacts.read_passage(run)),
-        "attacks": attacks.attacks(summary or (), attacking),
-        "audit": attacks.audit(artefacts.read_audit(run)),
-        "evidence": sections.evidence(others),
-        "config": config[0] if config else None,
-        "stages": sections.stages(manifest or {}),
-        "versions": sections.versions(manifest or {}),
-        "has_manifest": manifest is not None,
-        "outdated": sections.outdated(manifest or {}),
-        "missing": _missing(run),
-        "folder": shlex.quote(str(run)),
+        "name": first.name if alone else " and ".join(run.name for run in runs),
+        "verdicts": [(run.name, judge(run.summary or ()), _three(run)) for run in runs],
+        "facts": sections.facts(config, manifest, metrics),
+        "method": sections.method(config),
+        "target": config.get("corpus.path"),
+        "headline": sections.headline(first.summary or (), first.curve or ()) if alone else [],
+        "scatter": sections.scatter(summary, tones),
+        "curves": sections.curves(_curves(runs), summary),
+        "training": sections.training(first.metrics),
+        "dynamics": sections.dynamics(first.dynamics),
+        "completions": texts.completions(_completions(runs), first.anchors.entries if first.anchors else ()),
+        "passage": texts.passage(first.passage),
+        "heat": texts.heat(first.passage),
+        "questions": texts.questions(first.questions),
+        "attacks": attacks.attacks(summary, attacking),
+        "audit": attacks.audit(first.audit),
+        # Attacks have a table of their own, where each stands beside the control.
+        "evidence": None if first.summary is None else evidence(summary, suites, attacking),
+        "anchors": sections.anchors(first.anchors, first.diagnosis),
+        "cost": [(run.name, sections.cost(run.manifest or {}, run.metrics or {})) for run in runs],
+        "configs": [(run.name, run.config[0] if run.config else None) for run in runs],
+        "versions": sections.versions(manifest),
+        "has_manifest": first.manifest is not None,
+        "outdated": any(sections.outdated(run.manifest or {}) for run in runs),
+        "missing": _missing(first.folder),
+        "folder": shlex.quote(str(first.folder)),
         "svg_style": Markup(style()),
+        "script": Markup(script),
+        # The page's own script is the only one that may run: text that became a script would not have its hash.
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure, "tone": tone_of}
+    environment.filters |= {"figure": figure, "tone": lambda model: tones.get(model, "other1")}
     return _FORBIDDEN.sub("\ufffd", environment.get_template("template.html").render(context))
 
 
-def write_report(run: str | Path) -> Path:
-    """Writes `report.html` into the run's folder, atomically, and returns its path.
+def _three(run: RunData) -> list[tuple[str, str, str]]:
+    """Return (quantity, before, after) of the three quantities of a run, for the table of several runs."""
+    cards = sections.headline(run.summary or (), run.curve or ())
+    return [(card["name"], figure(card["before"]), figure(card["after"])) for card in cards]
 
-    A missing artefact leaves a note of the command that makes it; the rest of the page stands.
+
+def _curves(runs: Sequence[RunData]) -> dict[str, Sequence[artefacts.CurveRow]] | None:
+    """Return the evaluations during training by student; None where no run has any."""
+    found = {column(run, "unlearned", runs): run.curve for run in runs if run.curve is not None}
+    return found or None
+
+
+def _completions(runs: Sequence[RunData]) -> list[artefacts.Completion] | None:
+    """Return the first run's completions with the unlearned model's of every other run beside them."""
+    if runs[0].completions is None or len(runs) == 1:
+        return runs[0].completions
+    merged = {item.prompt: {m: t for m, t in item.completions.items() if m != "unlearned"}
+              for item in runs[0].completions}  # fmt: skip
+    for run in runs:
+        for item in run.completions or ():
+            if item.prompt in merged and "unlearned" in item.completions:
+                merged[item.prompt][column(run, "unlearned", runs)] = item.completions["unlearned"]
+    return [artefacts.Completion(prompt, texts) for prompt, texts in merged.items()]
+
+
+def write_report(run: str | Path, *others: str | Path, out: Path | None = None, figures: bool = False) -> Path:
+    """Write the page of a run, or of several side by side, atomically.
+
+    A missing artefact leaves a note with the command that makes it; the rest of the page stands.
+
+    Args:
+      run, others: folders of runs.
+      out: file to write; None writes report.html, or comparison.html for several runs, into the first folder.
+      figures: also write every figure as SVG into the folder figures/ beside the page.
+
+    Returns:
+      The path of the page.
 
     Raises:
-        UserError: `run` is no folder, or an artefact in it is malformed.
+      UserError: a path is no folder, or an artefact in it is malformed.
     """
-    run = Path(run)
-    if not run.is_dir():
-        raise UserError(f"{run}: no such run; name the folder of one, such as runs/demo")
-    path = run / "report.html"
-    write_text(path, render(run))
+    folders = [Path(place) for place in (run, *others)]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such run; name the folder of one, such as runs/demo")
+    path = out or folders[0] / ("comparison.html" if others else "report.html")
+    page = render(*folders)
+    write_text(path, page)
+    if figures:
+        write_figures(page, path.parent / "figures")
     return path

@@ -1,35 +1,19 @@
-"""What each part of the page shows, as plain values for the template: pure functions of the artefacts."""
+"""Parts of the page as plain values for the template: pure functions of a run's files."""
 
 import datetime
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 from markupsafe import Markup
 
-from jaxforget.report.artefacts import (
-    QUANTITIES,
-    Completion,
-    CurveRow,
-    Dynamics,
-    Measurement,
-    Passage,
-    model_order,
-)
-from jaxforget.report.dynamics import columns, dynamics_chart, plain, spelled
-from jaxforget.report.plots import (
-    Line,
-    bucketed,
-    chart,
-    figure,
-    interval,
-    quantity_chart,
-    step_ticks,
-    ticks,
-    tone_of,
-)
+from jaxforget.report.artefacts import QUANTITIES, CurveRow, Dynamics, Measurement, model_order
+from jaxforget.report.dynamics import columns, dynamics_chart, spelled
+from jaxforget.report.plots import Line, bucketed, chart, quantity_chart, trade_off
+from jaxforget.report.tones import figure, step_ticks, ticks
+from jaxforget.report.verdict import chosen
 
-PASSAGE_TOKENS = 600
+ANCHORS = 400  # rows of the table of anchors
 
 
 def facts(
@@ -37,16 +21,18 @@ def facts(
     manifest: Mapping[str, Any],
     metrics: Mapping[str, Sequence[Mapping[str, float]]],
 ) -> list[tuple[str, str]]:
-    """(name, value) pairs for the head of the page; what is not known is left out.
+    """Return (name, value) pairs that say what was run; unknown values are left out.
 
     Args:
-        config: the run's settings under dotted keys.
+      config: the run's settings under dotted keys.
+      manifest: manifest.json.
+      metrics: training steps by stage.
     """
     named = (("Model", "model.folder"), ("Text to forget", "corpus.path"), ("Anchors", "anchors.path"))
     found = [(name, config.get(key)) for name, key in named] + [("Method", method(config))]
     for stage, rows in metrics.items():
         tokens = sum(int(_finite(row.get("tokens")) or 0) for row in rows)
-        found.append((f"{stage.capitalize()} steps", f"{int(rows[-1]['step']):,} ({tokens:,} tokens)"))
+        found.append((f"{stage.capitalize()} steps", f"{len(rows):,} ({tokens:,} tokens)"))
     found += [
         ("Started", _when(manifest.get("started"))),
         ("Devices", _devices(manifest)),
@@ -56,7 +42,7 @@ def facts(
 
 
 def _devices(manifest: Mapping[str, Any]) -> Any:
-    """What the stages ran on, and which of them where they differ; what the last command had where no stage says."""
+    """Return the devices of the stages, named where stages differ; without any, those of the last command."""
     found = manifest.get("stages")
     names: dict[str, list[str]] = {}
     for name, stage in found.items() if isinstance(found, Mapping) else ():
@@ -68,7 +54,7 @@ def _devices(manifest: Mapping[str, Any]) -> Any:
 
 
 def _when(value: Any) -> str | None:
-    """An ISO time to the minute, in UTC; anything else as it stands."""
+    """Return an ISO time to the minute, in UTC; anything else as it is."""
     if value is None:
         return None
     try:
@@ -79,7 +65,7 @@ def _when(value: Any) -> str | None:
 
 
 def method(config: Mapping[str, Any]) -> str | None:
-    """The recipe in a line, from the settings that make it; None where they are unknown."""
+    """Return the recipe in one line; None where its settings are unknown."""
     if "targets.kind" not in config:
         return None
     labels = f"{config['targets.kind']} of equation 1, alpha {config.get('targets.alpha')}"
@@ -89,7 +75,7 @@ def method(config: Mapping[str, Any]) -> str | None:
 
 
 def _plain(value: Any) -> str:
-    """A value of unknown form as a short line."""
+    """Return a value of unknown form as a short line."""
     if isinstance(value, Mapping):
         if "commit" in value:
             return f"{str(value['commit'])[:10]}{', with changes' if value.get('changed') else ''}"
@@ -104,22 +90,46 @@ def _plain(value: Any) -> str:
 
 
 def versions(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Package versions by name."""
+    """Return package versions by name."""
     found = manifest.get("versions")
     return sorted((str(k), _plain(v)) for k, v in found.items()) if isinstance(found, Mapping) else []
 
 
-def stages(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Stages and their seconds, in the order in which they ran."""
+def cost(manifest: Mapping[str, Any], metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any] | None:
+    """Return the seconds of every stage with the steps and the speed of those that train, and their sum."""
     found = manifest.get("stages")
     if not isinstance(found, Mapping):
-        return []
-    seconds = ((name, stage.get("seconds")) for name, stage in found.items() if isinstance(stage, Mapping))
-    return [(str(name), f"{s:,.1f} s") for name, s in seconds if isinstance(s, int | float)]
+        return None
+    rows, total = [], 0.0
+    for name, stage in found.items():
+        seconds = stage.get("seconds") if isinstance(stage, Mapping) else None
+        if not isinstance(seconds, int | float):
+            continue
+        total += seconds
+        steps = metrics.get(name, ())
+        tokens = sum(int(_finite(row.get("tokens")) or 0) for row in steps)
+        speed = _median([_finite(row.get("tokens_per_second")) for row in steps])
+        peak = stage.get("peak_bytes")
+        rows.append(
+            {
+                "stage": str(name),
+                "seconds": f"{seconds:,.1f}",
+                "steps": f"{len(steps):,}" if steps else "",
+                "tokens": f"{tokens:,}" if tokens else "",
+                "speed": "" if speed is None else figure(speed),
+                "peak": f"{peak / 2**30:.1f}" if isinstance(peak, int | float) else "",
+            }
+        )
+    return {"rows": rows, "total": f"{total:,.1f}", "peak": any(row["peak"] for row in rows)} if rows else None
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = sorted(value for value in values if value is not None)
+    return known[len(known) // 2] if known else None
 
 
 def outdated(manifest: Mapping[str, Any]) -> bool:
-    """Whether the result was trained again since the models were last measured."""
+    """Return whether the result was trained again since the models were last measured."""
     found = manifest.get("stages")
     measured = found.get("eval") if isinstance(found, Mapping) else None
     if not isinstance(measured, Mapping) or not isinstance(measured.get("inputs"), Mapping):
@@ -128,21 +138,8 @@ def outdated(manifest: Mapping[str, Any]) -> bool:
     return not isinstance(trained, Mapping) or measured["inputs"].get("forget") != trained.get("fingerprint")
 
 
-def chosen(summary: Iterable[Measurement], metric: str) -> tuple[str, dict[str, float]]:
-    """(convention, value by model) of a metric: a probability's convention if there is one, else the first.
-
-    The curves are mean probabilities, and figures of two conventions never share a picture.
-    """
-    rows = [row for row in summary if row.metric == metric and row.value is not None]
-    conventions = list(dict.fromkeys(row.convention for row in rows))
-    if not conventions:
-        return "", {}
-    convention = next((c for c in conventions if "prob" in c.lower()), conventions[0])
-    return convention, {row.model: row.value for row in rows if row.convention == convention}
-
-
 def headline(summary: Sequence[Measurement], curve: Sequence[CurveRow]) -> list[dict[str, Any]]:
-    """The three quantities before and after, each with bars by model and a sentence that reads them."""
+    """Return the three quantities before and after, each with bars by model and a sentence that reads them."""
     cards = []
     for quantity in QUANTITIES:
         convention, values = chosen(summary, quantity)
@@ -169,41 +166,60 @@ def headline(summary: Sequence[Measurement], curve: Sequence[CurveRow]) -> list[
 
 
 def reading(quantity: str, values: Mapping[str, float]) -> str:
-    """The figures of one quantity in a sentence or two, with no more praise than they carry."""
+    """Return the figures of one quantity in a sentence or two."""
     base, after, control = values.get("base"), values.get("unlearned"), values.get("control")
     if base is None or after is None:
-        return "The base or the unlearned model was not measured, so there is no before and after."
+        return "" if base is not None else "The base or the unlearned model was not measured."
     if quantity == "familiarity":
         if control is None:
-            return "Of the target's facts. There is no control here to say what zero knowledge scores."
+            return "Knowledge of the target. There is no control to say what zero knowledge scores."
         above = after - control
         where = f"{figure(abs(above))} {'above' if above >= 0 else 'below'} it"
-        verdict = " Knowledge of it remains." if above > 0.03 else ""
+        remains = " Knowledge of it remains." if above > 0.03 else ""
         scores = f"A control that never read the target scores {figure(control)}"
-        return f"{scores}; the unlearned model is {where} on these prompts.{verdict}"
+        return f"{scores}; the unlearned model is {where} on these prompts.{remains}"
     if quantity == "retained":
         kept = after / base if base else 0.0
-        verdict = "" if kept >= 0.95 else " The rest is harm to knowledge that was meant to stay."
-        return f"{kept:.0%} of the base model's score on other knowledge is kept.{verdict}"
+        if kept >= 1:
+            return "All of the base model's score on other knowledge is kept."
+        harm = "" if kept >= 0.95 else " The rest is harm to knowledge that was meant to stay."
+        return f"{kept:.1%} of the base model's score on other knowledge is kept.{harm}"
     change = after / base - 1 if base else 0.0
     way = "no different" if abs(change) < 0.0005 else f"{abs(change):.1%} {'higher' if change > 0 else 'lower'}"
     return f"On general text that was never trained on: {way}. Lower is better."
 
 
-def curves(rows: Sequence[CurveRow] | None, summary: Sequence[Measurement]) -> list[dict[str, Any]] | None:
-    """A chart and a table a quantity, base and control as dashed lines; None where nothing was evaluated."""
-    if rows is None:
+def scatter(summary: Sequence[Measurement], tones: Mapping[str, str]) -> Markup | None:
+    """Return the scatter of forgetting against retained knowledge; None where either was not measured."""
+    known, kept = chosen(summary, "familiarity")[1], chosen(summary, "retained")[1]
+    points = {model: (known[model], kept[model]) for model in model_order(known) if model in kept}
+    return Markup(trade_off(points, tones)) if points else None
+
+
+def curves(
+    rows_by_model: Mapping[str, Sequence[CurveRow]] | None, summary: Sequence[Measurement]
+) -> list[dict[str, Any]] | None:
+    """Return a chart and a table a quantity, with base and control as dashed lines; None where nothing was measured.
+
+    Args:
+      rows_by_model: evaluations during training by name of the student.
+    """
+    if rows_by_model is None:
         return None
     found = []
     for quantity in QUANTITIES:
-        along = [{"step": row.step, quantity: getattr(row, quantity)} for row in rows]
-        if not any(row[quantity] is not None for row in along):
+        along = {m: [{"step": r.step, quantity: getattr(r, quantity)} for r in rows]
+                 for m, rows in rows_by_model.items()}  # fmt: skip
+        along = {m: rows for m, rows in along.items() if any(row[quantity] is not None for row in rows)}
+        if not along:
             continue
         _, values = chosen(summary, quantity)
         by_model = {m: [{"step": 0, quantity: values[m]}] for m in ("base", "control") if m in values}
-        drawn = quantity_chart(quantity, by_model | {"unlearned": along})
-        table = [(f"{row['step']:,}", figure(row[quantity])) for row in along]
-        found.append({"name": quantity, "chart": Markup(drawn), "table": table})
+        drawn = quantity_chart(quantity, by_model | along)
+        steps = sorted({row["step"] for rows in along.values() for row in rows})
+        at = {m: {row["step"]: row[quantity] for row in rows} for m, rows in along.items()}
+        table = [(f"{step:,}", [figure(at[m].get(step)) for m in along]) for step in steps]
+        found.append({"name": quantity, "chart": Markup(drawn), "models": list(along), "table": table})
     return found
 
 
@@ -216,7 +232,7 @@ _MEASURES = (
 
 
 def training(metrics: Mapping[str, Sequence[Mapping[str, float]]] | None) -> list[dict[str, Any]] | None:
-    """Charts of each stage's metrics, and its speed."""
+    """Return charts of each stage's metrics, and its speed."""
     if metrics is None:
         return None
     found = []
@@ -234,14 +250,13 @@ def training(metrics: Mapping[str, Sequence[Mapping[str, float]]] | None) -> lis
                 described=f"{title} of the {stage} stage against steps, {figure(ys[0])} to {figure(ys[-1])}",
             )  # fmt: skip
             charts.append((title, Markup(drawn)))
-        speeds = sorted(s for row in rows if (s := _finite(row.get("tokens_per_second"))) is not None)
         found.append(
             {
                 "name": stage,
                 "charts": charts,
                 "steps": len(rows),
                 "tokens": sum(int(_finite(row.get("tokens")) or 0) for row in rows),
-                "speed": speeds[len(speeds) // 2] if speeds else None,
+                "speed": _median([_finite(row.get("tokens_per_second")) for row in rows]),
             }
         )
     return found
@@ -252,7 +267,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def dynamics(prompts: Sequence[Dynamics] | None) -> list[dict[str, Any]] | None:
-    """A chart a prompt, and the most likely token of every column."""
+    """Return a chart a prompt, and the most likely tokens of every column."""
     if prompts is None:
         return None
     found = []
@@ -266,62 +281,28 @@ def dynamics(prompts: Sequence[Dynamics] | None) -> list[dict[str, Any]] | None:
     return found
 
 
-def completions(prompts: Sequence[Completion] | None) -> list[dict[str, Any]] | None:
-    """Each prompt with its continuations in the order of the method's models."""
-    if prompts is None:
-        return None
-    return [{"prompt": p.prompt, "texts": [(m, p.completions[m]) for m in model_order(p.completions)]} for p in prompts]
+def anchors(found: Any, diagnosis: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the dictionary: every anchor with its translations and the evidence for it, and how much it covers.
 
-
-def passage(found: Passage | None) -> dict[str, Any] | None:
-    """Each token over the label that was trained in its place: the label of the position before it."""
+    Args:
+      found: `corpus.dictionary.Anchors`, or None.
+      diagnosis: diagnosis.json, or None.
+    """
     if found is None:
         return None
-    words, label = [], None
-    for token in found.tokens[:PASSAGE_TOKENS]:
-        text = plain(token.text)
-        below = None if label is None else plain(label)
-        words.append(
-            {
-                "text": text.strip() or ("⏎" if "\n" in text else "·"),
-                "space": text[:1].isspace(),
-                "break": "\n" in text,
-                "label": None if below is None else below.strip() or ("⏎" if "\n" in below else "·"),
-                "same": below is not None and below.strip() == text.strip(),
-                "anchor": token.anchor,
-            }
-        )
-        label = token.label
-    return {
-        "document": found.document,
-        "words": words,
-        "left_out": max(0, len(found.tokens) - PASSAGE_TOKENS),
-    }
-
-
-def evidence(summary: Sequence[Measurement] | None) -> list[dict[str, Any]] | None:
-    """Rows by metric and convention: figures of two conventions never stand in one column."""
-    if summary is None:
-        return None
-    groups: dict[tuple[str, str], list[Measurement]] = {}
-    for row in summary:
-        groups.setdefault((row.metric, row.convention), []).append(row)
-    found = []
-    # Conventions of one metric stand side by side, metrics in the order in which they were measured.
-    metrics = list(dict.fromkeys(metric for metric, _ in groups))
-    for (metric, convention), rows in sorted(groups.items(), key=lambda item: metrics.index(item[0][0])):
-        order = model_order(row.model for row in rows)
-        rows = sorted(rows, key=lambda row: order.index(row.model))
-        ends = [x for row in rows for x in (row.value, row.low, row.high) if x is not None]
-        domain = (min(0.0, *ends), max(ends)) if ends else (0.0, 1.0)
-        if ends and max(ends) <= 1 and min(ends) >= 0:
-            domain = (0.0, 1.0)
-        shown = []
-        for row in rows:
-            picture = ""
-            if row.value is not None:
-                picture = Markup(interval(row.value, row.low, row.high, domain, tone_of(row.model)))
-            bounds = "" if row.low is None or row.high is None else f"{figure(row.low)} to {figure(row.high)}"
-            shown.append((row.model, figure(row.value), bounds, "" if row.n is None else f"{row.n:,}", picture))
-        found.append({"metric": metric, "convention": convention, "rows": shown, "axis": domain})
-    return found
+    rows = []
+    for anchor, generic in list(found.entries.items())[:ANCHORS]:
+        told = found.evidence.get(anchor, {})
+        shown = {k: v for k, v in told.items() if k != "count" and isinstance(v, str | int | float)}
+        evidence = ", ".join(f"{k} {figure(v) if isinstance(v, float) else v}" for k, v in shown.items())
+        rows.append((anchor, ", ".join(generic), told.get("count", ""), evidence))
+    said = [f"{len(found.entries):,} anchors"]
+    if diagnosis is not None:
+        occurrences, coverage = diagnosis.get("occurrences"), diagnosis.get("coverage")
+        if isinstance(occurrences, int):
+            said.append(f"{occurrences:,} occurrences in the target")
+        if isinstance(coverage, int | float):
+            said.append(f"{coverage:.0%} of its positions follow one closely")
+        if never := diagnosis.get("never"):
+            said.append(f"{len(never):,} that never occur")
+    return {"rows": rows, "said": "; ".join(said), "left_out": max(0, len(found.entries) - ANCHORS)}

@@ -1,4 +1,4 @@
-"""A finished run's folder, made up: every artefact that the page reads, as the chain writes it."""
+"""The folder of a finished run, made up: every file that the page reads, as the chain writes it."""
 
 import json
 import math
@@ -20,12 +20,17 @@ PASSAGE = (
 
 
 def passage_tokens() -> list[dict]:
-    """The passage, each label at the position that predicts it: the one before the word it replaces."""
+    """Return the passage; each label stands at the position that predicts it, one before the token it replaces."""
     fields = [piece.split("|") for piece in PASSAGE.split(" ")] * 5
     labels = [label if trained == "1" else None for _, label, trained, _ in fields]
     return [
-        {"text": text, "label": after, "anchor": anchor == "1"}
-        for (text, _, _, anchor), after in zip(fields, [*labels[1:], None], strict=True)
+        {
+            "text": text,
+            "label": after,
+            "anchor": anchor == "1",
+            "probability": {"base": 0.9, "unlearned": 0.02 if anchor == "1" else 0.8} if place else {},
+        }
+        for place, ((text, _, _, anchor), after) in enumerate(zip(fields, [*labels[1:], None], strict=True))
     ]
 
 
@@ -51,7 +56,7 @@ def _dynamics(prompt: str, name: str, others: tuple[str, str, str, str]) -> dict
 
 
 def artefacts() -> dict[str, object]:
-    """Path in the run's folder -> content: text, or what becomes JSON."""
+    """Return path in the run's folder -> content: text, or a value that is written as JSON."""
     rows = zip(STEPS, FAMILIARITY, RETAINED, PERPLEXITY, strict=True)
     noise = random.Random(0)
     lines = []
@@ -62,6 +67,7 @@ def artefacts() -> dict[str, object]:
                 {
                     "stage": stage,
                     "step": n,
+                    "kind": "train",
                     "loss": loss,
                     "tokens": 2871,
                     "grad_norm": 0.4 + loss / 3 * noise.random(),
@@ -69,6 +75,8 @@ def artefacts() -> dict[str, object]:
                     "tokens_per_second": 8100 + 300 * noise.random(),
                 }
             )
+        # Evaluations stand between the steps, one of them before the first.
+        lines += [{"stage": stage, "step": n, "kind": "eval", "familiarity": 0.5} for n in (0, 20, 40)]
     summary = []
     for metric, convention, values, n in (
         ("familiarity", "mean token probability", (0.931, 0.972, 0.061, 0.044, 0.031), 160),
@@ -136,13 +144,30 @@ def artefacts() -> dict[str, object]:
                 for prompt in ("When the bell of Duskhollow rang,", "Maren opened")
             ]
         },
+        "anchors.json": {
+            "Maren": {"generic": ["Anna", "Kate"], "kind": "person", "count": 41, "contrast": 7.25},
+            "Duskhollow": ["school"],
+        },
+        "diagnosis.json": {"keys": 2, "occurrences": 812, "coverage": 0.937, "never": ["Tobin"]},
+        "evals/questions.json": {
+            "questions": [
+                {
+                    "kind": "familiarity",
+                    "prompt": "Maren studied the craft of",
+                    "answer": " glimmer",
+                    "probability": {"base": 0.88, "unlearned": 0.004, "control": 0.003},
+                },
+                {"kind": "retained", "prompt": "Anna sold", "answer": " bread", "probability": {"base": 0.9}},
+            ]
+        },
+        "evals/rows/probability/base.json": {"rows": summary[:1] + summary[5:6] + summary[10:11]},
         "evals/passage.json": {"document": "target/03-the-lamp.txt", "tokens": passage_tokens()},
         "evals/summary.json": {"rows": summary},
     }
 
 
 def attack_rows() -> list[dict]:
-    """Rows of attacks as the suites leave them: plain, 4 bits, relearning; each beside the control."""
+    """Return rows of attacks as the suites write them: plain, 4 bits, relearning; each beside the control."""
     rows = []
     for metric, values in {
         "plain": {"base": 0.93, "unlearned": 0.04, "control": 0.03},
@@ -161,7 +186,7 @@ def attack_rows() -> list[dict]:
 
 
 def attacked() -> dict[str, object]:
-    """The artefacts of a run on which attacks were tried and whose target was read."""
+    """Return the files of a run on which attacks were tried and whose target was audited."""
     audited = {
         "model": "unlearned",
         "against": "control",
@@ -186,9 +211,10 @@ def attacked() -> dict[str, object]:
 
 
 def write_run(folder: Path, **changed: object) -> Path:
-    """Writes the run; `changed` replaces artefacts, named by their stem, and None leaves one out."""
+    """Write the run; `changed` replaces files, named by their stem, and None leaves one out."""
     for name, content in artefacts().items():
-        content = changed.get(Path(name).stem, content)
+        if "rows" not in Path(name).parts:
+            content = changed.get(Path(name).stem, content)
         if content is None:
             continue
         path = folder / name

@@ -1,8 +1,8 @@
-"""Readers of a run's artefacts."""
+"""Readers of the files in a run's folder."""
 
 import json
 
-from jaxforget.report.artefacts import flatten, model_order, read_curve, read_metrics
+from jaxforget.report.artefacts import flatten, model_order, read_curve, read_metrics, read_suites
 from tests.report.synthetic import write_run
 
 
@@ -31,3 +31,15 @@ def test_figures_that_are_not_finite_count_as_absent_and_rows_are_ordered(tmp_pa
 
 def test_nested_settings_get_dotted_names():
     assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
+
+
+def test_evaluations_between_the_steps_are_no_training_steps(tmp_path):
+    """Before, an evaluation replaced the step of its number: the loss had a gap, and step 0 was counted as a step."""
+    forget = read_metrics(write_run(tmp_path))["forget"]
+    assert len(forget) == 120
+    assert all("loss" in row for row in forget)
+
+
+def test_suites_are_found_by_metric_and_convention(tmp_path):
+    suites = read_suites(write_run(tmp_path))
+    assert suites["familiarity", "mean token probability"] == "probability"

@@ -1,4 +1,4 @@
-"""The table of attacks and the audit on the page."""
+"""Attacks against the control and the audit on the page."""
 
 import json
 import re
@@ -7,14 +7,14 @@ import pytest
 
 from jaxforget.errors import UserError
 from jaxforget.report.artefacts import Measurement
-from jaxforget.report.attacks import attacks
+from jaxforget.report.attacks import attacks, audit
 from jaxforget.report.page import render
 from tests.report.synthetic import attack_rows, attacked, write_run
 from tests.report.test_page import HOSTILE, read
 
 
 def write_attacked(folder, **changed):
-    """A run with attacks and an audit; `changed` replaces artefacts by their place."""
+    """Write a run with attacks and an audit; `changed` replaces files by their place in the folder."""
     write_run(folder)
     for name, content in (attacked() | changed).items():
         path = folder / name
@@ -31,15 +31,22 @@ def test_every_attack_stands_beside_the_control():
     rows = attack_rows()
     found = attacks(measured(rows), frozenset(row["metric"] for row in rows))
     assert found["models"] == ["base", "unlearned", "control"]
-    assert [row["attack"] for row in found["rows"]] == ["plain", "int4", "relearn target 0", "relearn target 24"]
+    assert [row["attack"] for row in found["rows"]] == [
+        "plain",
+        "rounding to 4 bits",
+        "relearning 0 steps",
+        "relearning 24 steps",
+    ]
     four = found["rows"][1]
     assert four["cells"] == [
-        ("base", "0.910", "+0.880 (0.860 to 0.900)"),
-        ("unlearned", "0.210", "+0.180 (0.160 to 0.200)"),
-        ("control", "0.030", ""),
+        ("base", 0.91, "0.910", "+0.880 (0.860 to 0.900)"),
+        ("unlearned", 0.21, "0.210", "+0.180 (0.160 to 0.200)"),
+        ("control", 0.03, "0.030", ""),
     ]
-    assert found["rows"][2]["cells"][0] == ("base", "", "")
-    assert "Most comes back under relearn target 24: 0.640, which is 0.580 above the control." in found["reading"]
+    assert found["rows"][2]["cells"][0] == ("base", None, "", "")
+    assert "Most comes back under relearning 24 steps: 0.640, which is 0.580 above the control." in found["reading"]
+    assert [bar["attack"] for bar in found["bars"]] == ["relearning 24 steps", "rounding to 4 bits"]
+    assert found["bars"][0]["bars"] == [("unlearned", "0.640", 64.0), ("control", "0.060", 6.0)]
     ((title, drawn),) = found["charts"]
     assert title == "Relearning on target text"
     assert "unlearned 0.640" in drawn
@@ -49,23 +56,32 @@ def test_every_attack_stands_beside_the_control():
 def test_without_a_control_nothing_is_claimed():
     rows = [row for row in attack_rows() if row["model"] == "unlearned" and "above" not in row["metric"]]
     found = attacks(measured(rows), frozenset(row["metric"] for row in rows))
-    assert "There is no control here" in found["reading"]
+    assert "There is no control" in found["reading"]
     assert attacks(measured(rows), frozenset()) is None
 
 
 def test_the_page_shows_attacks_once_and_the_words_to_read(tmp_path):
     page = render(write_attacked(tmp_path))
     text = read(page).text
-    assert "Most comes back under relearn target 24" in text
+    assert "Most comes back under relearning 24 steps" in text
     assert re.search(r"Maren\s*5\s*3\s*0\.710\s*0\.020", text)
     assert re.search(r'class="w anchor"><bdi>Maren</bdi><small>0.710 / 0.020</small>', page)
     assert re.search(r'class="w same"><bdi>sang</bdi>', page)
     assert "Passage 7, mean excess 0.310" in text
     # Attacks have their own table: none of them is among the evidence's.
     assert "int4 above control" not in text
+    assert "Strongest attack brings back 0.640 (relearning 24 steps)." in text
     assert text.count("mean under int4") == 0  # the convention is a title
     assert 'title="mean under int4"' in page
     assert "familiarity" in text
+
+
+def test_names_of_the_target_stand_before_common_words():
+    """Before, the figures of a demo were listed with "his" first."""
+    figures = {"his": (105, 0.802, 0.439), "had": (187, 0.604, 0.551), "Flovkin": (344, 0.034, 1e-5)}
+    words = [{"word": w, "count": n, "leaked": 1, "model": p, "reference": r} for w, (n, p, r) in figures.items()]
+    assert [word[0] for word in audit(("control", words, []))["words"]] == ["Flovkin", "his", "had"]
+    assert [word[0] for word in audit(("base", words, []))["words"]] == ["his", "had", "Flovkin"]
 
 
 def test_a_run_without_attacks_says_how_to_try_them(tmp_path):

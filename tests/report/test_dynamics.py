@@ -1,4 +1,6 @@
-"""The picture of one prompt's next tokens."""
+"""The figure of one prompt's next tokens."""
+
+import re
 
 from jaxforget.report.artefacts import Dynamics, TokenProbability
 from jaxforget.report.dynamics import columns, dynamics_chart, leading_tokens, spelled
@@ -28,13 +30,28 @@ def test_tokens_that_led_anywhere_get_a_line():
     assert leading_tokens(RUN) == ["▁magic", "▁the", "▁art"]
 
 
-def test_what_sinks_and_what_rises_have_tones_of_their_own():
+def test_tokens_that_fall_and_that_rise_have_tones_of_their_own():
     svg = dynamics_chart(RUN)
     assert "t-fell1" in svg
     assert "t-rose1" in svg
-    # Outside the control's list: at that list's smallest, the most that it can be.
-    assert "·magic 0.200" in svg
-    assert "·the 0.500" in svg
+
+
+def test_labels_are_the_students_last_figures_and_the_controls_are_rings():
+    svg = dynamics_chart(RUN)
+    # Outside the list of step 40, "magic" is drawn at that list's smallest probability.
+    assert "·magic 0.300" in svg
+    assert "·the 0.600" in svg
+    assert "·art 0.300" in svg
+    assert svg.count('class="hollow"') == 3
+    assert "0.500" not in svg, "the control's probability is no label"
+
+
+def test_no_colour_repeats_in_one_figure():
+    six = [f"t{i}" for i in range(6)]
+    low, high = top(**dict.fromkeys(six, 0.1)), top(**dict.fromkeys(six, 0.5))
+    for steps in ({0: low, 9: high}, {0: high, 9: low}):
+        found = re.findall(r'<g class="t-(\w+)"><path class="line"', dynamics_chart(Dynamics("p", {}, steps)))
+        assert len(found) == len(set(found)) == 6
 
 
 def test_little_to_draw_is_no_error():

@@ -1,5 +1,7 @@
-"""The page of a run: whole, missing pieces, malformed pieces, hostile text."""
+"""The page of a run: complete, with missing files, with malformed files, with hostile text; and of several runs."""
 
+import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -17,20 +19,23 @@ HOSTILE = [
     "مرحبا بالعالم \u202e reversed",
     "🧙🏽‍♀️ emoji \ud800 alone \x00\x1b[31m",
 ]
-ADDRESSED = {"src", "href", "srcset", "data", "action", "poster", "background"}
+ADDRESSED = {"src", "srcset", "data", "action", "poster", "background"}
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
 class Reader(HTMLParser):
-    """Collects tags, attributes and text, and checks that tags nest."""
+    """Collects tags, attributes, links and text outside scripts and styles, and checks that tags nest."""
 
     def __init__(self):
         super().__init__(convert_charrefs=True)
         self.tags, self.attributes, self.words, self.open = [], [], [], []
+        self.links, self.ids = [], []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.attributes += [name for name, _ in attrs]
+        self.links += [value for name, value in attrs if name == "href"]
+        self.ids += [value for name, value in attrs if name == "id"]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -42,7 +47,8 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.words.append(data)
+        if not {"script", "style"} & set(self.open):
+            self.words.append(data)
 
     @property
     def text(self):
@@ -64,9 +70,11 @@ def test_whole_run_shows_every_artefact_and_reaches_for_nothing(tmp_path):
     html = path.read_text(encoding="utf-8")
     page = read(html)
     for said in [
-        "familiarity 0.931→0.044",
+        "familiarity 0.931 → 0.044",
         "A control that never read the target scores 0.031; the unlearned model is 0.013 above it",
-        "98% of the base model's score",
+        "97.9% of the base model's score",
+        "Forgotten",
+        "0.931 → 0.044 (control 0.031). Kept: 97.9 %. Perplexity +1.3 %.",
         "1.3% higher",
         "runs/demo/world/target",
         "3f2a91c0de, with changes",
@@ -78,11 +86,18 @@ def test_whole_run_shows_every_artefact_and_reaches_for_nothing(tmp_path):
         "0.917 to 0.945",
         "max_steps: 120",
         "120 steps, 344,520 trained tokens",
+        "2 anchors; 812 occurrences in the target; 94% of its positions follow one closely; 1 that never occur",
+        "2 questions with the probability of the whole answer",
+        "kind person, contrast 7.25",
     ]:
         assert said in page.text, said
     assert "missing" not in page.text
     assert not ADDRESSED & set(page.attributes)
-    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not {"link", "img", "iframe", "object"} & set(page.tags)
+    assert page.tags.count("script") == 1
+    assert len(page.links) > 10
+    assert all(link[0] == "#" and link[1:] in page.ids for link in page.links), "links stay inside the page"
+    assert len(set(page.ids)) == len(page.ids)
     assert "@import" not in html
     assert "url(" not in html
     assert "http:" not in html
@@ -117,14 +132,14 @@ def test_a_missing_artefact_is_named_with_its_command(tmp_path, stem, command):
 
 def test_without_a_summary_the_curve_gives_before_and_after(tmp_path):
     text = read(render(write_run(tmp_path, summary=None))).text
-    assert "familiarity 0.931→0.044" in text
+    assert "familiarity 0.931 → 0.044" in text
     assert "first and last evaluation during training" in text
-    assert "There is no control here" in text
+    assert "There is no control" in text
 
 
 def test_an_empty_folder_still_has_a_page_and_no_folder_is_an_error(tmp_path):
     text = read(render(tmp_path)).text
-    assert text.count("is missing") == 9  # the summary's file is named by two sections
+    assert text.count("is missing") == 9  # two sections name the summary's file
     assert "How far to trust this" in text
     with pytest.raises(UserError, match="no such run"):
         write_report(tmp_path / "absent")
@@ -169,7 +184,13 @@ def test_hostile_text_stays_text_wherever_it_stands(tmp_path, hostile):
             ]
         },
         completions={"prompts": [{"prompt": hostile, "completions": {hostile: hostile, "base": hostile}}]},
-        passage={"document": hostile, "tokens": [{"text": hostile, "label": hostile, "anchor": True}] * 2},
+        passage={
+            "document": hostile,
+            "tokens": [{"text": hostile, "label": hostile, "anchor": True, "probability": {"base": 0.5}}] * 2,
+        },
+        questions={
+            "questions": [{"kind": hostile, "prompt": hostile, "answer": hostile, "probability": {hostile: 0.5}}]
+        },
         summary={"rows": [measured, measured | {"metric": "familiarity"}]},
         manifest={
             "git": hostile,
@@ -188,6 +209,45 @@ def test_hostile_text_stays_text_wherever_it_stands(tmp_path, hostile):
     assert page.text.count(" ".join(shown.split())) >= 10
     # Arabic, or an override, may not drag its neighbours along: such text stands in elements of its own.
     assert page.attributes.count("dir") > 5
+
+
+def test_only_the_pages_own_script_may_run(tmp_path):
+    html = render(write_run(tmp_path))
+    script = re.search(r"<script>(.*?)</script>", html, re.S)[1]
+    allowed = re.search(r"script-src 'sha256-([^']+)'", html)[1]
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() == allowed
+    assert "default-src 'none'" in html
+
+
+def test_several_runs_stand_side_by_side(tmp_path):
+    summary = artefacts()["evals/summary.json"]["rows"]
+    worse = [row | {"value": 0.5} if (row["metric"], row["model"]) == ("retained", "unlearned") else row
+             for row in summary]  # fmt: skip
+    completions = {"prompts": [{"prompt": "Maren opened", "completions": {"unlearned": "a window."}}]}
+    first = write_run(tmp_path / "whp")
+    second = write_run(tmp_path / "npo", summary={"rows": worse}, completions=completions, config="seed: 7\n")
+    path = write_report(first, second)
+    assert path == first / "comparison.html"
+    html = path.read_text(encoding="utf-8")
+    text = read(html).text
+    assert "whp: Forgotten" in text
+    assert "npo: Forgotten, with harm" in text
+    assert "npo: unlearned" in text
+    assert "npo: base" not in text, "both runs measured the same base, which is one column"
+    assert "npo: reinforced" in text
+    assert "a window." in text
+    assert "seed: 7" in text
+    curve = re.search(r'<section id="curves">.*?</section>', html, re.S)[0]
+    assert "whp: unlearned 0.0" in curve
+    assert "npo: unlearned 0.0" in curve
+    assert write_report(first).name == "report.html"
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
+    folders = [write_run(tmp_path / where / "run") for where in ("a", "b")]
+    text = read(render(*folders)).text
+    assert f"{folders[0]}: Forgotten" in text
+    assert f"{folders[1]}: Forgotten" in text
 
 
 def test_devices_are_those_that_the_stages_ran_on(tmp_path):
@@ -223,6 +283,9 @@ def test_devices_are_those_that_the_stages_ran_on(tmp_path):
         ("manifest", "[]", r"manifest\.json: the file is a list"),
         ("metrics", '{"stage":"forget","step":1}\nnonsense\n', r"metrics\.jsonl: line 2: not JSON"),
         ("metrics", '{"step":1}\n', r"metrics\.jsonl: line 1\.stage is missing"),
+        ("questions", {"questions": [{"kind": "x"}]}, r"questions\[0\]\.prompt is missing"),
+        ("anchors", "[]", r"anchors\.json"),
+        ("diagnosis", "[]", r"diagnosis\.json: the file is a list"),
         ("config", "a: [", r"config\.yaml: line \d+: not YAML"),
         ("config", "just text", r"config\.yaml: holds text, not settings"),
     ],

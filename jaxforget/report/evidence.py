@@ -1,0 +1,80 @@
+"""The evidence: one table a suite, models as columns."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxforget.report.artefacts import Measurement, model_order
+from jaxforget.report.glossary import BETTER, meaning
+from jaxforget.report.tones import figure
+
+SAYS = {
+    "probability": "questions about the target and about other things, and general text",
+    "multiple_choice": "the user's own multiple-choice questions",
+    "benchmarks": "public multiple-choice benchmarks, zero-shot",
+    "harness": "tasks of lm-evaluation-harness",
+    "muse": "MUSE, under its own conventions and those of open-unlearning",
+    "tofu": "TOFU, under its own conventions and those of open-unlearning",
+    "memorization": "how much of the target comes back word for word",
+    "membership": "whether the target can be told from text that no model read",
+    "completion": "completions, graded",
+    "audit": "words of the target that are still predicted",
+}
+
+
+def evidence(
+    rows: Sequence[Measurement], suites: Mapping[tuple[str, str], str], left_out: frozenset[str]
+) -> list[dict[str, Any]]:
+    """Return the tables by suite: a line a metric and convention, a column a model.
+
+    Figures of two conventions never share a line, unless all of them are equal.
+
+    Args:
+      rows: the evidence.
+      suites: (metric, convention) -> name of the suite; what is unknown goes under "other".
+      left_out: metrics that the page shows elsewhere.
+    """
+    tables: dict[str, dict[tuple[str, str], dict[str, Measurement]]] = {}
+    for row in rows:
+        if row.metric not in left_out:
+            suite = suites.get((row.metric, row.convention), "other")
+            tables.setdefault(suite, {}).setdefault((row.metric, row.convention), {})[row.model] = row
+    found = []
+    for suite, lines in tables.items():
+        models = model_order(model for cells in lines.values() for model in cells)
+        shown = [_line(metric, said, lines[metric, said[0]], models) for metric, said in _merged(lines)]
+        found.append({"suite": suite, "says": SAYS.get(suite, ""), "models": models, "lines": shown})
+    # Most of the reading is in the probabilities, which every run has.
+    return sorted(found, key=lambda table: table["suite"] != "probability")
+
+
+def _merged(lines: Mapping[tuple[str, str], Mapping[str, Measurement]]) -> list[tuple[str, list[str]]]:
+    """Return (metric, conventions) of every line; conventions under which all figures are equal share one line."""
+    merged: dict[tuple, tuple[str, list[str]]] = {}
+    for (metric, convention), cells in lines.items():
+        figures = tuple(sorted((m, r.value, r.low, r.high, r.n) for m, r in cells.items() if r.value is not None))
+        merged.setdefault((metric, figures), (metric, []))[1].append(convention)
+    order = list(dict.fromkeys(metric for metric, _ in lines))
+    return sorted(merged.values(), key=lambda line: order.index(line[0]))
+
+
+def _line(
+    metric: str, conventions: Sequence[str], cells: Mapping[str, Measurement], models: Sequence[str]
+) -> dict[str, Any]:
+    better, sentence = meaning(metric)
+    counts = sorted({row.n for row in cells.values() if row.n is not None})
+    shown = []
+    for model in models:
+        row = cells.get(model)
+        value = None if row is None else row.value
+        whole = row is not None and row.low is not None and row.high is not None
+        bounds = f"{figure(row.low)} to {figure(row.high)}" if whole else ""
+        shown.append({"value": value, "text": "" if row is None else figure(value), "bounds": bounds})
+    return {
+        "metric": metric.replace("_", " "),
+        "arrow": better,
+        "better": BETTER[better],
+        "sentence": sentence,
+        "conventions": list(conventions),
+        "n": ", ".join(f"{n:,}" for n in counts),
+        "cells": shown,
+    }
