@@ -114,7 +114,7 @@ def tick_texts(values: Sequence[float]) -> list[str]:
     if step < 1e-3 or step >= 1e5:
         power = math.floor(math.log10(max(abs(v) for v in values)))
     scaled = step / 10.0**power
-    digits = next((d for d in range(12) if 0 < round(scaled * 10**d) and _whole(scaled * 10**d)), 12)
+    digits = next((d for d in range(12) if round(scaled * 10**d) > 0 and _whole(scaled * 10**d)), 12)
     ending = f"e{power}" if power else ""
     texts = [f"{v / 10.0**power:,.{digits}f}{ending}" if v or not power else "0" for v in values]
     return [text.replace("-", "−") for text in texts]

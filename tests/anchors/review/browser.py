@@ -28,23 +28,26 @@ PATIENCE = 60.0  # seconds; for a machine that does much else
 
 
 class Tab:
-    """One page."""
+    """One page. `console` keeps what it reports, and `requests` its requests once Network.enable was sent."""
 
     def __init__(self, address: str):
         self._socket = websocket.create_connection(address, timeout=PATIENCE, suppress_origin=True)
         self._number = 0
         self.console: list[str] = []
+        self.requests: list[str] = []
         for domain in ("Page", "Runtime", "Log"):
             self.send(f"{domain}.enable")
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
-        """One command and its result; what the page reports meanwhile is kept in `console`."""
+        """Send one command and return its result; events that arrive meanwhile are kept."""
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
         while True:
             message = json.loads(self._socket.recv())
             if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
                 self.console.append(json.dumps(message["params"]))
+            if message.get("method") == "Network.requestWillBeSent":
+                self.requests.append(message["params"]["request"]["url"])
             if message.get("method") == "Page.javascriptDialogOpening":
                 self.console.append("dialog: " + message["params"]["message"])
             if message.get("id") == self._number:
@@ -52,25 +55,25 @@ class Tab:
                 return message["result"]
 
     def open(self, address: str) -> None:
-        """Goes there."""
+        """Open an address."""
         self.send("Page.navigate", url=address)
         self.wait("document.readyState === 'complete'")
 
     def run(self, code: str) -> Any:
-        """The value of an expression in the page; a promise is waited for."""
+        """Return the value of an expression in the page; a promise is awaited."""
         told = self.send("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in told, told["exceptionDetails"]
         return told["result"].get("value")
 
     def wait(self, code: str) -> None:
-        """Until the expression is true."""
+        """Wait until the expression is true."""
         deadline = time.monotonic() + PATIENCE
         while not self.run(code):
             assert time.monotonic() < deadline, f"not true within {PATIENCE:g} s: {code}; {self.console}"
             time.sleep(0.05)
 
     def click(self, selector: str) -> None:
-        """As a person would, with the mouse on its middle."""
+        """Click the middle of an element with the mouse."""
         box = self.run(
             f"(() => {{ const at = document.querySelector({json.dumps(selector)});"
             " at.scrollIntoView({block: 'center'});"
@@ -80,7 +83,7 @@ class Tab:
             self.send("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
 
     def write(self, selector: str, text: str) -> None:
-        """Replaces what a field holds by typing, and leaves it."""
+        """Replace the content of a field by typing, then leave the field."""
         self.click(selector)
         self.run(f"document.querySelector({json.dumps(selector)}).select()")
         self.send("Input.insertText", text=text)
@@ -89,7 +92,7 @@ class Tab:
 
 @contextlib.contextmanager
 def browser(folder: Path) -> Iterator[Tab]:
-    """A fresh browser with its profile in `folder`."""
+    """Start a browser with its profile in `folder`."""
     program = next((found for name in NAMES if (found := shutil.which(name))), None)
     assert program, "no chromium on this machine; scripts/test installs it as root (Debian: apt-get install chromium)"
     process = subprocess.Popen(
@@ -109,7 +112,7 @@ def browser(folder: Path) -> Iterator[Tab]:
 
 
 def _first_page(host: str) -> str:
-    """The DevTools address of the browser's first page."""
+    """Return the DevTools address of the browser's first page."""
     from urllib.request import ProxyHandler, build_opener
 
     with build_opener(ProxyHandler({})).open(f"http://{host}/json/list", timeout=PATIENCE) as answer:
