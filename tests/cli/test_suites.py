@@ -41,7 +41,7 @@ def test_attacks_are_printed_beside_the_control_and_a_rerun_asks_nothing(capsys,
     (plain,) = [line.split() for line in told.splitlines() if line.split()[:1] == ["plain"]]
     assert len(plain) == 1 + 3 * 2 + 1  # a distance in brackets for each but the control
     page = (copied / "report.html").read_text()
-    assert "What attacks bring back" in page
+    assert "Attacks, against the control" in page
     assert "Most comes back under" in page
     assert "better than the control, which never read it" in page or "No word of the passages read leaks" in page
     assert status_of("eval", copied, "suite=prompting,audit", *words) == 0

@@ -4,10 +4,13 @@ import base64
 import hashlib
 import json
 import re
+import tomllib
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+import jaxforget.report.page as page_module
 from jaxforget.errors import UserError
 from jaxforget.report.page import render, write_report
 from tests.report.synthetic import artefacts, write_run
@@ -319,3 +322,11 @@ def test_a_result_trained_again_since_it_was_measured_is_told(tmp_path, trained,
         stages["forget"] = {"seconds": 1.0, "inputs": {}, "fingerprint": trained}
     page = render(write_run(tmp_path / "run", manifest={"stages": stages}))
     assert ("trained again since the models were measured" in page) == told
+
+
+def test_every_file_that_the_page_reads_is_packaged():
+    root = Path(page_module.__file__).parents[2]
+    patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    files = {path for path in Path(page_module.__file__).parent.iterdir() if path.suffix not in (".py", ".pyc", "")}
+    packaged = {path for pattern in patterns["jaxforget.report"] for path in (root / "jaxforget/report").glob(pattern)}
+    assert files == packaged
