@@ -1,13 +1,20 @@
-"""jaxforget: makes a Llama model forget a text, and shows the evidence."""
+"""jaxforget: make a language model forget a text, and show the evidence."""
 
 import importlib
+import importlib.metadata
 from typing import Any
 
 __all__ = ["Anchors", "Model", "complete", "evaluate", "export", "generic_labels", "load", "logits", "run", "translate"]
 
 
 def __getattr__(name: str) -> Any:
-    # On first use: `jaxforget --help` should not wait for JAX.
+    # The API is imported on first use, so that `jaxforget --help` need not load JAX.
     if name in __all__:
         return getattr(importlib.import_module("jaxforget.api"), name)
+    if name == "__version__":
+        return importlib.metadata.version("jaxforget")
     raise AttributeError(f"module 'jaxforget' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,4 +1,4 @@
-"""`python -m jaxforget`."""
+"""Run the command line: `python -m jaxforget`."""
 
 import sys
 

@@ -1,5 +1,6 @@
 """The Python API beside transformers and torch, and beside the method written out in full."""
 
+import importlib.metadata
 import inspect
 import json
 import re
@@ -195,6 +196,12 @@ def test_signatures_are_those_of_the_documentation():
         _ = jaxforget.unknown
 
 
+def test_the_package_lists_its_names_and_version():
+    assert dir(jaxforget) == sorted([*jaxforget.__all__, "__version__"])
+    assert all(getattr(jaxforget, name) is not None for name in dir(jaxforget))
+    assert jaxforget.__version__ == importlib.metadata.version("jaxforget")
+
+
 def test_importing_the_package_does_not_start_jax():
     code = "import sys, jaxforget; print({'jax', 'transformers'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
@@ -257,7 +264,7 @@ def test_completions_are_those_of_transformers(base):
     drawn = jaxforget.complete(base, prompts, new_tokens=12, temperature=1.5, seed=3)
     assert drawn != told
     assert drawn == jaxforget.complete(base, prompts, new_tokens=12, temperature=1.5, seed=3)
-    with pytest.raises(UserError, match="its 3 tokens and 500 new ones are beyond the 128 positions"):
+    with pytest.raises(UserError, match="its 3 tokens and 500 new ones exceed the 128 positions"):
         jaxforget.complete(base, ["Zorvath met"], new_tokens=500)
 
 

@@ -1,4 +1,4 @@
-"""The command line: a file a command; each parses, calls, and leaves faults to `main`."""
+"""The command line: one file per command, which parses words and calls the library; `main` reports errors."""
 
 from jaxforget.cli.main import main
 

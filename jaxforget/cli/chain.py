@@ -1,45 +1,36 @@
-"""`jaxforget run` and every single stage of it."""
+"""The commands `run`, and one for each stage of the chain."""
 
 import argparse
 
 from jaxforget.cli.faults import quiet_threads, tell
-from jaxforget.cli.parser import add_config, option_table, read_config
+from jaxforget.cli.parser import add_config, option_table, options_of, read_config
+from jaxforget.config import check_places
 from jaxforget.errors import UserError
 from jaxforget.start import start_jax
 
 HELP = {
-    "run": "the whole chain on your model and text",
+    "run": "run the whole chain on your model and text",
     "anchors": "read the dictionary of anchors, or find one in the text",
     "prepare": "tokenise, cut and translate the text into blocks",
-    "reinforce": "train base further on the text",
-    "forget": "train the student towards generic labels",
-    "eval": "measure every model beside the others",
-    "export": "write the unlearned model for others to load",
+    "reinforce": "train the base model further on the text",
+    "forget": "train the student to forget the text",
+    "eval": "measure all models of the run side by side",
+    "export": "write the unlearned model in the Hugging Face format",
     "report": "write report.html",
 }
+# A stage takes the options of the whole chain, so that one configuration serves all; its help lists its own.
 EPILOG = """\
-CONFIG is a YAML file (see configs/) or a run's folder, whose saved configuration it then is. Options are written
-key=value, for example forget.learning_rate=1e-6; of two for one key the later holds. Running the same command again
-goes on where it stopped.
+CONFIG is a YAML file (see configs/) or a run's folder, which holds its configuration. An option is
+written key=value, for example forget.learning_rate=1e-6; of two for one key the later wins. A
+command that was interrupted resumes where it stopped when it is run again.
 
-{which} (defaults in brackets):
+{which}; defaults in brackets.
+
 {options}
 """
-
-
-WHICH = {True: "options that matter here; `jaxforget run --help` lists all", False: "options"}
-# What a stage's own help lists; it takes every option, so that one configuration serves the whole chain.
-SECTIONS = {
-    "anchors": ("", "model", "corpus", "retain", "anchors", "endpoint"),
-    "anchors review": ("", "corpus"),
-    "prepare": ("", "model", "corpus", "retain", "anchors", "blocks"),
-    "reinforce": ("", "model", "reinforce", "checkpoints", "mesh"),
-    "forget": ("", "model", "retain", "targets", "forget", "evals", "checkpoints", "mesh"),
-    "eval": ("", "model", "evals", "endpoint", "mesh"),
-    "export": ("", "model", "export"),
-    "report": ("",),
-}
-# Those of jaxforget.stages.suites.catalogue and their groups, which a test compares: help must not wait for JAX.
+ALL, OWN = "All options", "Options that matter to this stage (`jaxforget run --help` lists all)"
+# The names of jaxforget.stages.suites.catalogue and their groups; a test compares them, because importing them here
+# would load JAX for the help.
 SUITES = (
     "probability",
     "multiple_choice",
@@ -57,18 +48,24 @@ SUITES = (
     "robustness",
 )
 SUITES_EPILOG = """
-suite=NAME[,NAME...] measures suites of evaluations: all, or {names}.
-Each model's rows are kept as they come; running the same command again goes on where it stopped.
+suite=NAME[,NAME...] measures evaluation suites. The names are all,
+{names}.
+The rows of each model are stored as soon as they are measured; the same command resumes.
 """
 
 
 def add(add_command) -> None:
-    """Adds a command for the whole chain, and one a stage."""
+    """Add a command for the whole chain and one for each stage."""
     for name, summary in HELP.items():
         parser = add_command(name, summary, run)
-        parser.epilog = EPILOG.format(which=WHICH[name in SECTIONS], options=option_table(SECTIONS.get(name)))
+        if name == "run":
+            parser.epilog = EPILOG.format(which=ALL, options=option_table(essential=True))
+        else:
+            own = options_of(name, "suites") if name == "eval" else options_of(name)
+            parser.epilog = EPILOG.format(which=OWN, options=option_table(own))
         if name == "eval":
-            parser.epilog = SUITES_EPILOG.format(names=", ".join(SUITES)) + "\n" + parser.epilog
+            listed = ",\n".join((", ".join(SUITES[:8]), ", ".join(SUITES[8:])))
+            parser.epilog = SUITES_EPILOG.format(names=listed) + "\n" + parser.epilog
             parser.add_argument(
                 "--dry-run",
                 action="store_true",
@@ -78,17 +75,18 @@ def add(add_command) -> None:
             parser.add_argument(
                 "--dry-run",
                 action="store_true",
-                help="with anchors.extractor=endpoint: show what it would be asked, ask nothing",
+                help="with anchors.extractor=endpoint: ask nothing, show what the endpoint would be asked",
             )
         add_config(parser)
 
 
 def run(given: argparse.Namespace) -> int:
-    """Runs the stages that the command names."""
+    """Run the stages that the command names."""
     suites = [word for word in given.overrides if given.name == "eval" and word.startswith("suite=")]
     if given.name == "eval" and given.dry_run and not suites:
         raise UserError("--dry-run shows what suites would ask an endpoint; name them, as suite=completion")
     config = read_config(given.config, [word for word in given.overrides if word not in suites])
+    check_places(config, tuple(HELP) if given.name == "run" else (given.name,))
     start_jax(alone=given.name == "report" or (given.name == "anchors" and given.dry_run))
     from jaxforget.pipeline import STAGES, preview_anchors, run_chain, run_suites
     from jaxforget.train.loop import Preempted

@@ -1,14 +1,18 @@
-"""The entry point: commands gathered, words parsed, faults told."""
+"""The entry point: collect the commands, parse the words, report errors."""
 
 import argparse
+import difflib
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
+import jaxforget
 from jaxforget.cli import chain, demo, generate, plan, profile, review
 from jaxforget.cli.faults import Terminated, abandoned, silence, stoppable, tell, users_fault
-from jaxforget.cli.parser import Parser
+from jaxforget.cli.parser import LAYOUT, Parser
 
 EXAMPLES = """\
 first steps:
@@ -16,18 +20,24 @@ first steps:
   jaxforget run configs/whp_llama2_7b.yaml corpus.path=my_text anchors.path=my_anchors.json
   jaxforget generate meta-llama/Llama-2-7b-chat-hf runs/whp_llama2_7b/export --prompt "When Harry"
 
-jaxforget COMMAND --help says more; for run, its stages and plan it lists every option.
+`jaxforget help COMMAND` says more about a command; `jaxforget help run` lists every option.
 """
-# In the order of the help.
-COMMANDS = (demo, chain, review, plan, profile, generate)
-ANEW = ("plan", "profile", "generate")  # commands that keep nothing to go on from
+COMMANDS = (demo, chain, review, plan, profile, generate)  # in the order of the help
+ANEW = ("plan", "profile", "generate")  # commands that store nothing to resume from
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 2 for a user's fault, 130 after Ctrl-C, 143 after SIGTERM."""
-    given = parse(sys.argv[1:] if arguments is None else list(arguments))
-    given.whole = arguments is None  # the process is this command's
-    # Quiet libraries: their advice is about frameworks that are not used here.
+    """Run one command.
+
+    Returns:
+      The exit status: 0, 2 for an error that the user can mend, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    try:
+        given = parse(sys.argv[1:] if arguments is None else list(arguments))
+    except OSError as error:  # a help text that cannot be written
+        return _unwritten(error)
+    given.whole = arguments is None  # the process runs only this command
+    # These libraries print advice about frameworks that are not used here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -44,32 +54,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         with stoppable(f"jaxforget: {interrupted}", whole=given.whole) as raised:
-            return given.command(given) or 0
+            status = given.command(given) or 0
+            try:
+                sys.stdout.flush()  # at exit, an error here could no longer change the status
+            except OSError as error:
+                return _unwritten(error)
+            return status
     except (KeyboardInterrupt, Terminated) as error:
         return stopped(error)
     except BrokenPipeError:
-        silence(sys.stdout)  # its reader left (| head)
+        silence(sys.stdout)  # the reader closed the pipe, as `| head` does
         return 141
     except Exception as error:
         if raised:
             return stopped(raised[0])
+        if isinstance(error, OSError) and error.filename is None and _printing(error):
+            return _unwritten(error)
         line = users_fault(error, str(getattr(given, "out", "")))
         if line is None or given.debug:
             raise
-        print(f"jaxforget: {line}", file=sys.stderr)
+        tell(line)
         if arguments is None:
-            # The process ends here, and what its threads still have to say of the same fault adds nothing.
+            # The process ends here; errors of its threads would only repeat this one.
             threading.excepthook = sys.unraisablehook = lambda _: None
         return 2
 
 
+def _printing(error: OSError) -> bool:
+    """Return True if a command itself raised the error: commands write nothing but standard output."""
+    return Path(traceback.extract_tb(error.__traceback__)[-1].filename).parent == Path(__file__).parent
+
+
+def _unwritten(error: OSError) -> int:
+    """Report that standard output cannot be written."""
+    silence(sys.stdout)
+    if isinstance(error, BrokenPipeError):
+        return 141
+    tell(f"standard output: {error.strerror}; free space there, or write elsewhere")
+    return 2
+
+
 def parse(words: list[str]) -> argparse.Namespace:
-    """The words of a command line as its command's arguments; a fault ends the process with status 2."""
+    """Parse the words of a command line; an error ends the process with status 2."""
     parser, subparsers = make_parser()
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    _check_command(words, parser, list(subparsers))
     if any("\udc80" <= letter <= "\udcff" for word in words for letter in word):
         parser.error("the command line is not UTF-8; set a UTF-8 locale (LANG=C.UTF-8) or rename the file")
     given, rest = parser.parse_known_args(_joined(words))
-    # argparse takes the words behind a flag for none of its own: `run CONFIG --debug key=value`.
+    # argparse leaves words after a flag to the caller: `run CONFIG --debug key=value`.
     stray = [word for word in rest if word.startswith("-") or not hasattr(given, "overrides")]
     if stray:
         subparsers[given.name].error(f"unknown argument {stray[0]!r}")
@@ -78,8 +112,19 @@ def parse(words: list[str]) -> argparse.Namespace:
     return given
 
 
+def _check_command(words: list[str], parser: Parser, names: list[str]) -> None:
+    """End with a suggestion where the first word is no command."""
+    given = next((word for word in words if not word.startswith("-")), None)
+    if given is None or given in names:
+        return
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    if near:
+        parser.error(f"unknown command {given!r}; did you mean {near[0]}?")
+    parser.error(f"unknown command {given!r}; the commands are {', '.join(names)}")
+
+
 def _joined(words: list[str]) -> list[str]:
-    """`anchors review`, the one command of two words, as one word; a CONFIG of that name is written ./review."""
+    """Join `anchors review`, the one command of two words; a CONFIG of that name is written ./review."""
     first = next((place for place, word in enumerate(words) if not word.startswith("-")), len(words))
     if words[first : first + 2] == ["anchors", "review"]:
         return [*words[:first], "anchors review", *words[first + 2 :]]
@@ -87,21 +132,22 @@ def _joined(words: list[str]) -> list[str]:
 
 
 def make_parser() -> tuple[Parser, dict[str, Parser]]:
-    """The parser, and each command's own by its name."""
+    """Return the parser, and the parser of each command by name."""
     parser = Parser(
         prog="jaxforget",
-        description="Makes a Llama model forget a text, and shows the evidence.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Make a language model forget a text, and show the evidence.",
+        formatter_class=LAYOUT,
     )
-    parser.add_argument("--debug", action="store_true", help="show a traceback where there is one")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="name", help="one of those below")
+    parser.add_argument("--version", action="version", version=f"jaxforget {jaxforget.__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="name", help="one of the commands below")
     subparsers: dict[str, Parser] = {}
     listed = []
 
     def add_command(name: str, summary: str, run) -> Parser:
         listed.append(f"  {name:9}  {summary}\n")
-        sub = commands.add_parser(name, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
-        # Before the command or behind it; an absent one here must not undo one there.
+        sub = commands.add_parser(name, description=f"{summary[0].upper()}{summary[1:]}.", formatter_class=LAYOUT)
+        # --debug may stand before or after the command: without SUPPRESS its absence here would undo the former.
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
         sub.set_defaults(command=run)
         subparsers[name] = sub
@@ -109,5 +155,6 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
 
     for command in COMMANDS:
         command.add(add_command)
+    listed.append(f"  {'help':9}  show this help, or that of a command\n")
     parser.epilog = "commands:\n" + "".join(listed) + f"\n{EXAMPLES}"
     return parser, subparsers

@@ -1,48 +1,86 @@
-"""What the commands' parsers share: argparse whose faults are one line, option tables, and reading CONFIG."""
+"""Tools that the commands share: a parser with one-line errors, tables of options, and reading CONFIG."""
 
 import argparse
 import dataclasses
+import functools
 import math
-from collections.abc import Container, Sequence
+import textwrap
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from jaxforget.config import Config, load_config, options
+from jaxforget.config import Config, load_config, options, stages_of
 from jaxforget.errors import UserError
+
+WIDTH = 100  # columns of a help text
+COLUMN = 30  # where the descriptions of options start
+LAYOUT = functools.partial(argparse.RawDescriptionHelpFormatter, width=WIDTH)
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a fault is one line like every other."""
+    """An argument parser whose errors are one line, like all errors of the program."""
 
     def error(self, message: str) -> NoReturn:
-        """Ends with status 2."""
+        """End the process with status 2."""
         self.exit(2, f"jaxforget: {' '.join(message.split())}; see {self.prog} --help\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse ignores errors of this write: `--help > /dev/full` would end with status 0.
+        file.write(message)
+        file.flush()
 
 
 def add_config(parser: argparse.ArgumentParser, what: str = "YAML file or run's folder") -> None:
-    """The arguments CONFIG and key=value."""
+    """Add the arguments CONFIG and key=value."""
     parser.add_argument("config", metavar="CONFIG", help=what)
-    # A default: without one argparse tells users that it is required.
-    parser.add_argument("overrides", metavar="key=value", nargs="*", default=[], help="options on top")
+    # Without a default argparse would call the overrides required.
+    parser.add_argument("overrides", metavar="key=value", nargs="*", default=[], help="options that override CONFIG")
 
 
 def number(text: str) -> float:
-    """A finite number."""
+    """Parse a finite number."""
     if not math.isfinite(value := float(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no finite number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
     return value
 
 
-def option_table(sections: Container[str] | None = None) -> str:
-    """Options, their help and defaults, a line each: those of `sections` ("" = of none), or all; for an epilog."""
-    lines = []
-    for name, field in options():
-        if sections is not None and name.rpartition(".")[0] not in sections:
-            continue
+def options_of(*stages: str) -> list[str]:
+    """Return the names of the options that matter to any of these stages."""
+    return [name for name, field in options() if set(stages) & set(stages_of(name, field))]
+
+
+def option_table(names: Container[str] | None = None, *, essential: bool = False) -> str:
+    """Format options for the end of a help text: a group per section, a line or a few per option.
+
+    Args:
+      names: the options to list; None lists all.
+      essential: list the essential options first, in a group of their own.
+    """
+    chosen = [(name, field) for name, field in options() if names is None or name in names]
+    titles = {field.name: (field.type.__doc__ or "").split("\n")[0] for field in dataclasses.fields(Config)}
+    lines: list[str] = []
+    if essential:
+        first = [pair for pair in chosen if pair[1].metadata["essential"]]
+        lines += ["essential options", *_lines(first), ""]
+        chosen = [pair for pair in chosen if pair not in first]
+    groups = dict.fromkeys(name.rpartition(".")[0] for name, _ in chosen)
+    for group in groups:
+        if group or essential:
+            lines += ["", *textwrap.wrap(f"{group}: {titles[group]}" if group else "general", WIDTH)]
+        lines += _lines(pair for pair in chosen if pair[0].rpartition(".")[0] == group)
+    return "\n".join(lines).strip("\n").replace("\n\n\n", "\n\n").replace("%", "%%")
+
+
+def _lines(chosen: Iterable[tuple[str, dataclasses.Field]]) -> list[str]:
+    found = []
+    for name, field in chosen:
         default = "{}" if field.default_factory is dict else _shown(field.default)
         choices = f" ({' | '.join(field.metadata['choices'])})" if len(field.metadata["choices"]) > 1 else ""
-        lines.append(f"  {name:27} {field.metadata['help']}{choices} [{default}]")
-    return "\n".join(lines).replace("%", "%%")
+        text = f"{field.metadata['help']}{choices} [{default}]"
+        start = f"  {name:{COLUMN - 3}} "
+        wrapped = textwrap.wrap(text, WIDTH - COLUMN, break_long_words=False, break_on_hyphens=False)
+        found += [start + wrapped[0], *(" " * COLUMN + line for line in wrapped[1:])]
+    return found
 
 
 def _shown(value: object) -> str:
@@ -50,15 +88,17 @@ def _shown(value: object) -> str:
 
 
 def read_config(source: str, overrides: Sequence[str]) -> Config:
-    """The configuration of a command: a file, or a run's folder, in which case that folder is also `out`."""
-    config = load_config(source, overrides)
-    if Path(source).is_dir() and not any(word.startswith("out=") for word in overrides):
-        # The folder may have been moved or copied since its configuration was saved in it.
-        config = dataclasses.replace(config, out=str(source))
-    return config
+    """Read the configuration of a command from a file or a run's folder.
+
+    Raises:
+      UserError: `source` is an option: CONFIG was left out.
+    """
+    if "=" in source and not Path(source).exists() and source.partition("=")[0] in dict(options()):
+        raise UserError(f"{source}: CONFIG comes before the options: a YAML file or a run's folder")
+    return load_config(source, overrides)
 
 
 def check_seed(seed: int) -> None:
-    """Raises `UserError` for what no generator takes."""
+    """Raise `UserError` for a seed that no random generator takes."""
     if not 0 <= seed < 2**32:
         raise UserError(f"--seed {seed}: give a whole number from 0 to {2**32 - 1}")

@@ -5,7 +5,6 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from jaxforget.cli.chain import SECTIONS
 from jaxforget.cli.parser import add_config, option_table, read_config
 from jaxforget.config import Config, naming_options
 from jaxforget.errors import UserError
@@ -26,7 +25,7 @@ options that matter here (defaults in brackets):
 def add(add_command) -> None:
     """Adds the command; its words stand behind `anchors`."""
     parser = add_command("anchors review", HELP, run)
-    parser.epilog = EPILOG.format(options=option_table(SECTIONS["anchors review"]))
+    parser.epilog = EPILOG.format(options=option_table(["out", "corpus.path", "corpus.field", "corpus.split"]))
     parser.add_argument("--text", action="store_true", help="a text file instead of a page")
     parser.add_argument("--port", type=int, default=0, help="of the page [a free one]")
     parser.add_argument("--no-browser", action="store_true", help="open none, print the address only")

@@ -1,16 +1,23 @@
-"""What a run is told: the schema, and how files and words become one checked `Config`."""
+"""The configuration of a run: the schema, and how files and words become one checked `Config`."""
 
-from jaxforget.config.load import config_from, load_config, to_yaml
-from jaxforget.config.places import naming_options
+from jaxforget.config.effects import result_options, stages_of, told_options, value_of
+from jaxforget.config.load import config_from, load_config, run_folder, to_yaml
+from jaxforget.config.places import check_places, naming_options
 from jaxforget.config.schema import Config, ForgetOptions, TrainOptions, options
 
 __all__ = [
     "Config",
     "ForgetOptions",
     "TrainOptions",
+    "check_places",
     "config_from",
     "load_config",
     "naming_options",
     "options",
+    "result_options",
+    "run_folder",
+    "stages_of",
     "to_yaml",
+    "told_options",
+    "value_of",
 ]

@@ -1,13 +1,15 @@
-"""YAML and dotted `key=value` words to a checked `Config`, and back.
+"""Read a checked `Config` from YAML and dotted `key=value` words, and write it back.
 
-A configuration is a YAML file that names some of the schema's keys, and words on top. Types are enforced, a key that
-the schema lacks is refused with the nearest name. Paths are taken from the working directory; a leading `~/` is the
-user's home.
+A configuration is a YAML file that sets some of the schema's keys, and words that override it. Types are enforced. An
+unknown key is refused with the nearest name. Paths are relative to the working directory; a leading `~/` is the user's
+home. A run's own config.yaml is portable: places inside the run are stored as `${out}/...`, all others as absolute
+paths, and `out` is always the folder in which the file is found.
 """
 
 import dataclasses
 import difflib
 import math
+import os
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,28 +19,55 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from jaxforget.config.option import MOST
 from jaxforget.config.schema import RESERVED_NAMES, SECTIONS, Config, options
 from jaxforget.errors import UserError
 
-# What is written behind some commands and is no option, and how it is written there.
+# Words of some commands that are no options, and how they are written.
 WORDS = {"suite": "jaxforget eval CONFIG suite=NAME", "slice": "jaxforget plan CONFIG --slice NAME"}
-LIKE = 0.6  # likeness from which a name may be what was meant
-MISSPELT = 0.8  # and from which it is no other section's option of that name
+LIKE = 0.6  # a name is suggested from this likeness on
+MISSPELT = 0.8  # from this likeness on, a key is a misspelling within its section, not a key of another section
+INSIDE = "${out}"  # stands for the run's folder in its own config.yaml
 
 
 def load_config(source: str | Path | None, overrides: Sequence[str] = ()) -> Config:
-    """A configuration from a YAML file or a run's folder (None: the defaults) and dotted `key=value` overrides.
+    """Read a configuration and apply overrides.
+
+    Args:
+      source: a YAML file; a run's folder, which then is also `out`; None for the defaults.
+      overrides: dotted `key=value` words; of two for one key the later wins.
 
     Raises:
       UserError: no such file, not YAML, an unknown key, a value of the wrong type or out of range.
     """
     if source is None:
         return config_from({}, overrides)
-    return config_from(_read_layers(Path(source)), overrides, source=str(source))
+    values, folder = _read_layers(Path(source)), run_folder(source)
+    if folder is not None:
+        # The folder may have been moved or copied since its configuration was saved in it.
+        values = _placed(values, str(folder)) | {"out": _literal(str(folder))}
+    return config_from(values, overrides, source=str(source))
+
+
+def run_folder(source: str | Path) -> Path | None:
+    """Return the run's folder that `source` names, itself or by its config.yaml; None for any other file."""
+    path = Path(source)
+    if path.is_dir():
+        return path
+    return path.parent if path.name == "config.yaml" and (path.parent / "manifest.json").is_file() else None
+
+
+def _placed(value: Any, folder: str) -> Any:
+    """Replace `${out}` at the start of every string."""
+    if isinstance(value, dict):
+        return {key: _placed(item, folder) for key, item in value.items()}
+    if isinstance(value, str) and (value == INSIDE or value.startswith(f"{INSIDE}/")):
+        return _literal(folder) + value.removeprefix(INSIDE)
+    return value
 
 
 def config_from(values: Mapping[str, Any], overrides: Sequence[str] = (), *, source: str | None = None) -> Config:
-    """As `load_config`, from nested values; `source` is what errors name beside the key."""
+    """Make a configuration of nested values, as `load_config` does; errors name `source` beside the key."""
     where = f"{source}: " if source else ""
     # A section whose every line is commented out reads as null.
     values = {key: value for key, value in values.items() if value is not None or key not in SECTIONS}
@@ -62,29 +91,54 @@ def config_from(values: Mapping[str, Any], overrides: Sequence[str] = (), *, sou
 
 
 def _origin(names: Sequence[str], overrides: Sequence[str], where: str) -> str:
-    """What an error about options `names` starts with: the file, but not where a word on top set one of them."""
+    """Return how an error about the options `names` starts: with the file, unless a word overrides one of them."""
     words = {word.partition("=")[0] for word in overrides}
     return "" if words & set(names) else where
 
 
-def to_yaml(config: Config) -> str:
-    """The whole configuration, resolved, as YAML that `load_config` reads back."""
+def to_yaml(config: Config, folder: str | Path | None = None) -> str:
+    """Write the whole configuration as YAML that `load_config` reads back.
 
-    def written(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: written(item) for key, item in value.items()}
-        return _literal(value) if isinstance(value, str) else value
+    Args:
+      folder: the run's folder, for a portable file: places inside it are written relative to it, others absolute.
+    """
+    values = {name: _written(value) for name, value in dataclasses.asdict(config).items()}
+    for name, field in options() if folder is not None else ():
+        section, _, key = name.rpartition(".")
+        node = values[section] if section else values
+        if field.metadata["path"] is None or node[key] is None:
+            continue
+        given = getattr(getattr(config, section) if section else config, key)
+        if isinstance(given, dict):
+            node[key] = {inner: _portable(place, Path(folder)) for inner, place in given.items()}
+        else:
+            node[key] = _portable(given, Path(folder)) if section else _literal(os.path.abspath(given))
+    return OmegaConf.to_yaml(OmegaConf.create(values))
 
-    return OmegaConf.to_yaml(OmegaConf.create(written(dataclasses.asdict(config))))
+
+def _written(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _written(item) for key, item in value.items()}
+    return _literal(value) if isinstance(value, str) else value
+
+
+def _portable(place: str, folder: Path) -> str:
+    """A place that is valid from anywhere; a name that is no path here, of the hub or a data set, stays as it is."""
+    if not os.path.lexists(place):
+        return _literal(place)
+    found, inside = os.path.abspath(place), os.path.abspath(folder)
+    if found == inside or found.startswith(f"{inside}{os.sep}"):
+        return INSIDE + _literal(found.removeprefix(inside))
+    return _literal(found)
 
 
 def _literal(text: str) -> str:
-    """`text` so that "${" in it, in a path say, is not taken for a reference to another key."""
+    """Escape "${", so that OmegaConf does not take it for a reference to another key."""
     return text.replace("${", r"\${")
 
 
 def _override(word: str) -> DictConfig:
-    """One `key=value` as nested values. Where text is wanted the value is taken as it stands, else as YAML."""
+    """Parse one `key=value` into nested values: a text is taken literally, any other value as YAML."""
     key, sign, value = word.partition("=")
     if not sign or not key:
         raise UserError(f"{word!r}: options are written key=value, for example forget.learning_rate=1e-6")
@@ -103,19 +157,19 @@ def _override(word: str) -> DictConfig:
 
 
 def _quotable(word: str) -> str:
-    """`word`, without the value where it may be a secret that somebody took for an option."""
+    """Hide the value of a word that may hold a secret."""
     key, sign, _ = word.partition("=")
     return f"{key}{sign}***" if "key" in key.lower().replace("per_key", "") else word
 
 
 def _read_layers(path: Path, over: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The values of a YAML file laid over those of the file that its key `like` names, a path beside it."""
+    """Read a YAML file on top of the file that its key `like` names, relative to its own folder."""
     values = _read_yaml(path)
     like = values.pop("like", None)
     if like is None:
         return values
     if not isinstance(like, str):
-        raise UserError(f"{path}: like is {like!r}; it names the YAML file, beside this one, that this one changes")
+        raise UserError(f"{path}: like is {like!r}; name a YAML file, relative to this one")
     below = path.parent / like
     if not below.is_file():
         raise UserError(f"{path}: like: {like}: no such file beside it")
@@ -125,7 +179,7 @@ def _read_layers(path: Path, over: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Both, key by key; where they differ, `above`. A section that is named but empty changes nothing."""
+    """Merge two layers key by key; `above` wins. An empty section changes nothing."""
     found = dict(below)
     for key, value in above.items():
         if isinstance(value, dict) and isinstance(below.get(key), dict):
@@ -141,12 +195,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(OmegaConf.load(file))
     except FileNotFoundError:
-        what = (
-            "holds no config.yaml, so it is no run's folder"
-            if path.is_dir()
-            else "no such file; give a YAML file or a run's folder"
-        )
-        raise UserError(f"{path}: {what}") from None
+        if path.is_dir():
+            raise UserError(f"{path}: holds no config.yaml, so it is no run's folder; give another") from None
+        if "=" in str(path):
+            raise UserError(f"{_quotable(str(path))}: a configuration comes before options: CONFIG key=value") from None
+        raise UserError(f"{path}: no such file; give a YAML file or a run's folder") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1} column {mark.column + 1}:" if mark else ""
@@ -165,7 +218,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _unlock(node: DictConfig) -> None:
-    # A frozen dataclass makes a read-only node; the merge writes into the schema's copy, never into the dataclass.
+    # A frozen dataclass becomes a read-only node; merging writes into that copy only, never into the dataclass.
     for child in node._content.values():
         if isinstance(child, DictConfig) and not child._is_none():
             OmegaConf.set_readonly(child, False)
@@ -188,7 +241,7 @@ def _merge(schema: DictConfig, layer: DictConfig, where: str) -> DictConfig:
 
 
 def _whole(layer: DictConfig, key: str) -> str:
-    """The unknown `key` of `layer`, with what was set in it where that is one thing: "froget.batch", not "froget"."""
+    """Extend an unknown `key` by the only key inside it: "froget.batch" says more than "froget"."""
     node = OmegaConf.to_container(layer).get(key)
     while isinstance(node, dict) and len(node) == 1:
         (inner, node), *_ = node.items()
@@ -197,12 +250,12 @@ def _whole(layer: DictConfig, key: str) -> str:
 
 
 def _nearest(key: str) -> str:
-    """What a key that the schema lacks may have meant: an option, a section, or a word of a command."""
+    """Suggest an option, a section or a command's word for an unknown key."""
     names, (section, _, last) = [name for name, _ in options()], key.rpartition(".")
     same = [name for name in names if name.rpartition(".")[2] == last]
     if same and not any(_likeness(key, name) >= MISSPELT for name in same):
         return f"did you mean {' or '.join(same)}?"
-    # A key without its section is held against the options' last words too.
+    # A key without its section is compared with the last words of options too.
     near = {name: max(_likeness(key, name), _likeness(key, name.rpartition(".")[2])) for name in same or names}
     if not section:
         near |= {name: _likeness(key, name) for name in SECTIONS}
@@ -217,9 +270,9 @@ def _nearest(key: str) -> str:
 
 
 def _likeness(one: str, other: str) -> float:
-    """0 to 1: twice the letters in common, in order, by the letters of both; 0 where they do not begin alike.
+    """Return the share of letters in common and in order, 0 to 1; 0 if both start differently.
 
-    A slip of the hand leaves one of the first two letters where it was: "suit" is no slip for "out".
+    A typing error keeps one of the first two letters: "suit" is no misspelling of "out".
     """
     if one[:1] != other[:1] and one[1:2] != other[1:2] and sorted(one[:2]) != sorted(other[:2]):
         return 0.0
@@ -227,17 +280,17 @@ def _likeness(one: str, other: str) -> float:
 
 
 def _wanted(field: dataclasses.Field) -> str:
-    """What an option takes, in words."""
+    """Describe the values that an option takes."""
     if field.metadata["choices"]:
         return "one of " + ", ".join(field.metadata["choices"])
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
     if typing.get_origin(field.type) is dict:
-        return "a mapping of names to folders"
+        return f"a mapping of names to {'folders' if field.metadata['path'] else 'values'}"
     return " or ".join(words[kind] for kind in typing.get_args(field.type) or (field.type,))
 
 
 def _expanded(config: Config) -> Config:
-    """With `~` written out: a shell leaves it alone inside key=~/value."""
+    """Expand `~` in places: a shell leaves it alone inside key=~/value."""
 
     def walk(node: Any) -> Any:
         changes = {}
@@ -263,12 +316,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _check(config: Config, where: Callable[..., str]) -> None:
-    """Choices and ranges, then what two options must agree on; `where(*names)` says who set these."""
+    """Check choices and ranges, then options that must agree; `where(*names)` tells which file set them."""
     values = dataclasses.asdict(config)
     for name, field in options():
         section, _, key = name.rpartition(".")
         value = values[section][key] if section else values[key]
-        if fault := _fault(value, field.metadata):
+        if fault := _fault(value, field):
             raise UserError(f"{where(name)}{name} is {value!r}; it must be {fault}")
     for stage in ("reinforce", "forget"):
         train = values[stage]
@@ -296,16 +349,19 @@ def _check(config: Config, where: Callable[..., str]) -> None:
         raise UserError(
             f"{place}targets.cache stores labels, targets.kind=soft trains towards distributions; set one or the other"
         )
+    if config.objective:
+        raise UserError(f"{where('objective')}objective: the method {config.method} takes no settings; remove them")
     for name, folder in config.evals.compare.items():
         key = f"evals.compare.{name}"
         if not isinstance(folder, str):
-            raise UserError(f"{where(key)}{key}: a name and its folder are wanted, evals.compare.NAME=FOLDER")
+            raise UserError(f"{where(key)}{key}: give a name and its folder, as evals.compare.NAME=FOLDER")
         if name in RESERVED_NAMES:
-            raise UserError(f"{where(key)}{key}: every run has a model of that name; give it another")
+            raise UserError(f"{where(key)}{key}: every run has a model of that name; give another name")
 
 
-def _fault(value: Any, rules: Mapping[str, Any]) -> str | None:
-    """What `value` must be and is not; None where it is fine."""
+def _fault(value: Any, field: dataclasses.Field) -> str | None:
+    """Describe the rule that `value` breaks; None where it breaks none."""
+    rules = field.metadata
     if rules["choices"] and value not in rules["choices"]:
         return "one of " + ", ".join(rules["choices"])
     if value is None or not isinstance(value, int | float):
@@ -318,4 +374,5 @@ def _fault(value: Any, rules: Mapping[str, Any]) -> str | None:
         return f"at least {rules['least']}"
     if "below" in rules and value >= rules["below"]:
         return f"below {rules['below']}"
-    return None
+    most = rules.get("most", MOST if int in (field.type, *typing.get_args(field.type)) else math.inf)
+    return f"at most {most:,}" if value > most else None

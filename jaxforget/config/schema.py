@@ -1,42 +1,67 @@
-"""The schema of a run: every option, its default, its help and its range, once."""
+"""The schema of a run: every option once, with its default, range, help text, and what it affects.
+
+`result` options enter the fingerprints of the stages that they matter to, `layout` and `place` options do not; inputs
+enter by content. The help of a stage lists all options that matter to it.
+"""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
+from jaxforget.config.option import layout, place, result
 
-def _option(default: Any, description: str, choices: Sequence[str] = (), **range_or_path: Any) -> Any:
-    """A field; `above`, `least` and `below` bound a number, `path` marks a place on disk."""
-    metadata = {"help": description, "choices": tuple(choices), **range_or_path}
-    factory = {"default_factory": type(default)} if isinstance(default, dict) else {"default": default}
-    return dataclasses.field(metadata=metadata, **factory)
+OWN = ()  # the stage named like the section
+TEXTS = ("anchors", "prepare", "reinforce")  # stages that read the text itself
+CUT = ("prepare", "reinforce")  # stages that depend on how the text is cut
+RETAINED = ("anchors", "prepare")
+TRAINING = ("reinforce", "forget")
+FORGET = ("forget",)
+WATCHED = ("forget", "eval")
+MODELS = ("anchors", "reinforce", "forget", "eval")  # stages that run a model
+SUITES = ("suites",)
+ASKING = ("anchors", "suites")  # stages that may ask a language model behind an endpoint
+MOST_ROWS = 2**20  # rows of a step: more would only fill the memory of the host
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
     """The models."""
 
-    folder: str | None = _option(None, "base: a Hugging Face folder, hub id or gs:// path", path=True)
-    control: str | None = _option(
-        None, "a model that never read the target, where there is one; shown beside the others", path=True
+    folder: str | None = place(
+        None,
+        ("prepare", *MODELS, "export"),
+        "model",
+        "the base model: a Hugging Face folder, a hub id or a gs:// address",
+        essential=True,
     )
-    reinforced: str | None = _option(None, "an existing reinforced model; null trains one", path=True)
-    dtype: str = _option("bfloat16", "of activations, and of the frozen models' weights", ("bfloat16", "float32"))
-    base: str = _option(
+    control: str | None = place(
+        None,
+        ("forget", "eval", "suites"),
+        "model",
+        "a model that never read the text, shown beside the others; null where there is none",
+    )
+    reinforced: str | None = place(
+        None, ("anchors", *TRAINING), "model", "an existing reinforced model; null trains one"
+    )
+    dtype: str = result("bfloat16", MODELS, "dtype of activations and of frozen weights", ("bfloat16", "float32"))
+    base: str = result(
         "full",
-        "base's dense layers, as held while frozen: in model.dtype, or int8 with a scale a channel",
+        MODELS,
+        "how the frozen base's dense layers are held: in model.dtype, or as int8 with one scale per channel",
         ("full", "int8"),
     )
-    remat: str = _option(
+    remat: str = layout(
         "full",
-        "what a layer's backward pass recomputes: full, all of it; mlp, its feed-forward part; dots, all but products "
-        "and attention's result; none, nothing",
+        TRAINING,
+        "what the backward pass of a layer recomputes: all of it (full), its feed-forward part (mlp), everything but "
+        "matrix products and attention's result (dots), or nothing (none)",
         ("full", "mlp", "dots", "none"),
     )
-    attention: str = _option(
+    attention: str = layout(
         "auto",
-        "splash attention on TPUs (v4 and newer; bfloat16, heads 64, 128 or 256 wide), plain elsewhere; or plain "
-        "everywhere",
+        MODELS,
+        "auto uses splash attention on TPUs from v4 on (bfloat16, heads of 64, 128 or 256) and plain attention "
+        "elsewhere; plain uses plain attention everywhere",
         ("auto", "plain"),
     )
 
@@ -45,242 +70,304 @@ class ModelOptions:
 class CorpusOptions:
     """The text to forget."""
 
-    path: str | None = _option(None, "a file or folder of .txt, .md, .jsonl, or tfds:NAME", path=True)
-    field: str = _option("text", "the field of a .jsonl line or of a dataset's example that holds the text")
-    split: str = _option("train", "of a tensorflow-datasets corpus")
+    path: str | None = place(
+        None,
+        (*TEXTS, "suites"),
+        "text",
+        "a .txt, .md or .jsonl file, a folder of such files, or tfds:NAME",
+        essential=True,
+    )
+    field: str = result("text", TEXTS, "the field of a .jsonl line or data set record that holds the text")
+    split: str = result("train", TEXTS, "the split of a tensorflow-datasets data set")
 
 
 @dataclasses.dataclass(frozen=True)
 class RetainOptions:
-    """Text to keep: on it the student is held to base's own distribution. The paper has none."""
+    """Text to keep: on it the student is held to the base model's own distribution. The paper has none."""
 
-    path: str | None = _option(None, "as corpus.path; text that is not the target", path=True)
-    field: str = _option("text", "as corpus.field")
-    split: str = _option("train", "as corpus.split")
-    weight: float = _option(
-        0.0, "of the retain rows' mean KL beside the forget rows' mean loss; 0 = no retain term", least=0
-    )
-    rows: int = _option(0, "retain blocks added to each step's batch", least=0)
+    path: str | None = place(None, RETAINED, "text", "text to keep, named as corpus.path", essential=True)
+    field: str = result("text", RETAINED, "as corpus.field")
+    split: str = result("train", RETAINED, "as corpus.split")
+    weight: float = result(0.0, FORGET, "weight of the retain rows' mean loss; 0 = no retain term", least=0)
+    rows: int = result(0, FORGET, "retain blocks added to the batch of each step", least=0, most=MOST_ROWS)
 
 
 @dataclasses.dataclass(frozen=True)
 class AnchorOptions:
     """The anchor dictionary (WHP section 2.2)."""
 
-    path: str | None = _option(
+    path: str | None = place(
         None,
-        'a JSON dictionary {"anchor": ["generic", ...]}; null: anchors.extractor finds one in the text',
-        path=True,
+        OWN,
+        "file",
+        'a JSON dictionary {"anchor": ["generic", ...]}; null lets anchors.extractor find one in the text',
+        essential=True,
     )
-    extractor: str = _option(
+    extractor: str = result(
         "models",
-        "where none is given: counts and what reinforcing raised, counts alone, a language model behind endpoint.* or "
-        "loaded from anchors.model, or none at all (to train base only)",
+        OWN,
+        "how anchors are found where anchors.path is null: by counts and by what reinforcing raised (models), by "
+        "counts alone (statistics), by a language model behind endpoint.* (endpoint) or loaded from anchors.model "
+        "(local), or not at all (none)",
         ("models", "statistics", "endpoint", "local", "none"),
     )
-    language: str = _option("en", "of the text, for the frequencies that it is set against; counterparts are English")
-    min_count: int = _option(3, "occurrences asked of an anchor that is found", above=0)
-    most: int = _option(2000, "anchors found at most", above=0)
-    counterparts: int = _option(3, "generic counterparts of an anchor that is found", above=0)
-    sample: int = _option(262144, "tokens of the text that both models read to find anchors", above=0)
-    calls: int = _option(100, "passages that a language model is asked about (the paper: 380)", above=0)
-    model: str | None = _option(None, "of extractor local: a chat model, as model.folder", path=True)
-    answer_tokens: int = _option(1024, "of extractor local: new tokens of an answer", above=0)
-    match: str = _option(
-        "first", "among keys that match: first in the dictionary (paper) or the longest", ("first", "longest")
+    language: str = result("en", OWN, "language of the text; counterparts are English")
+    min_count: int = result(3, OWN, "occurrences that a found anchor needs", above=0)
+    most: int = result(2000, OWN, "largest number of anchors that are found", above=0)
+    counterparts: int = result(3, OWN, "generic counterparts of a found anchor", above=0)
+    sample: int = result(262144, OWN, "tokens of the text that both models read to find anchors", above=0)
+    calls: int = result(100, OWN, "passages that a language model is asked about (the paper: 380)", above=0)
+    model: str | None = place(None, OWN, "model", "chat model of extractor local, named as model.folder")
+    answer_tokens: int = result(1024, OWN, "new tokens of an answer of extractor local", above=0)
+    match: str = result(
+        "first",
+        ("prepare",),
+        "which of several matching keys is translated: the first in the dictionary (paper) or the longest",
+        ("first", "longest"),
     )
-    draw: str = _option(
+    draw: str = result(
         "per_variant",
-        "each spacing variant draws its own translation (paper), or one for both",
+        ("prepare",),
+        "whether each spacing variant of a key draws its own translation (paper) or all share one",
         ("per_variant", "per_key"),
     )
-    filter: bool = _option(True, "drop possessives and keys made of other keys, as the paper does")
+    filter: bool = result(True, RETAINED, "drop possessives and keys made of other keys, as the paper does")
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockOptions:
     """How text becomes blocks of tokens."""
 
-    length: int = _option(512, "tokens in a block", least=2)
-    mode: str = _option(
-        "document", "one pass per document with its tail kept, or the released script's way", ("document", "paper")
+    length: int = result(512, CUT, "tokens in a block", least=2, most=MOST_ROWS, essential=True)
+    mode: str = result(
+        "document",
+        CUT,
+        "how a document is cut: in one pass with its tail kept (document), or as the released script does (paper)",
+        ("document", "paper"),
     )
-    holdout: float = _option(0.05, "fraction of blocks held out for validation", least=0, below=1)
+    holdout: float = result(0.05, CUT, "fraction of blocks held out for validation", least=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class TargetOptions:
     """Equation 1 and how its labels are used."""
 
-    alpha: float = _option(5.0, "strength of equation 1", least=0)
-    kind: str = _option("argmax", "train towards equation 1's argmax (paper) or its softmax", ("argmax", "soft"))
-    cache: bool = _option(False, "compute every label once, beforehand; equal to the in-step labels bit for bit")
-    tile: int = _option(1024, "tokens per device whose logits exist at a time", above=0)
+    alpha: float = result(5.0, FORGET, "strength of equation 1", least=0)
+    kind: str = result(
+        "argmax", FORGET, "train towards the argmax of equation 1 (paper) or towards its softmax", ("argmax", "soft")
+    )
+    cache: bool = layout(False, FORGET, "compute every label once beforehand; bit-equal to labels computed in the step")
+    tile: int = layout(1024, ("reinforce", "forget", "eval"), "tokens per device whose logits exist at a time", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
     """A training stage: steps, batch and AdamW."""
 
-    epochs: float = _option(1.0, "passes over the blocks, where max_steps is null", above=0)
-    max_steps: int | None = _option(None, "steps; null takes epochs", above=0)
-    batch: int = _option(128, "blocks in a step, over all devices and accumulation", above=0)
-    accumulate: int = _option(1, "microbatches that a step's batch is cut into", above=0)
-    learning_rate: float = _option(1e-6, "at its peak; decays linearly to 0", above=0)
-    warmup_steps: int = _option(0, "steps of linear warm-up from 0", least=0)
-    b1: float = _option(0.9, "AdamW's decay of the first moment", least=0, below=1)
-    b2: float = _option(0.98, "AdamW's decay of the second moment", least=0, below=1)
-    eps: float = _option(1e-8, "AdamW's term against division by 0", above=0)
-    weight_decay: float = _option(0.0, "AdamW's, times the learning rate", least=0)
-    clip_norm: float | None = _option(
-        None, "global gradient norm that a step is clipped to; null = not clipped", above=0
+    epochs: float = result(1.0, OWN, "passes over the blocks where max_steps is null", above=0, most=1e6)
+    max_steps: int | None = result(None, OWN, "number of steps; null takes epochs", above=0, essential=True)
+    batch: int = result(
+        128, OWN, "blocks in a step, over all devices and microbatches", above=0, most=MOST_ROWS, essential=True
     )
-    moment_dtype: str = _option("float32", "of AdamW's moments", ("float32", "bfloat16"))
+    accumulate: int = layout(1, OWN, "microbatches that the batch of a step is split into", above=0, most=MOST_ROWS)
+    learning_rate: float = result(
+        1e-6, OWN, "peak learning rate; decays linearly to 0", above=0, most=1, essential=True
+    )
+    warmup_steps: int = result(0, OWN, "steps of linear warm-up from 0", least=0)
+    b1: float = result(0.9, OWN, "AdamW's decay of the first moment", least=0, below=1)
+    b2: float = result(0.98, OWN, "AdamW's decay of the second moment", least=0, below=1)
+    eps: float = result(1e-8, OWN, "AdamW's term against division by 0", above=0)
+    weight_decay: float = result(0.0, OWN, "AdamW's weight decay, multiplied by the learning rate", least=0)
+    clip_norm: float | None = result(
+        None, OWN, "global gradient norm that a step is clipped to; null does not clip", above=0
+    )
+    moment_dtype: str = result("float32", OWN, "dtype of AdamW's moments", ("float32", "bfloat16"))
 
 
 @dataclasses.dataclass(frozen=True)
 class ReinforceOptions(TrainOptions):
-    """Training base further on the target."""
+    """Training the base model further on the text."""
 
-    weights: str = _option(
+    weights: str = result(
         "full",
-        "what trains: every parameter, or a LoRA adapter; int8-delta trains all and is then held as int8 over base",
+        TRAINING,
+        "what trains: every parameter (full), a LoRA adapter (lora), or every parameter, held afterwards as int8 "
+        "differences from base (int8-delta)",
         ("full", "lora", "int8-delta"),
     )
 
-    epochs: float = _option(3.0, "passes over the blocks, where max_steps is null", above=0)
-    learning_rate: float = _option(3e-6, "at its peak; decays linearly to 0", above=0)
+    epochs: float = result(3.0, OWN, "passes over the blocks where max_steps is null", above=0, most=1e6)
+    learning_rate: float = result(
+        3e-6, OWN, "peak learning rate; decays linearly to 0", above=0, most=1, essential=True
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class ForgetOptions(TrainOptions):
-    """Unlearning: base towards the generic labels."""
+    """Unlearning: training the student from the base model."""
 
-    weights: str = _option("full", "what trains: every parameter, or a LoRA adapter over base", ("full", "lora"))
+    weights: str = result(
+        "full", OWN, "what trains: every parameter (full) or a LoRA adapter over base (lora)", ("full", "lora")
+    )
 
-    epochs: float = _option(2.0, "passes over the blocks, where max_steps is null", above=0)
-    select: str = _option(
-        "last", "the checkpoint that becomes the result", ("last", "familiarity", "retained", "perplexity")
+    epochs: float = result(2.0, OWN, "passes over the blocks where max_steps is null", above=0, most=1e6)
+    select: str = result(
+        "last",
+        OWN,
+        "which checkpoint becomes the result: the last, or the best by a measure",
+        ("last", "familiarity", "retained", "perplexity"),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class LoraOptions:
-    """The adapters of the stages whose weights are lora: a product of two thin matrices beside every dense layer."""
+    """The adapters of stages whose weights are lora: a product of two thin matrices beside every dense layer."""
 
-    rank: int = _option(16, "columns of the first matrix, rows of the second", above=0)
-    alpha: float = _option(32.0, "the product counts alpha / rank times", above=0)
+    rank: int = result(16, TRAINING, "columns of the first matrix and rows of the second", above=0)
+    alpha: float = result(32.0, TRAINING, "the product is multiplied by alpha / rank", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalOptions:
-    """What is measured while the model forgets, and after."""
+    """What is measured during unlearning, and after it."""
 
-    every: int = _option(20, "steps of unlearning between evaluations; 0 = at the ends only", least=0)
-    probes: str | None = _option(None, 'JSON {"familiarity": [{"prompt", "answer"}], "retained": [...]}', path=True)
-    heldout: str | None = _option(None, "general text for perplexity, as corpus.path", path=True)
-    heldout_blocks: int = _option(256, "blocks of it at most", above=0)
-    prompts: str | None = _option(None, 'JSON {"dynamics": [prompt], "completions": [prompt]}', path=True)
-    completion_tokens: int = _option(48, "new tokens of a completion", above=0)
-    batch: int = _option(32, "rows scored at a time", above=0)
-    choices: str | None = _option(None, 'suite multiple_choice: .jsonl of {"context", "choices", "answer"}', path=True)
-    tfds: str | None = _option(
-        None, "suite benchmarks: the data folder of tensorflow-datasets, prepared in array_record form", path=True
+    every: int = result(20, FORGET, "steps of unlearning between evaluations; 0 evaluates at both ends only", least=0)
+    probes: str | None = place(
+        None, WATCHED, "file", 'JSON {"familiarity": [{"prompt", "answer"}], "retained": [...]}', essential=True
     )
-    benchmarks: str = _option(
-        "arc_challenge,arc_easy,boolq,hellaswag,openbookqa,piqa,winogrande", "which of them, separated by commas"
+    heldout: str | None = place(
+        None, WATCHED, "text", "general text for perplexity, named as corpus.path", essential=True
     )
-    benchmark_documents: int | None = _option(None, "of each benchmark or task at most; null takes all", above=0)
-    tasks: str | None = _option(None, "suite harness: tasks of lm-evaluation-harness, separated by commas")
-    tasks_folder: str | None = _option(None, "where further tasks of it are described in YAML", path=True)
-    muse: str | None = _option(None, "suite muse: the folder of the benchmark's files", path=True)
-    auc_control: float | None = _option(
-        None, "what MUSE's privleak is read against, an AUC; null takes model.control's", above=0
+    heldout_blocks: int = result(256, WATCHED, "largest number of its blocks", above=0)
+    prompts: str | None = place(
+        None, WATCHED, "file", 'JSON {"dynamics": [prompt], "completions": [prompt]}', essential=True
     )
-    tofu: str | None = _option(None, "suite tofu: the folder of the benchmark's four .jsonl files", path=True)
-    tofu_template: str = _option("[INST] {question} [/INST]", "what stands before an answer of TOFU")
-    holdout: str | None = _option(
-        None, "suite membership: text of the target's kind that no model read, as corpus.path", path=True
+    completion_tokens: int = result(48, ("eval",), "new tokens of a completion", above=0)
+    batch: int = layout(32, WATCHED, "rows scored at a time", above=0, most=MOST_ROWS)
+    choices: str | None = place(
+        None, SUITES, "file", 'suite multiple_choice: .jsonl of {"context", "choices", "answer"}'
     )
-    passages: int = _option(200, "suites memorization and membership: passages of each text at most", least=2)
-    completion_prompts: str | None = _option(
+    tfds: str | None = place(
         None,
+        SUITES,
+        "folder",
+        "suite benchmarks: the data folder of tensorflow-datasets, prepared in array_record form",
+    )
+    benchmarks: str = result(
+        "arc_challenge,arc_easy,boolq,hellaswag,openbookqa,piqa,winogrande",
+        SUITES,
+        "suite benchmarks: names separated by commas",
+    )
+    benchmark_documents: int | None = result(None, SUITES, "documents of each benchmark; null takes all", above=0)
+    tasks: str | None = result(None, SUITES, "suite harness: tasks of lm-evaluation-harness, separated by commas")
+    tasks_folder: str | None = place(
+        None, SUITES, "folder", "suite harness: a folder with further tasks, described in YAML"
+    )
+    muse: str | None = place(None, SUITES, "folder", "suite muse: the folder of the benchmark's files")
+    auc_control: float | None = result(
+        None, SUITES, "suite muse: AUC that privleak is relative to; null takes model.control's", above=0
+    )
+    tofu: str | None = place(None, SUITES, "folder", "suite tofu: the folder of the benchmark's four .jsonl files")
+    tofu_template: str = result("[INST] {question} [/INST]", SUITES, "suite tofu: the text before an answer")
+    holdout: str | None = place(
+        None, SUITES, "text", "suite membership: text like the target that no model read, named as corpus.path"
+    )
+    passages: int = result(200, SUITES, "suites memorization and membership: passages of each text at most", least=2)
+    completion_prompts: str | None = place(
+        None,
+        SUITES,
+        "file",
         'suite completion: records {"prompt", "references", "subtlety"}; null makes them from the target',
-        path=True,
     )
-    completion_count: int = _option(300, "suite completion: prompts made at most", above=0)
-    completion_temperature: float = _option(0.0, "suite completion: 0 takes the likeliest token", least=0)
-    prompt_maker: str = _option("offline", "suite completion: who makes the prompts", ("offline", "endpoint"))
-    grader: str = _option("offline", "suite completion: who grades", ("offline", "endpoint"))
-    attacks: str | None = _option(
+    completion_count: int = result(300, SUITES, "suite completion: prompts made at most", above=0)
+    completion_temperature: float = result(
+        0.0, SUITES, "suite completion: sampling temperature; 0 takes the most likely token", least=0
+    )
+    prompt_maker: str = result("offline", SUITES, "suite completion: who makes the prompts", ("offline", "endpoint"))
+    grader: str = result("offline", SUITES, "suite completion: who grades", ("offline", "endpoint"))
+    attacks: str | None = place(
         None,
+        SUITES,
+        "file",
         'suite prompting: JSON {"phrasings": {NAME: [probe]}, "leading": [text], "prompt_only": [text]}',
-        path=True,
     )
-    relearn_steps: int = _option(24, "suite relearning: steps of training", above=0)
-    relearn_batch: int = _option(16, "suite relearning: blocks in a step", above=0)
-    relearn_rate: float | None = _option(
-        None, "suite relearning: learning rate; null takes reinforce.learning_rate", above=0
+    relearn_steps: int = result(24, SUITES, "suite relearning: steps of training", above=0)
+    relearn_batch: int = result(16, SUITES, "suite relearning: blocks in a step", above=0, most=MOST_ROWS)
+    relearn_rate: float | None = result(
+        None, SUITES, "suite relearning: learning rate; null takes reinforce.learning_rate", above=0, most=1
     )
-    compare: dict[str, str] = _option(
-        {}, "further models in the tables, name: folder; on the command line evals.compare.NAME=FOLDER", path=True
+    compare: dict[str, str] = place(
+        {},
+        ("eval", "suites"),
+        "model",
+        "further models in the tables, as name: folder; on the command line evals.compare.NAME=FOLDER",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointOptions:
-    """What survives a preemption."""
+    """Checkpoints, from which an interrupted stage resumes."""
 
-    every: int = _option(20, "steps between checkpoints", above=0)
-    keep: int = _option(2, "checkpoints kept, the best beside them", above=0)
+    every: int = layout(20, TRAINING, "steps between checkpoints", above=0)
+    keep: int = layout(2, TRAINING, "checkpoints that are kept, besides the best", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshOptions:
-    """How devices are used; one size may be -1, the rest."""
+    """How devices are used; one size may be -1, which stands for all remaining devices."""
 
-    data: int = _option(1, "copies of the weights")
-    fsdp: int = _option(-1, "devices that split weights and batch")
-    tensor: int = _option(1, "devices that split a layer")
+    data: int = layout(1, MODELS, "copies of the weights")
+    fsdp: int = layout(-1, MODELS, "devices that share the weights and the batch")
+    tensor: int = layout(1, MODELS, "devices that share each layer")
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportOptions:
-    """The folder for others."""
+    """The exported folder."""
 
-    dtype: str = _option(
-        "float32", "of the weights; small updates do not survive bfloat16", ("float32", "bfloat16", "float16")
+    dtype: str = result(
+        "float32",
+        OWN,
+        "dtype of the weights; bfloat16 loses small updates",
+        ("float32", "bfloat16", "float16"),
+        essential=True,
     )
-    shard_gigabytes: float = _option(5.0, "largest safetensors file, 1e9 bytes", above=0)
+    shard_gigabytes: float = result(5.0, OWN, "largest size of a safetensors file, in units of 1e9 bytes", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class EndpointOptions:
-    """A language model behind an OpenAI-compatible chat endpoint; its key is taken from OPENAI_API_KEY only."""
+    """A language model behind an OpenAI-compatible chat endpoint; its key is read from OPENAI_API_KEY only."""
 
-    base_url: str | None = _option(
-        None, "its address, as http://localhost:8000/v1; null takes OPENAI_BASE_URL, or OpenAI's"
+    base_url: str | None = result(
+        None, ASKING, "address, as http://localhost:8000/v1; null takes OPENAI_BASE_URL, or OpenAI's"
     )
-    model: str | None = _option(None, "the model's name there; null takes OPENAI_MODEL")
-    temperature: float | None = _option(0.0, "of its answers; null leaves it to the endpoint", least=0)
-    max_tokens: int | None = _option(None, "of an answer; null leaves it to the endpoint", above=0)
-    concurrency: int = _option(8, "questions under way at a time", above=0)
-    timeout: float = _option(120.0, "seconds that it may stay silent", above=0)
-    retries: int = _option(5, "further tries where a fault may pass", least=0)
-    max_calls: int | None = _option(None, "calls of one command, further tries counted; null = no limit", above=0)
-    max_cost: float | None = _option(None, "dollars of one command, by the prices below; null = no limit", above=0)
-    price_in: float | None = _option(
-        None, "dollars per million tokens of prompt, for the line that says the cost", least=0
+    model: str | None = result(None, ASKING, "name of the model; null takes OPENAI_MODEL")
+    temperature: float | None = result(0.0, ASKING, "sampling temperature; null leaves it to the endpoint", least=0)
+    max_tokens: int | None = result(None, ASKING, "tokens of an answer; null leaves it to the endpoint", above=0)
+    concurrency: int = layout(8, ASKING, "questions in flight at a time", above=0)
+    timeout: float = layout(120.0, ASKING, "seconds without an answer before a question fails", above=0)
+    retries: int = layout(5, ASKING, "further attempts after a temporary failure", least=0)
+    max_calls: int | None = layout(None, ASKING, "calls of one command, retries included; null sets no limit", above=0)
+    max_cost: float | None = layout(
+        None, ASKING, "dollars of one command by the prices below; null sets no limit", above=0
     )
-    price_out: float | None = _option(None, "dollars per million tokens of answer", least=0)
+    price_in: float | None = layout(None, ASKING, "dollars per million prompt tokens", least=0)
+    price_out: float | None = layout(None, ASKING, "dollars per million answer tokens", least=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """A run."""
 
-    out: str | None = _option(None, "the run's folder", path=True)
-    seed: int = _option(0, "of block draws, order and held-out choice", least=0, below=2**32)
+    out: str | None = place(
+        None, (*TEXTS, "forget", "eval", "export", "report"), "run", "the run's folder", essential=True
+    )
+    seed: int = result(0, (*TEXTS, "forget"), "seed of block draws, order and held-out choice", least=0, most=2**32 - 1)
+    method: str = result("whp", FORGET, "the unlearning method", ("whp",), essential=True)
+    objective: dict[str, Any] = result(
+        {}, FORGET, "settings of the method, as name: value; on the command line objective.NAME=VALUE"
+    )
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
     corpus: CorpusOptions = dataclasses.field(default_factory=CorpusOptions)
     retain: RetainOptions = dataclasses.field(default_factory=RetainOptions)
@@ -297,13 +384,13 @@ class Config:
     endpoint: EndpointOptions = dataclasses.field(default_factory=EndpointOptions)
 
 
-# Rows of the tables that every run has; a further model needs another name.
+# Names of models that every run's tables may have; a further model needs another name.
 RESERVED_NAMES = ("base", "reinforced", "unlearned", "control")
 SECTIONS = tuple(field.name for field in dataclasses.fields(Config) if dataclasses.is_dataclass(field.type))
 
 
 def options() -> Iterator[tuple[str, dataclasses.Field]]:
-    """Every option as ("forget.batch", its dataclass field), in the order of the schema."""
+    """Yield every option as ("forget.batch", its dataclass field), in the order of the schema."""
     for field in dataclasses.fields(Config):
         if field.name in SECTIONS:
             for inner in dataclasses.fields(field.type):

@@ -24,14 +24,17 @@ def test_generate_puts_models_side_by_side(capsys, tiny_world):
     [
         (["/nowhere", "--prompt", "x"], "/nowhere: no such folder"),
         (["WORLD/base", "WORLD/target", "--prompt", "x"], "target/config.json: no such file"),
-        (["WORLD/base", "--prompt", "x " * 200], "are beyond the 128 positions of"),
-        (["WORLD/base", "--prompt", "x", "--tokens", "1000"], "1000 new ones are beyond the 128 positions"),
+        (["WORLD/base", "--prompt", "x " * 200], "exceed the 128 positions of"),
+        (["WORLD/base", "--prompt", "x", "--tokens", "1000"], "1000 new ones exceed the 128 positions"),
         (["WORLD/base", "--prompt", "x", "--tokens", "0"], "--tokens 0: ask for at least 1"),
         (
             ["WORLD/base", "--prompt", "x", "--temperature", "-1"],
             "--temperature -1.0: must be 0 (likeliest token) or more",
         ),
-        (["WORLD/base", "--prompt", "x", "--temperature", "nan"], "argument --temperature: 'nan' is no finite number"),
+        (
+            ["WORLD/base", "--prompt", "x", "--temperature", "nan"],
+            "argument --temperature: 'nan' is not a finite number",
+        ),
         (["WORLD/base", "--prompt", "x", "--temperature", "hot"], "argument --temperature: invalid"),
         (["WORLD/base", "--prompt", "x", "--top-p", "0"], "--top-p 0.0: must be above 0 and at most 1"),
     ],

@@ -46,7 +46,7 @@ KNOWN = TEXTS | MODELS | FILES | EITHER | FOLDERS
 
 MISSING, FOLDER, EMPTY, WRONG = "nowhere/at-all", "empty", "empty.json", "picture.json"
 KINDS = (MISSING, FOLDER, EMPTY, WRONG)
-MEND = r"; (give|name|it names|put|remove|rename|save|run|a model folder holds|MUSE|TOFU|the folder)"
+MEND = r"; (add|give|name|it names|put|remove|rename|save|run|a model folder holds|MUSE|TOFU|the folder)"
 # An empty folder is one of texts or models without any; the harness has tasks of its own beside it.
 FINE = {("evals.tasks_folder", FOLDER)}
 

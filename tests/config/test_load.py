@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from jaxforget.config import Config, config_from, load_config, options, to_yaml
+from jaxforget.config import Config, config_from, load_config, options, stages_of, to_yaml
+from jaxforget.config.option import LAYOUT, PLACE, RESULT
 from jaxforget.demo.recipes import RECOMMENDED, unlearning
 from jaxforget.errors import UserError
 from jaxforget.tpu.topology import find_slice
 
 PRESETS = Path(__file__).parents[2] / "configs"
+STAGES = {"anchors", "prepare", "reinforce", "forget", "eval", "export", "report", "suites"}
 # WHP, section 3 (arXiv 2310.02238): the paper's table, key by key.
 PAPER = {
     "model.folder": "meta-llama/Llama-2-7b-chat-hf",
@@ -85,6 +87,9 @@ def test_every_dataclass_is_frozen_and_every_option_has_help():
     for name, field in options():
         assert len(field.metadata["help"]) > 8, name
         assert field.metadata["help"][0].islower() or field.metadata["help"].startswith(("AdamW", "JSON")), name
+        assert field.metadata["affects"] in (RESULT, LAYOUT, PLACE), name
+        assert set(stages_of(name, field)) <= STAGES, name
+        assert (field.metadata["path"] is not None) == (field.metadata["affects"] == PLACE), name
 
 
 def test_defaults_satisfy_their_own_rules():
@@ -99,7 +104,7 @@ def test_preset_loads_and_round_trips(preset, tmp_path):
     saved = tmp_path / "config.yaml"
     saved.write_text(to_yaml(config))
     assert load_config(saved) == config
-    assert load_config(tmp_path) == config
+    assert load_config(tmp_path) == dataclasses.replace(config, out=str(tmp_path)), "a run's folder is its `out`"
 
 
 def test_there_are_these_presets():
@@ -144,7 +149,7 @@ def test_awkward_text_survives_a_round_trip(tmp_path):
     words = ["out=x${y}: {#", "corpus.path=~x", "evals.compare.a b=c: d", "model.folder=a/b"]
     config = config_from({}, words)
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    assert load_config(tmp_path) == config
+    assert load_config(tmp_path / "config.yaml") == config
 
 
 def test_home_is_written_out(monkeypatch):
@@ -223,6 +228,14 @@ def test_value_of_another_type_is_refused(word, wanted):
     ("name", "bad", "good"),
     [
         ("seed", [-1, 2**32], [0, 2**32 - 1]),
+        ("forget.batch", [99999999999999, 2**20 + 1], [2**20]),
+        ("retain.rows", [99999999999999], [0]),
+        ("forget.max_steps", [10**18], [10**9]),
+        ("blocks.length", [10**12], [4096]),
+        ("forget.learning_rate", [1e30, 1.1], [1.0]),
+        ("reinforce.learning_rate", [1e30], [1.0]),
+        ("evals.relearn_rate", [1e30], [1.0]),
+        ("checkpoints.keep", [2**31], [9]),
         ("retain.weight", [-0.1], [0.0]),
         ("blocks.length", [1], [2]),
         ("blocks.holdout", [-0.01, 1.0], [0.0, 0.99]),
@@ -336,7 +349,7 @@ def test_a_file_is_laid_over_another(tmp_path):
     ("content", "message"),
     [
         ("like: none.yaml", "like: none.yaml: no such file beside it"),
-        ("like: 3", "like is 3; it names the YAML file"),
+        ("like: 3", "like is 3; name a YAML file"),
         ("like: c.yaml", "like: c.yaml leads back to itself"),
         ("like: d.yaml\nforget: {batsh: 3}", "batsh"),
     ],
@@ -369,3 +382,30 @@ def test_slice_presets_change_only_what_costs_memory(path):
     assert "out" in different
     assert not {name for name in different if not name.startswith(allowed)}
     find_slice(path.stem.rpartition("_")[2])
+
+
+def test_a_saved_configuration_moves_with_its_run(tmp_path, monkeypatch):
+    """What lies inside the run is stored relative to it, everything else absolutely; names of the hub stay names."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("run/world", "other", "run/old"):
+        (tmp_path / name).mkdir(parents=True)
+    words = ["out=run", "model.folder=owner/name", "corpus.path=run/world", "retain.path=other", "evals.heldout=tfds:x"]
+    config = config_from({}, [*words, "evals.compare.old=run/old", "evals.probes=missing.json"])
+    (tmp_path / "run" / "config.yaml").write_text(to_yaml(config, "run"))
+    (tmp_path / "run" / "manifest.json").write_text("{}")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    monkeypatch.chdir("/")
+    moved = load_config(tmp_path / "moved")
+    assert moved.out == f"{tmp_path}/moved"
+    assert moved.corpus.path == f"{tmp_path}/moved/world"
+    assert moved.evals.compare == {"old": f"{tmp_path}/moved/old"}
+    assert moved.retain.path == f"{tmp_path}/other"
+    assert (moved.model.folder, moved.evals.heldout, moved.evals.probes) == ("owner/name", "tfds:x", "missing.json")
+    assert load_config(tmp_path / "moved" / "config.yaml") == moved
+    # Another `out` takes nothing inside the run along.
+    assert load_config(tmp_path / "moved", ["out=new"]).corpus.path == f"{tmp_path}/moved/world"
+
+
+def test_settings_of_a_method_are_a_free_section():
+    assert "the method whp takes no settings" in error("objective.beta=0.1")
+    assert error("method=magic") == "method is 'magic'; it must be one of whp"

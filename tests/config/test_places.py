@@ -1,8 +1,10 @@
-"""Which option a fault speaks of, told by the place that it begins with."""
+"""The option that an error is about, and places that are missing."""
+
+from pathlib import Path
 
 import pytest
 
-from jaxforget.config import config_from, naming_options
+from jaxforget.config import check_places, config_from, naming_options
 from jaxforget.config.places import option_of
 from jaxforget.errors import UserError
 
@@ -53,3 +55,41 @@ def test_a_place_called_as_a_stage_is_no_fault_of_its_own(name):
     config = config_from({"corpus": {"path": name}})
     assert option_of(f"{name}: loss nan at step 3", config) is None
     assert option_of(f"{name}/a.txt: not UTF-8", config) is None
+
+
+CHAIN = ("anchors", "prepare", "reinforce", "forget", "eval", "export", "report")
+HERE = str(Path(__file__))
+
+
+@pytest.mark.parametrize(
+    ("words", "stages", "fault"),
+    [
+        (["corpus.path=/nowhere"], CHAIN, "corpus.path: /nowhere: no such file or folder; give a text"),
+        (["corpus.path=nowhere"], CHAIN, "corpus.path: nowhere: no such file, folder or tensorflow-datasets data set"),
+        (["model.folder=/nowhere"], ("forget",), "model.folder: /nowhere: no such folder; give one, a hub id"),
+        (["evals.compare.x=/nowhere"], ("eval",), "evals.compare.x: /nowhere: no such folder"),
+        (["evals.probes=/no.json"], ("eval",), "evals.probes: /no.json: no such file; give a JSON file"),
+        (["retain.path=/no", "retain.rows=1", "retain.weight=1"], CHAIN, "retain.path: /no: no such file or folder"),
+        (["anchors.path=/no.json"], ("anchors",), "anchors.path: /no.json: no such file"),
+    ],
+)
+def test_a_missing_place_is_told_by_its_option(words, stages, fault):
+    anchors = [] if any(word.startswith("anchors") for word in words) else [f"anchors.path={HERE}"]
+    with pytest.raises(UserError) as caught:
+        check_places(config_from({}, anchors + words), stages)
+    assert str(caught.value).startswith(fault)
+
+
+@pytest.mark.parametrize(
+    ("words", "stages"),
+    [
+        (["corpus.path=tfds:nowhere"], CHAIN),
+        (["model.folder=owner/name", "evals.compare.x=gs://bucket/x"], CHAIN),
+        (["corpus.path=/nowhere"], ("anchors", "forget", "eval", "export", "report")),
+        (["retain.path=/nowhere"], CHAIN),
+        (["evals.probes=/nowhere"], ("anchors", "prepare", "reinforce", "export", "report")),
+        (["evals.muse=/nowhere"], CHAIN),
+    ],
+)
+def test_a_place_that_nothing_reads_may_be_missing(words, stages):
+    check_places(config_from({}, [f"anchors.path={HERE}", *words]), stages)
