@@ -21,6 +21,9 @@ _NO_TPU = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
 }
+# Names of the share of a GPU's memory that JAX may take; JAX reads either, and refuses both together.
+_GPU_SHARES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+_GPU_SHARE = "0.95"  # the rest is for what CUDA and its libraries allocate themselves
 PATIENCE = 300.0  # seconds that hosts wait for each other: they are set up one by one
 _METADATA = "http://{}/computeMetadata/v1/instance/attributes/{}"
 _METADATA_SECONDS = 3.0
@@ -47,6 +50,7 @@ def start_jax(*, alone: bool = False) -> None:
     if useless:
         for name, value in _NO_TPU.items():
             os.environ.setdefault(name, value)
+    allow_whole_gpu()
     import jax
 
     if useless and not _has_gpu(Path("/dev")) and not jax.config.jax_platforms:
@@ -64,6 +68,21 @@ def start_jax(*, alone: bool = False) -> None:
     elif (hosts := count_hosts()) > 1:
         print(f"one of {hosts} hosts alone: computing on its processors", file=sys.stderr, flush=True)
         jax.config.update("jax_platforms", "cpu")
+
+
+def allow_whole_gpu() -> None:
+    """Let JAX take nearly all of a GPU's memory rather than 75 %. Call it before JAX's first computation.
+
+    A share that the user set, under either name, stays as it is; so does XLA_PYTHON_CLIENT_PREALLOCATE.
+
+    Raises:
+      UserError: the user set the share under both names.
+    """
+    given = [name for name in _GPU_SHARES if os.environ.get(name)]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} are both set, which JAX refuses; unset {given[1]}")
+    if not given:
+        os.environ[_GPU_SHARES[0]] = _GPU_SHARE
 
 
 def join_processes(patience: float = PATIENCE) -> None:

@@ -13,6 +13,7 @@ too, at 10N FLOP a token (`jaxforget plan` says what that convention leaves out)
 
 key=value words are options of a run (`jaxforget run --help`). Those that say what is computed (targets.alpha, say)
 hold for every side, those that say how (model.remat, mesh.fsdp) for ours alone; what no side would heed is refused.
+On a GPU PyTorch's side recomputes its layers (gradient checkpointing) with model.remat=full only.
 Unless they say otherwise: on a CPU model.remat=dots targets.tile=512, on a GPU model.remat=full.
 """
 
@@ -279,7 +280,7 @@ def main(words: Sequence[str]) -> None:
                 "eps": run.forget.eps,
                 "weight_decay": run.forget.weight_decay,
             },
-            "checkpointing": gpu,
+            "checkpointing": gpu and run.model.remat == "full",
         }
         (folder / "settings.json").write_text(json.dumps(settings))
         rate = None

@@ -16,7 +16,7 @@ import pytest
 
 from jaxforget import start
 from jaxforget.errors import UserError
-from jaxforget.start import _has_gpu, _has_tpu, count_hosts, join_processes, start_jax
+from jaxforget.start import _has_gpu, _has_tpu, allow_whole_gpu, count_hosts, join_processes, start_jax
 
 ROOT = Path(__file__).parents[1]
 ENDPOINTS, ENVIRONMENT = "worker-network-endpoints", "tpu-env"
@@ -296,3 +296,42 @@ def test_a_gpu_is_seen_by_its_device_files(name, tmp_path):
     assert not _has_gpu(tmp_path)
     (tmp_path / name).touch()
     assert _has_gpu(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"XLA_CLIENT_MEM_FRACTION": "0.95"}),
+        ({"XLA_CLIENT_MEM_FRACTION": ".5"}, {"XLA_CLIENT_MEM_FRACTION": ".5"}),
+        ({"XLA_PYTHON_CLIENT_MEM_FRACTION": ".5"}, {"XLA_PYTHON_CLIENT_MEM_FRACTION": ".5"}),
+        (
+            {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+            {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_CLIENT_MEM_FRACTION": "0.95"},
+        ),
+    ],
+    ids=["nothing", "new-name", "old-name", "preallocation"],
+)
+def test_jax_may_take_the_whole_gpu_unless_the_user_said_otherwise(monkeypatch, given, expected):
+    environ = dict(given)
+    monkeypatch.setattr(start.os, "environ", environ)
+    allow_whole_gpu()
+    assert environ == expected
+
+
+def test_a_share_under_both_names_is_refused(monkeypatch):
+    names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+    monkeypatch.setattr(start.os, "environ", dict.fromkeys(names, ".5"))
+    with pytest.raises(UserError, match="are both set, which JAX refuses; unset XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        allow_whole_gpu()
+
+
+def test_jax_reads_the_share_under_these_names():
+    """JAX's own reading of the variables, which no test here can see on a card."""
+    code = "from jaxlib import xla_client; print(xla_client.generate_pjrt_gpu_plugin_options()['memory_fraction'])"
+    for name in start._GPU_SHARES:
+        assert python(code, **{name: "0.95"}).stdout == "0.95\n"
+
+
+def test_the_start_of_a_program_sets_the_share(tmp_path):
+    code = "import os; from jaxforget.start import start_jax; start_jax(); print(os.environ['XLA_CLIENT_MEM_FRACTION'])"
+    assert python(code, XDG_CACHE_HOME=str(tmp_path)).stdout == "0.95\n"

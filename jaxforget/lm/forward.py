@@ -1,5 +1,6 @@
 """The module of a model, its forward functions, and the shapes and shardings of its parameters."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -9,6 +10,7 @@ from jax.sharding import Mesh
 
 from jaxforget.models.attention import attend
 from jaxforget.models.config import ModelConfig
+from jaxforget.models.cudnn import cudnn_attention
 from jaxforget.models.embedding import ShardedLookUp
 from jaxforget.models.layout import leaves
 from jaxforget.models.splash import SplashAttention, has_splash
@@ -46,8 +48,15 @@ def make_module(config: ModelConfig, mesh: Mesh, dtype: str, remat: str, attenti
         unroll=_unrolled(config, remat),
         constrain=ActivationSharding(mesh),
         look_up=ShardedLookUp(mesh),
-        attend=SplashAttention(mesh) if attention == "auto" and has_splash(mesh) else attend,
+        attend=choose_attention(mesh, attention),
     )
+
+
+def choose_attention(mesh: Mesh, attention: str) -> Callable[..., jax.Array]:
+    """Return the attention function of a model on `mesh`: a flash kernel where the devices have one, else `attend`."""
+    if attention == "plain":
+        return attend
+    return SplashAttention(mesh) if has_splash(mesh) else cudnn_attention(mesh) or attend
 
 
 def configured_module(

@@ -65,6 +65,20 @@ def runs_kernels(jaxpr: Any) -> bool:
     )
 
 
+def attention_of(jaxpr: Any) -> str:
+    """Return which attention a jaxpr runs: "splash", "cudnn" or "plain"."""
+    if runs_kernels(jaxpr):
+        return "splash"
+    return "cudnn" if _runs_cudnn(jaxpr) else "plain"
+
+
+def _runs_cudnn(jaxpr: Any) -> bool:
+    return any(
+        equation.primitive.name.startswith("dot_product_attention") or any(map(_runs_cudnn, _inner(equation.params)))
+        for equation in jaxpr.eqns
+    )
+
+
 def _tiles_run(kernel: str, grid: tuple[int, ...]) -> int:
     """How often the body of splash attention's `kernel` runs: for every head, tiles up to the diagonal."""
     # (heads, queries, slots), but of the kernel for gradients by keys and values (slots, heads, queries).

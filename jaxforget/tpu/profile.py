@@ -28,7 +28,7 @@ from jaxforget.sharding import make_mesh, put_batch
 from jaxforget.stages.fit import batches_from
 from jaxforget.stages.run import Run
 from jaxforget.tpu.compiler import UNREADABLE, compile_with_text, no_cache
-from jaxforget.tpu.flops import CONVENTION, model_flops_per_token, runs_kernels
+from jaxforget.tpu.flops import CONVENTION, attention_of, model_flops_per_token
 from jaxforget.tpu.programs import batch_widths, check_plan, training_program
 from jaxforget.tpu.topology import peak_of
 from jaxforget.tpu.trace import Breakdown, read_breakdown
@@ -109,7 +109,7 @@ def profile(
         "blocks": blocks,
         "block_length": length,
         "batch": source,
-        "attention": "splash" if runs_kernels(traced.jaxpr) else "plain",
+        "attention": attention_of(traced.jaxpr),
         "device": kind,
         "devices": mesh.size,
         "chips": chips,

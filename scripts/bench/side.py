@@ -57,7 +57,9 @@ def serve(name: str, settings: dict[str, Any], answer: Callable[..., None]) -> N
         # Set before either library makes its threads.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings["threads"]])
     else:
-        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+        from jaxforget.start import allow_whole_gpu
+
+        allow_whole_gpu()
     batch = dict(np.load(settings["batch"]))
     places = [None if place is None else Path(place) for place in (settings["base"], settings["reinforced"])]
     if name == "matmul":
