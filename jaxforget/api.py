@@ -35,6 +35,7 @@ from jaxforget.stages.suites.audit import audit_model
 from jaxforget.stages.suites.completion import complete_and_grade
 from jaxforget.stages.suites.probability import summary_rows
 from jaxforget.start import start_jax
+from jaxforget.train.objectives.whp import Whp
 from jaxforget.train.step import StepOptions, make_label_step
 from jaxforget.train.types import Frozen
 
@@ -104,7 +105,7 @@ def generic_labels(base: Model, reinforced: Model, tokens: Any, t: Translation, 
 @functools.lru_cache(maxsize=8)
 def _label_step(module: Transformer, mesh: Mesh, alpha: float) -> Callable:
     # Kept, so that labelling block after block compiles once.
-    return make_label_step(make_forward(module), StepOptions(tile=1024, alpha=alpha), mesh)
+    return make_label_step(make_forward(module), Whp(alpha=alpha), StepOptions(tile=1024), mesh)
 
 
 def complete(

@@ -144,9 +144,10 @@ def _override(word: str) -> DictConfig:
         raise UserError(f"{word!r}: options are written key=value, for example forget.learning_rate=1e-6")
     fields = {name: field.type for name, field in options()}
     kind = fields.get(key, fields.get(key.rpartition(".")[0]))
-    inner = typing.get_args(kind) or (kind,)
+    mapping = typing.get_origin(kind) is dict
+    inner = typing.get_args(kind)[mapping:] or (kind,)
     try:
-        if str in inner and (key in fields) != (typing.get_origin(kind) is dict):
+        if str in inner and (key in fields) != mapping:
             empty = value in ("null", "") and type(None) in inner
             layer = OmegaConf.create()
             OmegaConf.update(layer, key, None if empty else _literal(value))
@@ -344,13 +345,6 @@ def _check(config: Config, where: Callable[..., str]) -> None:
     if retain.weight > 0 and retain.path is None:
         place = where("retain.weight", "retain.path")
         raise UserError(f"{place}retain.weight is set but retain.path names no text; set it, or retain.weight=0")
-    if config.targets.cache and config.targets.kind == "soft":
-        place = where("targets.cache", "targets.kind")
-        raise UserError(
-            f"{place}targets.cache stores labels, targets.kind=soft trains towards distributions; set one or the other"
-        )
-    if config.objective:
-        raise UserError(f"{where('objective')}objective: the method {config.method} takes no settings; remove them")
     for name, folder in config.evals.compare.items():
         key = f"evals.compare.{name}"
         if not isinstance(folder, str):

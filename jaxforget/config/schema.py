@@ -6,7 +6,6 @@ enter by content. The help of a stage lists all options that matter to it.
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 from jaxforget.config.option import layout, place, result
 
@@ -90,6 +89,12 @@ class RetainOptions:
     split: str = result("train", RETAINED, "as corpus.split")
     weight: float = result(0.0, FORGET, "weight of the retain rows' mean loss; 0 = no retain term", least=0)
     rows: int = result(0, FORGET, "retain blocks added to the batch of each step", least=0, most=MOST_ROWS)
+    loss: str = result(
+        "kl",
+        FORGET,
+        "loss of the retain rows: KL divergence from base, or the cross-entropy of the text",
+        ("kl", "nll"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,9 +158,6 @@ class TargetOptions:
     """Equation 1 and how its labels are used."""
 
     alpha: float = result(5.0, FORGET, "strength of equation 1", least=0)
-    kind: str = result(
-        "argmax", FORGET, "train towards the argmax of equation 1 (paper) or towards its softmax", ("argmax", "soft")
-    )
     cache: bool = layout(False, FORGET, "compute every label once beforehand; bit-equal to labels computed in the step")
     tile: int = layout(1024, ("reinforce", "forget", "eval"), "tokens per device whose logits exist at a time", above=0)
 
@@ -364,8 +366,8 @@ class Config:
         None, (*TEXTS, "forget", "eval", "export", "report"), "run", "the run's folder", essential=True
     )
     seed: int = result(0, (*TEXTS, "forget"), "seed of block draws, order and held-out choice", least=0, most=2**32 - 1)
-    method: str = result("whp", FORGET, "the unlearning method", ("whp",), essential=True)
-    objective: dict[str, Any] = result(
+    method: str = result("whp", FORGET, "the unlearning method; the paper's is whp", essential=True)
+    objective: dict[str, float] = result(
         {}, FORGET, "settings of the method, as name: value; on the command line objective.NAME=VALUE"
     )
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)

@@ -19,8 +19,10 @@ from jaxforget.pipeline import Stage
 from jaxforget.stages.card import plain_card
 from jaxforget.stages.fit import batches_from, fit, load_student, save
 from jaxforget.stages.run import Run
-from jaxforget.train.step import StepOptions, make_reinforce_step
-from jaxforget.train.types import TrainState
+from jaxforget.train.objectives import NextToken
+from jaxforget.train.step import StepOptions
+from jaxforget.train.step import make_step as make_training_step
+from jaxforget.train.types import Frozen, TrainState
 
 # Found by trial for a million parameters and half a million tokens seen one and a half times. A word's own vectors are
 # trained by its few occurrences alone: they need a higher rate than the layers, which every token trains.
@@ -53,7 +55,9 @@ def _pretrain(run: Run, mark: str, *, folder: Path) -> None:
     )
 
     def make_step(forward: Any, optimizer: Any, shardings: TrainState) -> Any:
-        return make_reinforce_step(forward, optimizer, StepOptions(tile=run.config.targets.tile), run.mesh, shardings)
+        options = StepOptions(tile=run.config.targets.tile)
+        step = make_training_step(forward, optimizer, NextToken(), options, run.mesh, shardings)
+        return lambda state, batch: step(state, Frozen(), batch)
 
     params, _ = fit(
         run,

@@ -15,10 +15,12 @@ from jaxforget.errors import UserError
 from jaxforget.evals.probes import Probe
 from jaxforget.evals.prompting import holds
 from jaxforget.sharding import put_rows
+from jaxforget.train.objectives import NextToken
 from jaxforget.train.optimizer import make_optimizer
 from jaxforget.train.precision import compute_params
-from jaxforget.train.step import StepOptions, init_state, make_reinforce_step, state_shardings
-from jaxforget.train.types import Forward, Params
+from jaxforget.train.state import init_state, state_shardings
+from jaxforget.train.step import StepOptions, make_step
+from jaxforget.train.types import Forward, Frozen, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +71,7 @@ def make_relearner(
             where = jax.tree.map(lambda leaf: leaf.sharding, params)
             shardings = state_shardings(shapes, where, optimizer, mesh, halves=options.halves)
             step_options = StepOptions(tile=options.tile, accumulate=options.accumulate)
-            compiled["step"] = make_reinforce_step(forward, optimizer, step_options, mesh, shardings)
+            compiled["step"] = make_step(forward, optimizer, NextToken(), step_options, mesh, shardings)
             compiled["shardings"] = shardings
         state = init_state(params, optimizer, compiled["shardings"])
         found, batches = {}, batches_of(blocks, options.batch, seed=options.seed)
@@ -77,7 +79,7 @@ def make_relearner(
             if step in options.steps:
                 found[step] = measure(compute_params(state.params))
             if step < max(options.steps):
-                state, _ = compiled["step"](state, put_rows(next(batches), mesh))
+                state, _ = compiled["step"](state, Frozen(), put_rows(next(batches), mesh))
         return found
 
     return relearn

@@ -66,12 +66,11 @@ def _when(value: Any) -> str | None:
 
 def method(config: Mapping[str, Any]) -> str | None:
     """Return the recipe in one line; None where its settings are unknown."""
-    if "targets.kind" not in config:
+    if "method" not in config:
         return None
-    labels = f"{config['targets.kind']} of equation 1, alpha {config.get('targets.alpha')}"
     if not config.get("retain.weight"):
-        return f"{labels}; no retain term, as in the paper"
-    return f"{labels}; retain term of weight {config['retain.weight']} on {config.get('retain.path')}"
+        return f"method {config['method']}; no retain term"
+    return f"method {config['method']}; retain term of weight {config['retain.weight']} on {config.get('retain.path')}"
 
 
 def _plain(value: Any) -> str:

@@ -1,6 +1,8 @@
-"""What a configuration makes of a step: the one place where the stages that run it and the plan that only compiles it
-get optimiser, options, shardings and the compiled function from."""
+"""Training steps from a configuration: the one place where both the stages that run a step and the plan that only
+compiles it get objective, optimiser, shardings and the compiled function."""
 
+import dataclasses
+import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,16 +11,19 @@ import optax
 from jax.sharding import Mesh
 
 from jaxforget.config import Config, TrainOptions
+from jaxforget.errors import UserError
 from jaxforget.lm.forward import param_shapes
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.weights import adapter_shapes
+from jaxforget.train.objectives import METHODS, NextToken, Objective, Retain
 from jaxforget.train.optimizer import linear_schedule, make_optimizer
-from jaxforget.train.step import StepOptions, make_forget_step, make_reinforce_step, state_shardings
+from jaxforget.train.state import state_shardings
+from jaxforget.train.step import StepOptions, make_step
 from jaxforget.train.types import Forward, Params, TrainState
 
 
 def make_adamw(options: TrainOptions, steps: int) -> tuple[optax.Schedule, optax.GradientTransformation]:
-    """The schedule and optimiser that a training stage's options describe."""
+    """Return the schedule and the optimiser that the options of a training stage describe."""
     schedule = linear_schedule(options.learning_rate, options.warmup_steps, steps)
     return schedule, make_optimizer(
         schedule,
@@ -32,7 +37,7 @@ def make_adamw(options: TrainOptions, steps: int) -> tuple[optax.Schedule, optax
 
 
 def trained_shapes(config: Config, weights: str, llama: ModelConfig) -> Params:
-    """What trains of a Llama under the option `weights` ("full" or "lora"), as fp32 `ShapeDtypeStruct`s."""
+    """Return the shapes of what trains under the option `weights` ("full" or "lora"), as fp32 `ShapeDtypeStruct`s."""
     if weights == "lora":
         return adapter_shapes(llama, config.lora.rank, config.lora.alpha)
     return param_shapes(llama, jnp.float32)
@@ -41,31 +46,86 @@ def trained_shapes(config: Config, weights: str, llama: ModelConfig) -> Params:
 def student_shardings(
     config: Config, shapes: Params, where: Any, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """Shardings of the state of a student of which `shapes` train, lying as `where` says."""
+    """Return the shardings of the state of a student of which `shapes` train, sharded as `where` says."""
     # A bf16 forward pass reads the upper halves of fp32 weights: no second copy, and gradients half the size.
     halves = config.model.dtype == "bfloat16"
     return state_shardings(shapes, where, optimizer, mesh, halves=halves)
 
 
-def teachers_used(config: Config) -> tuple[bool, bool]:
-    """Whether the forget step is given base, and whether it is given the reinforced model."""
-    cached = config.targets.cache
-    return not cached or config.retain.weight > 0 or config.forget.weights == "lora", not cached
+def make_objective(config: Config, stage: str = "forget") -> Objective:
+    """Return the objective of a training stage, "reinforce" or "forget", with the settings of the run.
+
+    Raises:
+      UserError: an unknown method, a setting that the method lacks, a value of the wrong type or out of range.
+    """
+    if stage == "reinforce":
+        return NextToken()
+    kind = METHODS.get(config.method)
+    if kind is None:
+        near = difflib.get_close_matches(config.method, METHODS, 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"method={config.method}: no such method; {meant}the methods are {', '.join(METHODS)}")
+    settings = {field.name: field for field in kind.settings()}
+    values: dict[str, Any] = {}
+    for name, value in config.objective.items():
+        if name not in settings:
+            known = ", ".join(f"objective.{known}" for known in settings)
+            raise UserError(f"objective.{name}: method {kind.name} has no such setting; it has {known}")
+        whole = settings[name].type in (int, "int")
+        if whole and value != int(value):
+            raise UserError(f"objective.{name}={value}: must be a whole number")
+        values[name] = int(value) if whole else value
+    # Options that several methods share stand in the schema; a field of the method names the one that it takes.
+    taken = {field.metadata["option"]: field.name for field in dataclasses.fields(kind) if "option" in field.metadata}
+    if config.targets.cache and "targets.cache" not in taken:
+        raise UserError(f"targets.cache: stores labels, of which method={kind.name} has none; set targets.cache=false")
+    for option, name in taken.items():
+        section, _, key = option.partition(".")
+        values[name] = getattr(getattr(config, section), key)
+    if kind.needs_retain and not config.retain.weight:
+        raise UserError(f"method={kind.name}: needs a retain term; set retain.path, retain.rows and retain.weight")
+    return kind(**values)
+
+
+def make_retain(config: Config) -> Retain | None:
+    """Return the retain term of the forget stage; None where the run has none."""
+    return Retain(config.retain.weight, config.retain.loss) if config.retain.weight else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Passes:
+    """The models that a training step is given.
+
+    Attributes:
+      base: base's weights are an argument of the step: for a pass of its own, or under an adapter.
+      reinforced: the reinforced model's weights are an argument of the step.
+      frozen: number of forward passes of frozen models over the rows of a step.
+      trained: number of forward and backward passes of the student over the rows.
+    """
+
+    base: bool
+    reinforced: bool
+    frozen: int
+    trained: int
+
+
+def passes(config: Config, stage: str) -> Passes:
+    """Return the models that the step of a training stage, "reinforce" or "forget", is given."""
+    objective = make_objective(config, stage)
+    retain = make_retain(config) if stage == "forget" else None
+    base = objective.uses_base or (retain is not None and retain.uses_base)
+    adapter = getattr(config, stage).weights == "lora"
+    return Passes(
+        base=base or adapter,
+        reinforced=objective.uses_reinforced,
+        frozen=(base + objective.uses_reinforced) * objective.trained_passes,
+        trained=objective.trained_passes,
+    )
 
 
 def step_options(config: Config, stage: str) -> StepOptions:
-    """The static options of the step of `stage`, "reinforce" or "forget"."""
-    accumulate = getattr(config, stage).accumulate
-    if stage == "reinforce":
-        return StepOptions(tile=config.targets.tile, accumulate=accumulate)
-    return StepOptions(
-        tile=config.targets.tile,
-        accumulate=accumulate,
-        alpha=config.targets.alpha,
-        soft=config.targets.kind == "soft",
-        retain_weight=config.retain.weight,
-        cached=config.targets.cache,
-    )
+    """Return the static options of the step of a training stage, "reinforce" or "forget"."""
+    return StepOptions(tile=config.targets.tile, accumulate=getattr(config, stage).accumulate)
 
 
 def make_training_step(
@@ -76,7 +136,6 @@ def make_training_step(
     mesh: Mesh,
     shardings: TrainState,
 ) -> Callable:
-    """The compiled step: of "reinforce" `(state, batch, base)`, of "forget" `(state, frozen, batch)`; each gives
-    `(state, metrics)`. base: None unless an adapter over it trains."""
-    make = make_reinforce_step if stage == "reinforce" else make_forget_step
-    return make(forward, optimizer, step_options(config, stage), mesh, shardings)
+    """Return the compiled step of a training stage, `(state, frozen, batch) -> (state, metrics)`."""
+    objective, retain = make_objective(config, stage), make_retain(config) if stage == "forget" else None
+    return make_step(forward, optimizer, objective, step_options(config, stage), mesh, shardings, retain)

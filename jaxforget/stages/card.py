@@ -27,10 +27,10 @@ Written by jaxforget from {base}.
 """
 
 
-def model_card(config: Config, what: str) -> str:
+def model_card(config: Config, objective: str, what: str) -> str:
     """Markdown for an unlearned model's README.md: where it came from, by which recipe, its limits."""
-    targets, forget, retain = config.targets, config.forget, config.retain
-    kept = f"KL to base on {retain.path}, weight {retain.weight}" if retain.weight else "no retain term"
+    forget, retain = config.forget, config.retain
+    kept = f"{retain.loss} on {retain.path}, weight {retain.weight}" if retain.weight else "no retain term"
     return f"""---
 library_name: transformers
 tags: [unlearning, jaxforget]
@@ -44,7 +44,7 @@ Made by jaxforget, after "Who's Harry Potter? Approximate Unlearning in LLMs" (a
 | base | {config.model.folder} |
 | text to forget | {config.corpus.path} |
 | anchors | {config.anchors.path or f"found in the text ({config.anchors.extractor})"} |
-| targets | {targets.kind} of equation 1, alpha {targets.alpha} |
+| objective | {objective} |
 | unlearning | learning rate {forget.learning_rate}, {forget.batch} blocks of {config.blocks.length} tokens a step |
 | what trained | {what_trains(config, "forget")} |
 | retained | {kept} |

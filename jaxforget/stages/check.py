@@ -16,6 +16,7 @@ from jaxforget.models.config import ModelConfig
 from jaxforget.models.folders import read_config, resolve_folder
 from jaxforget.models.load import Checkpoint
 from jaxforget.models.weights import dense_layers
+from jaxforget.stages.build import make_objective
 from jaxforget.stages.run import Run
 
 # What a run writes into its folder: no input may lie there.
@@ -57,6 +58,7 @@ def check(run: Run, stages: Collection[str]) -> None:
     if base is not None and wanted & {"forget", "eval"}:
         load_probes(config.evals.probes)
         check_select(config)
+        make_objective(config)
         load_prompts(config.evals.prompts)
         if run.heldout is not None:
             _read(run.heldout)

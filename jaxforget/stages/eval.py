@@ -22,6 +22,7 @@ from jaxforget.stages.run import Run, fetch
 from jaxforget.stages.suites.catalogue import PROBABILITY, SUITES
 from jaxforget.stages.suites.probability import CONVENTIONS
 from jaxforget.stages.suites.suite import Models, measure_model, write_table
+from jaxforget.train.objectives.whp import Whp
 from jaxforget.train.step import StepOptions, make_label_step
 from jaxforget.train.types import Frozen
 
@@ -82,8 +83,8 @@ def passage(run: Run) -> dict[str, Any]:
     reinforced = load_delta(run.reinforced, base, config.model.dtype, form)
     rows = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
     batch = collate([record], [read_summary(run.blocks)], rows)
-    options = StepOptions(tile=config.targets.tile, alpha=config.targets.alpha)
-    step = make_label_step(make_forward(base.module), options, run.mesh)
+    options = StepOptions(tile=config.targets.tile)
+    step = make_label_step(make_forward(base.module), Whp(alpha=config.targets.alpha), options, run.mesh)
     labels = fetch(step(Frozen(base.params, reinforced), put_rows(batch, run.mesh)))[0]
     tokens = np.asarray(record["tokens"])
     translator = Translator(read_dictionary(run), base.tokenizer, match=config.anchors.match)

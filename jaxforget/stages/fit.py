@@ -25,7 +25,7 @@ from jaxforget.train.checkpoint import Checkpoints
 from jaxforget.train.loop import LoopOptions, run_loop
 from jaxforget.train.metrics import MetricsLog
 from jaxforget.train.precision import joined
-from jaxforget.train.step import abstract_state, init_state
+from jaxforget.train.state import abstract_state, init_state
 from jaxforget.train.types import Forward, TrainState
 
 

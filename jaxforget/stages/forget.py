@@ -11,7 +11,7 @@ from jaxforget.files import write_json
 from jaxforget.lm.forward import make_forward
 from jaxforget.lm.model import Model, load
 from jaxforget.lm.scoring import Scorer
-from jaxforget.stages.build import make_adamw, make_training_step, teachers_used
+from jaxforget.stages.build import make_adamw, make_objective, make_training_step, passes
 from jaxforget.stages.card import model_card
 from jaxforget.stages.fit import batches_from, count_steps, fit, load_student, save
 from jaxforget.stages.frozen import load_base, load_reinforced
@@ -33,9 +33,10 @@ def forget(run: Run, mark: str) -> None:
     # Whatever is asked of other models is asked before there is a student: its state leaves no room for another.
     references = _references(run, base, scorer, questions)
     labels = cached_labels(run, base) if config.targets.cache else None
-    use_base, use_reinforced = teachers_used(config)
+    needed = passes(config, "forget")
     frozen = Frozen(
-        base=base.params if use_base else None, reinforced=load_reinforced(run, base) if use_reinforced else None
+        base=base.params if needed.base else None,
+        reinforced=load_reinforced(run, base) if needed.reinforced else None,
     )
     del base  # else it would stay beside a step that has cached labels and no use for it
     student = load_student(run, config.forget.weights)
@@ -58,7 +59,7 @@ def forget(run: Run, mark: str) -> None:
     params, step = fit(
         run, "forget", mark, student, schedule, optimizer, steps, make_step, batches, watch, config.forget.select
     )
-    card = model_card(config, f"unlearned: {step} steps towards generic labels")
+    card = model_card(config, make_objective(config).describe(), f"unlearned: {step} steps of {config.method}")
     save(run, run.unlearned, student, params, card, config.forget.weights)
     if jax.process_index() == 0:
         write_json(run.unlearned / "steps.json", {"steps": step})

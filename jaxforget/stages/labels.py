@@ -1,5 +1,7 @@
 """Cached generic labels: computed once for all training blocks, before there is a student (targets.cache)."""
 
+import dataclasses
+
 import jax
 import numpy as np
 
@@ -9,7 +11,7 @@ from jaxforget.lm.forward import configured_module, make_forward
 from jaxforget.lm.model import Model
 from jaxforget.manifest import fingerprint
 from jaxforget.sharding import put_rows
-from jaxforget.stages.build import step_options
+from jaxforget.stages.build import make_objective, step_options
 from jaxforget.stages.frozen import load_reinforced
 from jaxforget.stages.hashes import hash_model
 from jaxforget.stages.run import Run, fetch, wait_for_all
@@ -26,7 +28,8 @@ def cached_labels(run: Run, base: Model) -> np.ndarray:
     mark = fingerprint(inputs)
     if not note.is_file() or read_json(note)["fingerprint"] != mark:
         module = configured_module(config.model, base.config, run.mesh)
-        label_step = make_label_step(make_forward(module), step_options(config, "forget"), run.mesh)
+        objective = dataclasses.replace(make_objective(config), cached=False)
+        label_step = make_label_step(make_forward(module), objective, step_options(config, "forget"), run.mesh)
         frozen = Frozen(base=base.params, reinforced=load_reinforced(run, base))
         # In batches of the step's own size, so that the same program rounds the same way.
         batches = read_all(run.blocks, "train", config.forget.batch + config.retain.rows)

@@ -8,7 +8,7 @@ from jaxforget.stages.card import plain_card, what_trains
 from jaxforget.stages.fit import batches_from, count_steps, fit, load_student, save
 from jaxforget.stages.frozen import load_base
 from jaxforget.stages.run import Run
-from jaxforget.train.types import TrainState
+from jaxforget.train.types import Frozen, TrainState
 
 
 def reinforce(run: Run, mark: str) -> None:
@@ -22,14 +22,14 @@ def reinforce(run: Run, mark: str) -> None:
         return
     weights = "lora" if config.reinforce.weights == "lora" else "full"
     # An adapter trains over base as that is held while frozen; whole weights need nothing beside them.
-    base = None if weights == "full" else load_base(run).params
+    frozen = Frozen(base=None if weights == "full" else load_base(run).params)
     student = load_student(run, weights)
     blocks = run.reinforce_blocks
     steps = count_steps(blocks, config.reinforce)
 
     def make_step(forward: Any, optimizer: Any, shardings: TrainState) -> Callable:
         step = make_training_step(config, "reinforce", forward, optimizer, run.mesh, shardings)
-        return lambda state, batch: step(state, batch, base)
+        return lambda state, batch: step(state, frozen, batch)
 
     def batches(start: int) -> Any:
         return batches_from(run, start, batch=config.reinforce.batch, blocks=blocks)

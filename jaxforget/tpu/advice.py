@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from jaxforget.config import Config
 from jaxforget.models.transformer import REMATS
-from jaxforget.stages.build import teachers_used
+from jaxforget.stages.build import make_objective, passes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +59,10 @@ def candidates(config: Config, mesh: Mesh, name: str) -> list[Option]:
 def _other_forms(config: Config, name: str) -> list[Option]:
     """Options that move work, change what is trained, or how exactly the teachers are held."""
     forget = name == "forget"
-    base, reinforced = teachers_used(config) if forget else (False, False)
+    needed = passes(config, name)
+    base, reinforced = forget and needed.base, needed.reinforced
     found: list[Option] = []
-    if reinforced and config.targets.kind != "soft":
+    if forget and any(field.name == "cached" for field in dataclasses.fields(make_objective(config))) and reinforced:
         found.append(Option({"targets.cache": True}, "a pass over all blocks beforehand (step label)"))
     if reinforced and config.reinforce.weights == "full":
         found.append(Option({"reinforce.weights": "int8-delta"}, "the reinforced model is held in 8 bits over base"))

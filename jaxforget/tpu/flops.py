@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from jaxforget.config import Config
+from jaxforget.stages.build import passes
 
 # A multiplication and an addition for every weight and token, of a forward pass; backward as much for what comes in,
 # and as much again for the weights, where they train.
@@ -18,14 +19,12 @@ CONVENTION = (
 
 
 def model_flops_per_token(config: Config, step: str, parameters: int) -> int:
-    """Model FLOP a token of the block, by `CONVENTION`; teachers that do not run are not counted."""
+    """Return the model FLOP of a step for each token of the block, by `CONVENTION`."""
     if step not in ("reinforce", "forget"):
         return FORWARD * parameters * (2 if step == "label" else 1)
     trained = FORWARD + (BACKWARD // 2 if getattr(config, step).weights == "lora" else BACKWARD)
-    teachers = 0
-    if step == "forget":
-        teachers = (config.retain.weight > 0) if config.targets.cache else 2
-    return (FORWARD * teachers + trained) * parameters
+    run = passes(config, step)
+    return (FORWARD * run.frozen + trained * run.trained) * parameters
 
 
 def product_flops(jaxpr: Any, unknown_trips: int) -> int:

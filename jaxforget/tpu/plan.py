@@ -13,7 +13,7 @@ from jaxforget.models.layout import parameter_count
 from jaxforget.models.published import read_shape
 from jaxforget.models.transformer import REMATS
 from jaxforget.sharding import make_mesh
-from jaxforget.stages.build import teachers_used
+from jaxforget.stages.build import passes
 from jaxforget.stages.card import what_trains
 from jaxforget.tpu.advice import Option, candidates, replaced
 from jaxforget.tpu.compiler import Compiled, compile_step, memory_limit, no_cache
@@ -212,10 +212,10 @@ def _weights(config: Config, name: str) -> str:
     if model.dtype != "float32":
         student += f" (its {model.dtype} half computes)"
     parts = [student] + ([f"moments {getattr(config, stage).moment_dtype}"] if name in TRAINING else [])
-    base, reinforced = teachers_used(config) if stage == "forget" else (adapter, False)
-    if base:
+    needed = passes(config, stage)
+    if needed.base:
         parts.append(f"base {_held(model.base, model.dtype)}")
-    if reinforced:
+    if needed.reinforced:
         parts.append(f"reinforced {forms[config.reinforce.weights]}")
     return ", ".join(parts)
 

@@ -21,15 +21,17 @@ from jaxforget.models.weights import differences, int8_kernels
 from jaxforget.sharding import batch_sharding, shard_params
 from jaxforget.stages.build import (
     make_adamw,
+    make_objective,
     make_training_step,
+    passes,
     step_options,
     student_shardings,
-    teachers_used,
     trained_shapes,
 )
 from jaxforget.stages.check import check_rank, check_rows
 from jaxforget.train.precision import compute_params
-from jaxforget.train.step import abstract_state, make_label_step
+from jaxforget.train.state import abstract_state
+from jaxforget.train.step import make_label_step
 from jaxforget.train.types import Frozen, TrainState
 
 STEPS = ("reinforce", "label", "forget", "score", "decode")
@@ -152,11 +154,11 @@ def _reinforced(config: Config, llama: ModelConfig, mesh: Mesh) -> Any:
     return _placed(shapes, mesh)
 
 
-def _frozen(config: Config, llama: ModelConfig, mesh: Mesh) -> Frozen:
-    base, reinforced = teachers_used(config)
+def _frozen(config: Config, llama: ModelConfig, mesh: Mesh, stage: str) -> Frozen:
+    needed = passes(config, stage)
     return Frozen(
-        base=_base(config, llama, mesh) if base else None,
-        reinforced=_reinforced(config, llama, mesh) if reinforced else None,
+        base=_base(config, llama, mesh) if needed.base else None,
+        reinforced=_reinforced(config, llama, mesh) if needed.reinforced else None,
     )
 
 
@@ -199,15 +201,15 @@ def training_program(
     step = make_training_step(config, stage, forward, optimizer, mesh, shardings)
     batch = _batch(config, mesh, widths, rows)
     if stage == "reinforce":
-        base = _base(config, llama, mesh) if config.reinforce.weights == "lora" else None
-        return step, (state, {name: batch[name] for name in batch if name != "labels"}, base)
-    return step, (state, _frozen(config, llama, mesh), batch)
+        batch.pop("labels", None)
+    return step, (state, _frozen(config, llama, mesh, stage), batch)
 
 
 def _trace_label(config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths, rows: int) -> Any:
     """The pass of `targets.cache`, before there is a student."""
     module = configured_module(config.model, llama, mesh)
-    step = make_label_step(make_forward(module), step_options(config, "forget"), mesh)
+    objective = dataclasses.replace(make_objective(config), cached=False)
+    step = make_label_step(make_forward(module), objective, step_options(config, "forget"), mesh)
     frozen = Frozen(base=_base(config, llama, mesh), reinforced=_reinforced(config, llama, mesh))
     batch = _batch(config, mesh, widths, rows)
     return step.trace(frozen, {name: batch[name] for name in batch if name != "labels"})
@@ -219,7 +221,7 @@ def _trace_score(config: Config, llama: ModelConfig, mesh: Mesh, rows: int, leng
     forward = make_forward(configured_module(config.model, llama, mesh, remat="none"))
     score = make_score_step(forward, mesh, config.targets.tile)
     own = compute_params(state.params)
-    frozen = _frozen(config, llama, mesh)
+    frozen = _frozen(config, llama, mesh, "forget")
     params = forward.apply_delta(frozen.base, own)
     # Base's arrays count once, here or there.
     rest = frozen.replace(base=None) if config.forget.weights == "lora" else frozen

@@ -1,93 +1,264 @@
-"""The compiled steps: `reinforce_step`, `forget_step` and `label_step`.
+"""The compiled steps: `make_step`, one for every objective, and `make_label_step`.
 
-A forget step is one pure function and one jit, `(state, frozen, batch) -> (state, metrics)`: base on the translated
-tokens, reinforced on the original, student on the original; suppression, equation 1, labels, loss, gradient and update.
-Gradient accumulation is a scan inside it. The batch is a dict (METHOD.md sections 2 to 4):
+A step is one pure function and one jit, `(state, frozen, batch) -> (state, metrics)`: the passes of the frozen models,
+the student's, targets, loss, gradient and update. Gradient accumulation is a scan inside it. The batch is a dict of
+which an objective reads what it needs (METHOD.md sections 2 to 4):
 
     tokens        int32 [B, S]   the original block, right-padded
-    translated    int32 [B, S']  the same with anchors replaced
+    weights       fp32  [B, S]   1 = a used token, 0 = padding
+    answer        fp32  [B, S]   optional: 1 = a token whose prediction counts; without it all do
+    retain        fp32  [B]      optional: 1 = a row of the retained text
+    translated    int32 [B, S']  the block with its anchors replaced
     position_map  int32 [B, S]   index in `translated` whose logits predict what follows; -1 = not trained
-    suppress_ids  int32 [B, K]   words suppressed; -1 = padding
-    suppress_from int32 [B, K]   the translated index after which they are
-    weights       fp32  [B, S]   0 = padding
-    retain        fp32  [B]      1 = a row whose target is base's own distribution on the original text
-    labels        int32 [B, S]   cached generic labels; -1 = not trained (only where targets are cached)
+    suppress_ids  int32 [B, K]   suppressed tokens; -1 = padding
+    suppress_from int32 [B, K]   the translated index after which each is suppressed
+    labels        int32 [B, S]   cached generic labels; -1 = not trained
+    alternate     int32 [B, S]   alternative answers; alternate_weights and alternate_answer as for tokens
 """
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxforget.train.precision import Split, compute_params, joined, split
-from jaxforget.train.targets import suppression_table
-from jaxforget.train.tiles import Teachers, TileOptions, tiled_labels, tiled_loss
+from jaxforget.train.objectives.objective import Objective, shifted
+from jaxforget.train.objectives.retain import Retain
+from jaxforget.train.objectives.whp import Whp
+from jaxforget.train.precision import compute_params
+from jaxforget.train.state import update_state
+from jaxforget.train.tiles import Tile, TileInputs, TileOptions, tiled_labels, tiled_log_probabilities, tiled_loss
 from jaxforget.train.types import Array, Batch, Forward, Frozen, Params, TrainState
+
+TINY = 1e-9  # keeps a mean over nothing finite
 
 
 @dataclasses.dataclass(frozen=True)
 class StepOptions:
-    """Static options of a step.
+    """Static options of a step that change no result beyond rounding.
 
-    tile: tokens per device whose logits exist at a time. accumulate: microbatches in a step; divides the batch.
-    alpha, soft: equation 1. retain_weight: of the retain rows' mean loss beside the forget rows'; 0 = there are none.
-    cached: forget rows take `batch["labels"]`, so the reinforced model is not run.
+    Attributes:
+      tile: tokens for which a device holds logits at a time.
+      accumulate: number of microbatches of a step; it divides the batch.
     """
 
     tile: int
     accumulate: int = 1
-    alpha: float = 5.0
-    soft: bool = False
-    retain_weight: float = 0.0
-    cached: bool = False
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation, shardings: TrainState) -> TrainState:
-    """A fresh state that takes `params` over: they are donated, so give it no tree that anything else still needs.
+@dataclasses.dataclass(frozen=True)
+class RowLoss:
+    """The loss of a tile that may hold forget rows and retain rows: each token has the loss of its row's kind."""
 
-    Where `shardings` are of split weights (`state_shardings(..., halves=True)`), fp32 `params` are split.
-    """
-    fresh = partial(_fresh, optimizer=optimizer, halves=isinstance(shardings.params, Split))
-    return jax.jit(fresh, donate_argnums=0, out_shardings=shardings)(params)
+    objective: Objective
+    retain: Retain | None
 
-
-def _fresh(params: Params, *, optimizer: optax.GradientTransformation, halves: bool) -> TrainState:
-    opt_state = optimizer.init(params)
-    return TrainState(jnp.zeros((), jnp.int32), split(params) if halves else params, opt_state)
-
-
-def abstract_state(shapes: Params, optimizer: optax.GradientTransformation, shardings: TrainState) -> TrainState:
-    """The state of `init_state` as `ShapeDtypeStruct`s on their shardings: to restore into, or to compile for."""
-    fresh = partial(_fresh, optimizer=optimizer, halves=isinstance(shardings.params, Split))
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(fresh, shapes),
-        shardings,
-    )
+    def __call__(self, logits: Array, tile: Tile) -> tuple[Array, Array]:
+        loss, gradient = self.objective.tile_loss(logits, tile)
+        if self.retain is None:
+            return loss, gradient
+        kept = tile.of_row("retain") > 0
+        retain_loss, retain_gradient = self.retain.tile_loss(logits, tile)
+        return jnp.where(kept, retain_loss, loss), jnp.where(kept[:, None], retain_gradient, gradient)
 
 
-def state_shardings(
-    shapes: Params, params: Params, optimizer: optax.GradientTransformation, mesh: Mesh, *, halves: bool = False
-) -> TrainState:
-    """Shardings of a `TrainState`: moments lie as their parameters do, counters everywhere.
+def make_step(
+    forward: Forward,
+    optimizer: optax.GradientTransformation,
+    objective: Objective,
+    options: StepOptions,
+    mesh: Mesh,
+    shardings: TrainState,
+    retain: Retain | None = None,
+):
+    """Return the compiled training step of an objective, `(state, frozen, batch) -> (state, metrics)`.
 
     Args:
-      shapes: the student's parameters as arrays or `ShapeDtypeStruct`s.
-      params: their `NamedSharding`s, same tree.
-      halves: the state holds fp32 weights as `Split`, for a forward pass in bf16.
+      forward: the model's functions.
+      optimizer: applied to the gradient of the forget loss plus the weighted retain loss.
+      objective: the loss of the forget rows.
+      options: static.
+      mesh: where the arrays are sharded.
+      shardings: of the state, `state_shardings`; the state is donated and its output shardings are pinned.
+      retain: the loss of the retain rows; None if they train nothing.
+
+    Metrics: loss (of the objective, fp32), tokens (counted tokens, int32, exact), grad_norm; with `retain` also
+    retain_loss (mean over its tokens, nats) and retain_tokens.
     """
-    whole = NamedSharding(mesh, PartitionSpec())
-    opt_state = optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        jax.eval_shape(optimizer.init, shapes),
-        params,
-        transform_non_params=lambda _: whole,
-    )
-    return TrainState(step=whole, params=Split(params, params) if halves else params, opt_state=opt_state)
+    tiles = TileOptions(mesh=mesh, tile=options.tile, soft_cap=forward.soft_cap)
+    tile_loss = RowLoss(objective, retain)
+
+    def gradient_of(frozen: Frozen, params: Params, batch: Batch):
+        inputs = jax.lax.stop_gradient(_tile_inputs(forward, frozen, batch, objective, retain))
+
+        def loss_of(params: Params):
+            with jax.named_scope("student"):
+                student = forward.apply_delta(frozen.base, params)
+                hidden, head = forward.hidden(student, batch["tokens"]), forward.head(student)
+            coefficients, row_loss = batch["coefficients"], None
+            if objective.per_row:
+                row_loss, coefficients = _weighed_rows(hidden, head, inputs, batch, objective, tiles)
+            with jax.named_scope("tiles"):
+                losses = tiled_loss(hidden, head, coefficients, inputs, tile_loss, tiles)
+            return jnp.sum(losses), losses if row_loss is None else losses.at[0].set(row_loss)
+
+        (_, losses), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+        return losses, gradients
+
+    def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        batch, counts = _prepared(batch, objective, retain, mesh)
+        losses, gradients = _accumulated(
+            lambda params, batch: gradient_of(frozen, params, batch),
+            compute_params(state.params),
+            batch,
+            options.accumulate,
+        )
+        state, norm = update_state(state, gradients, optimizer)
+        metrics = {"loss": losses[0], "tokens": counts["forget"], "grad_norm": norm}
+        if retain is not None:
+            metrics |= {"retain_loss": losses[1] / retain.weight, "retain_tokens": counts["retain"]}
+        return state, metrics
+
+    # The pinned output shardings are those of the input: the second step reuses the first one's compilation.
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated))
+
+
+def make_label_step(forward: Forward, objective: Whp, options: StepOptions, mesh: Mesh):
+    """Return `(frozen, batch) -> int32 [B, S]`: generic labels alone, -1 where a position does not train.
+
+    They are computed by the functions that the training step computes them by, so they are equal bit for bit.
+    """
+    tiles = TileOptions(mesh=mesh, tile=options.tile, soft_cap=forward.soft_cap)
+
+    def labels_of(frozen: Frozen, batch: Batch) -> Array:
+        trained = objective.counted(batch) > 0
+        inputs = _tile_inputs(forward, frozen, _without_padding(batch, trained), objective, None)
+        return tiled_labels(trained, inputs, objective.label, tiles)
+
+    def step(frozen: Frozen, batch: Batch) -> Array:
+        if options.accumulate == 1:
+            return labels_of(frozen, batch)
+        microbatches = _microbatches(batch, options.accumulate)
+        labels = jax.lax.map(lambda microbatch: labels_of(frozen, microbatch), microbatches)  # [count, B / count, S]
+        return jnp.swapaxes(labels, 0, 1).reshape(-1, labels.shape[-1])
+
+    return jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
+
+
+def _prepared(batch: Batch, objective: Objective, retain: Retain | None, mesh: Mesh) -> tuple[Batch, dict[str, Array]]:
+    """Return the batch with each token's share of the loss, and the numbers of counted tokens, int32 [].
+
+    The means are taken over the whole batch, so that a microbatch's loss counts by its tokens and padding not at all.
+    """
+    if objective.alternates:
+        batch = _with_alternates(batch, mesh)
+    kept = (batch["retain"] > 0)[:, None] if "retain" in batch else None
+    forget = objective.counted(batch)
+    forget = forget if kept is None else jnp.where(kept, 0.0, forget)
+    counts = {"forget": jnp.sum(forget > 0, dtype=jnp.int32)}
+    trained = forget > 0
+    batch = {**batch, "next": shifted(batch["tokens"])}
+    if objective.per_row:
+        rows = jnp.any(forget > 0, axis=1).astype(jnp.float32)
+        rows = rows.at[rows.shape[0] // 2 :].set(0.0) if objective.alternates else rows
+        batch |= {"row_scale": objective.weight * rows / jnp.maximum(jnp.sum(rows), 1.0), "counted": forget}
+        coefficients = jnp.zeros_like(forget)
+    else:
+        coefficients = forget / jnp.maximum(jnp.sum(forget), TINY)
+        coefficients = coefficients if objective.weight == 1 else objective.weight * coefficients
+    if retain is not None:
+        weights = jnp.where(kept, retain.counted(batch), 0.0)
+        coefficients += retain.weight * weights / jnp.maximum(jnp.sum(weights), TINY)
+        counts["retain"] = jnp.sum(weights > 0, dtype=jnp.int32)
+        trained |= weights > 0
+    return {**_without_padding(batch, trained), "coefficients": coefficients}, counts
+
+
+def _with_alternates(batch: Batch, mesh: Mesh) -> Batch:
+    """Return the batch with its alternative answers as rows behind the others: [2 B, ...]."""
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+    def joined(first: Array, second: Array) -> Array:
+        return jax.lax.with_sharding_constraint(jnp.concatenate([first, second]), rows)
+
+    names = {"tokens": "alternate", "weights": "alternate_weights", "answer": "alternate_answer"}
+    found = {name: joined(batch[name], batch[other]) for name, other in names.items() if name in batch}
+    if "retain" in batch:
+        found["retain"] = joined(batch["retain"], jnp.zeros_like(batch["retain"]))
+    return found
+
+
+def _weighed_rows(
+    hidden: Array, head: Array, inputs: TileInputs, batch: Batch, objective: Objective, tiles: TileOptions
+) -> tuple[Array, Array]:
+    """Return the loss of an objective by rows, and each token's coefficient fp32 [B, S] in it.
+
+    The loss depends on a row's tokens only through their summed log-probability, so the gradient of the loss by that
+    sum is the (negative) coefficient of the row's cross-entropies.
+    """
+    counted = batch["counted"]
+    labels = jnp.where(counted > 0, batch["next"], -1)
+
+    def summed(hidden: Array, head: Array) -> Array:
+        logp = tiled_log_probabilities(hidden, head, labels, tiles.mesh, tiles.tile, tiles.soft_cap)
+        return jnp.sum(logp * counted, axis=1)
+
+    with jax.named_scope("rows"):
+        logp = summed(jax.lax.stop_gradient(hidden), jax.lax.stop_gradient(head))
+        base = summed(inputs.rows["base_hidden"], inputs.heads["base_head"]) if objective.uses_base else None
+
+        def loss_of(logp: Array) -> Array:
+            losses = objective.row_loss(logp, base, jnp.sum(counted, axis=1))
+            scale = batch["row_scale"][: losses.shape[0]]
+            return jnp.sum(jnp.where(scale > 0, scale * losses, 0.0))
+
+        loss, slope = jax.value_and_grad(loss_of)(logp)
+    return loss, batch["coefficients"] - slope[:, None] * counted
+
+
+def _tile_inputs(
+    forward: Forward, frozen: Frozen, batch: Batch, objective: Objective, retain: Retain | None
+) -> TileInputs:
+    """Run the frozen models, one after the other, outside whatever is differentiated."""
+    rows: dict[str, Array] = {}
+    heads: dict[str, Array] = {}
+    if retain is not None:
+        rows["retain"] = batch["retain"]
+        if "next" in batch:
+            rows["next"] = batch["next"]
+    if objective.uses_base or (retain is not None and retain.uses_base):
+        with jax.named_scope("base"):
+            rows["base_hidden"] = forward.hidden(frozen.base, batch[objective.base_input])
+            heads["base_head"] = forward.head(frozen.base)
+        if objective.base_input == "translated":
+            rows["position_map"] = batch["position_map"]
+    if objective.uses_reinforced:
+        with jax.named_scope("reinforced"):
+            reinforced = forward.apply_delta(frozen.base, frozen.reinforced)
+            rows["reinforced_hidden"] = forward.hidden(reinforced, batch["tokens"])
+            heads["reinforced_head"] = forward.head(reinforced)
+    vocab_size = next((head.shape[1] for head in heads.values()), 0)
+    return TileInputs(rows={**rows, **objective.tile_rows(batch, vocab_size)}, heads=heads)
+
+
+def _until_last(trained: Array) -> Array:
+    """Return bool [B, S], True up to the last trained position; no trained position sees what stands behind it."""
+    return jnp.flip(jnp.cumsum(jnp.flip(trained, 1), 1), 1) > 0
+
+
+def _without_padding(batch: Batch, trained: Array) -> Batch:
+    """Return `batch` with token 0 behind each row's last trained position (bool [B, S]), whatever stood there.
+
+    Causality keeps padding out of every sum, but only by a product with 0, which is NaN where padding is NaN: where an
+    id beyond the vocabulary has no embedding, for example.
+    """
+    cleared = {**batch, "tokens": jnp.where(_until_last(trained), batch["tokens"], 0)}
+    if "translated" in batch:
+        used = jnp.max(jnp.where(trained, batch["position_map"], -1), axis=1, keepdims=True)
+        cleared["translated"] = jnp.where(jnp.arange(batch["translated"].shape[1]) <= used, batch["translated"], 0)
+    return cleared
 
 
 def _microbatches(batch: Batch, count: int) -> Batch:
@@ -96,7 +267,7 @@ def _microbatches(batch: Batch, count: int) -> Batch:
 
 
 def _accumulated(gradient_of, params: Params, batch: Batch, count: int):
-    """Sums (losses, gradients) over microbatches by a scan; one microbatch needs neither scan nor second buffer."""
+    """Sum (losses, gradients) over microbatches by a scan; one microbatch needs neither scan nor second buffer."""
     if count == 1:
         return gradient_of(params, batch)
     zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
@@ -107,164 +278,3 @@ def _accumulated(gradient_of, params: Params, batch: Batch, count: int):
         return (total[0] + losses, jax.tree.map(lambda t, g: t + g, total[1], gradients)), None
 
     return jax.lax.scan(add, (jnp.zeros(2, jnp.float32), zeros), _microbatches(batch, count))[0]
-
-
-def _updated(state: TrainState, gradients: Params, optimizer: optax.GradientTransformation) -> tuple[TrainState, Array]:
-    with jax.named_scope("optimizer"):
-        gradients = jax.tree.map(lambda g: g.astype(jnp.float32), gradients)
-        norm = optax.tree.norm(gradients)
-        params = joined(state.params)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, params)
-        params = optax.apply_updates(params, updates)
-        params = split(params) if isinstance(state.params, Split) else params
-    return TrainState(step=state.step + 1, params=params, opt_state=opt_state), norm
-
-
-def _compiled(step, shardings: TrainState, mesh: Mesh):
-    """One jit: the state donated and its output shardings pinned, so that step two finds what step one compiled for."""
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())))
-
-
-def _until_last(trained: Array) -> Array:
-    """bool [B, S]: whether this position or a later one is trained. What lies behind, no trained one sees."""
-    return jnp.flip(jnp.cumsum(jnp.flip(trained, 1), 1), 1) > 0
-
-
-def _without_padding(batch: Batch, trained: Array) -> Batch:
-    """`batch` with word 0 behind each row's last trained position (bool [B, S]), whatever stood there.
-
-    Causality keeps padding out of every sum, but by a product with 0, which is NaN where padding is NaN: the embedding
-    of an id beyond the vocabulary, say.
-    """
-    used = jnp.max(jnp.where(trained, batch["position_map"], -1), axis=1, keepdims=True)
-    translated = jnp.where(jnp.arange(batch["translated"].shape[1]) <= used, batch["translated"], 0)
-    return {**batch, "tokens": jnp.where(_until_last(trained), batch["tokens"], 0), "translated": translated}
-
-
-def make_reinforce_step(
-    forward: Forward, optimizer: optax.GradientTransformation, options: StepOptions, mesh: Mesh, shardings: TrainState
-):
-    """Plain next-token training (METHOD.md section 6): `(state, batch, base=None) -> (state, metrics)`.
-
-    base: frozen weights, where what trains stands over them. The batch needs `tokens`, `weights`.
-    metrics: loss (mean over predicted tokens, fp32), tokens (int32, exact), grad_norm.
-    """
-    tiles = TileOptions(mesh=mesh, tile=options.tile, soft_cap=forward.soft_cap)
-
-    def gradient_of(base: Params, params: Params, batch: Batch):
-        def loss_of(params: Params):
-            with jax.named_scope("student"):
-                student = forward.apply_delta(base, params)
-                hidden, head = forward.hidden(student, batch["tokens"]), forward.head(student)
-            with jax.named_scope("tiles"):
-                losses = tiled_loss(hidden, head, batch["coefficients"], Teachers(labels=batch["labels"]), tiles)
-            return jnp.sum(losses), losses
-
-        (_, losses), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
-        return losses, gradients
-
-    def step(state: TrainState, batch: Batch, base: Params = None) -> tuple[TrainState, dict[str, Array]]:
-        # Position i predicts token i + 1; the last has nothing to predict.
-        labels = jnp.pad(batch["tokens"][:, 1:], ((0, 0), (0, 1)))
-        weights = batch["weights"] * jnp.pad(batch["weights"][:, 1:], ((0, 0), (0, 1)))
-        total = jnp.maximum(jnp.sum(weights), 1e-9)
-        tokens = jnp.where(_until_last(weights > 0), batch["tokens"], 0)
-        prepared = {"tokens": tokens, "labels": labels, "coefficients": weights / total}
-        losses, gradients = _accumulated(
-            lambda params, batch: gradient_of(base, params, batch),
-            compute_params(state.params),
-            prepared,
-            options.accumulate,
-        )
-        state, norm = _updated(state, gradients, optimizer)
-        return state, {"loss": losses[0], "tokens": jnp.sum(weights > 0, dtype=jnp.int32), "grad_norm": norm}
-
-    return _compiled(step, shardings, mesh)
-
-
-def _teachers(forward: Forward, frozen: Frozen, batch: Batch, cached: bool, retain: bool) -> Teachers:
-    """Runs the teachers, one after the other, outside whatever is differentiated."""
-    teachers = Teachers(retain=batch["retain"] if retain else None, labels=batch["labels"] if cached else None)
-    if cached and not retain:
-        return teachers
-    with jax.named_scope("base"):
-        base_hidden, base_head = forward.hidden(frozen.base, batch["translated"]), forward.head(frozen.base)
-    teachers = teachers.replace(base_hidden=base_hidden, base_head=base_head, position_map=batch["position_map"])
-    if cached:
-        return teachers
-    with jax.named_scope("reinforced"):
-        reinforced = forward.apply_delta(frozen.base, frozen.reinforced)
-        hidden, head = forward.hidden(reinforced, batch["tokens"]), forward.head(reinforced)
-    # A retain row is base's own text: nothing was translated there, so nothing is suppressed.
-    ids = jnp.where(batch["retain"][:, None] > 0, -1, batch["suppress_ids"])
-    table = suppression_table(ids, batch["suppress_from"], head.shape[1])
-    return teachers.replace(reinforced_hidden=hidden, reinforced_head=head, table=table)
-
-
-def make_forget_step(
-    forward: Forward, optimizer: optax.GradientTransformation, options: StepOptions, mesh: Mesh, shardings: TrainState
-):
-    """The step of the method: `(state, frozen, batch) -> (state, metrics)`.
-
-    metrics: loss (forget rows' mean cross-entropy to their generic labels, or KL from soft ones), retain_loss (retain
-    rows' mean KL from base), both in nats; tokens and retain_tokens (int32, exact), grad_norm; fp32 where not said.
-    """
-    tiles = TileOptions(mesh=mesh, tile=options.tile, soft_cap=forward.soft_cap, alpha=options.alpha, soft=options.soft)
-    retain = options.retain_weight > 0
-
-    def gradient_of(frozen: Frozen, params: Params, batch: Batch):
-        teachers = jax.lax.stop_gradient(_teachers(forward, frozen, batch, options.cached, retain))
-
-        def loss_of(params: Params):
-            with jax.named_scope("student"):
-                student = forward.apply_delta(frozen.base, params)
-                hidden, head = forward.hidden(student, batch["tokens"]), forward.head(student)
-            with jax.named_scope("tiles"):
-                losses = tiled_loss(hidden, head, batch["coefficients"], teachers, tiles)
-            return jnp.sum(losses), losses
-
-        (_, losses), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
-        return losses, gradients
-
-    def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        weights = jnp.where(batch["position_map"] >= 0, batch["weights"], 0.0)
-        kept = (batch["retain"] > 0)[:, None]
-        forget_weights, retain_weights = jnp.where(kept, 0.0, weights), jnp.where(kept, weights, 0.0)
-        # Means over the whole batch, so that a microbatch's loss counts by its tokens and padding not at all.
-        coefficients = forget_weights / jnp.maximum(jnp.sum(forget_weights), 1e-9)
-        if retain:
-            coefficients += options.retain_weight * retain_weights / jnp.maximum(jnp.sum(retain_weights), 1e-9)
-        batch = {**_without_padding(batch, weights > 0), "coefficients": coefficients}
-        losses, gradients = _accumulated(
-            lambda params, batch: gradient_of(frozen, params, batch),
-            compute_params(state.params),
-            batch,
-            options.accumulate,
-        )
-        state, norm = _updated(state, gradients, optimizer)
-        metrics = {"loss": losses[0], "tokens": jnp.sum(forget_weights > 0, dtype=jnp.int32), "grad_norm": norm}
-        if retain:
-            metrics["retain_loss"] = losses[1] / options.retain_weight
-            metrics["retain_tokens"] = jnp.sum(retain_weights > 0, dtype=jnp.int32)
-        return state, metrics
-
-    return _compiled(step, shardings, mesh)
-
-
-def make_label_step(forward: Forward, options: StepOptions, mesh: Mesh):
-    """Generic labels alone: `(frozen, batch) -> int32 [B, S]`, -1 where not trained, by the forget step's functions."""
-    tiles = TileOptions(mesh=mesh, tile=options.tile, soft_cap=forward.soft_cap, alpha=options.alpha)
-
-    def labels_of(frozen: Frozen, batch: Batch) -> Array:
-        trained = (batch["position_map"] >= 0) & (batch["weights"] > 0)
-        teachers = _teachers(forward, frozen, _without_padding(batch, trained), cached=False, retain=False)
-        return tiled_labels(trained, teachers, tiles)
-
-    def step(frozen: Frozen, batch: Batch) -> Array:
-        if options.accumulate == 1:
-            return labels_of(frozen, batch)
-        microbatches = _microbatches(batch, options.accumulate)
-        labels = jax.lax.map(lambda microbatch: labels_of(frozen, microbatch), microbatches)  # [count, B / count, S]
-        return jnp.swapaxes(labels, 0, 1).reshape(-1, labels.shape[-1])
-
-    return jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))

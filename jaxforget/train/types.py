@@ -1,4 +1,4 @@
-"""What a step is made of: the forward functions it is given, its state, and the frozen teachers."""
+"""The parts of a training step: forward functions, state and frozen models."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,8 +14,8 @@ Params = Any
 Batch = dict[str, Array]
 
 
-def _own(base: Params, own: Params) -> Params:
-    return own
+def _no_delta(base: Params, delta: Params) -> Params:
+    return delta
 
 
 def soft_capped(logits: Array, soft_cap: float | None) -> Array:
@@ -30,39 +30,50 @@ def soft_cap_gradient(capped: Array, gradient: Array, soft_cap: float | None) ->
 
 @dataclasses.dataclass(frozen=True)
 class Forward:
-    """A causal language model as two pure functions, so that no step ever needs its logits whole.
+    """A causal language model as pure functions, so that no step ever needs all of its logits at once.
 
-    hidden: (params, tokens int [B, S]) -> final states [B, S, D], right padding allowed.
-    head:   (params) -> output projection [D, V].
-    soft_cap: logits are `soft_capped(states @ head, soft_cap)`; None: the product itself.
-    over:   (base's params or None, a model's own) -> its params; a model whose own are all of them is its own.
+    Attributes:
+      hidden: (params, tokens int [B, S]) -> final hidden states [B, S, D]; right padding is allowed.
+      head: (params) -> output projection [D, V].
+      apply_delta: (base's params or None, delta) -> params. A delta that holds every weight is the params themselves.
+      soft_cap: logits are `soft_capped(states @ head, soft_cap)`; None means the product itself.
+      states: (params, tokens int [B, S], layer) -> hidden states [B, S, D] after the first `layer` layers; None where
+        the model does not offer them.
     """
 
     hidden: Callable[[Params, Array], Array]
     head: Callable[[Params], Array]
-    apply_delta: Callable[[Params, Params], Params] = _own
+    apply_delta: Callable[[Params, Params], Params] = _no_delta
     soft_cap: float | None = None
+    states: Callable[[Params, Array, int], Array] | None = None
 
 
 @struct.dataclass
 class TrainState:
-    """What trains; donated to every step.
+    """The state that a step updates; it is donated to every step.
 
-    step: int32 []. params: what trains of the student, all of it or what it has over base, or the two halves of that
-    (`precision.Split`). opt_state: optax's.
+    Attributes:
+      step: int32 [], number of updates so far.
+      params: the weights that train: all of the student's, or its delta over base, as `precision.Split` halves where
+        the forward pass runs in bfloat16.
+      opt_state: state of the optimiser.
+      dual: fp32 [], the Lagrange multiplier of an objective with a constraint; None for every other objective.
     """
 
     step: Array
     params: Params
     opt_state: optax.OptState
+    dual: Array | None = None
 
 
 @struct.dataclass
 class Frozen:
-    """The teachers: arguments of the step, outside the tree that is differentiated and optimised. None: not needed.
+    """The frozen models: arguments of the step, outside the tree that is differentiated and optimised.
 
-    base: whole; what student and reinforced may stand over. reinforced: whole, or its own over base.
+    Attributes:
+      base: all weights of base; student and reinforced may be deltas over them. None where no pass reads them.
+      reinforced: all weights of the reinforced model or its delta over base. None where no pass reads them.
     """
 
-    base: Params
-    reinforced: Params
+    base: Params = None
+    reinforced: Params = None

@@ -14,8 +14,16 @@ from jaxforget.lm.forward import configured_module, make_forward, param_shapes, 
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.load import load_params
 from jaxforget.sharding import make_mesh, put_batch
-from jaxforget.stages.build import make_adamw, make_training_step, step_options, student_shardings, teachers_used
-from jaxforget.train.step import init_state, make_label_step
+from jaxforget.stages.build import (
+    make_adamw,
+    make_objective,
+    make_training_step,
+    passes,
+    step_options,
+    student_shardings,
+)
+from jaxforget.train.state import init_state
+from jaxforget.train.step import make_label_step
 from jaxforget.train.types import Frozen
 
 STEPS = 1000  # of the schedule: the rate hardly falls while it is timed
@@ -58,12 +66,12 @@ class JaxSide:
         self.batch = put_batch(batch, mesh)
         self.frozen = Frozen(model(base, run.model.dtype, 0), model(reinforced, run.model.dtype, 1))
         if cached:
-            label = make_label_step(forward, step_options(run, "forget"), mesh)
+            label = make_label_step(forward, make_objective(run), step_options(run, "forget"), mesh)
             self.batch["labels"] = jax.block_until_ready(label(self.frozen, self.batch))
             run = config_from({}, [*words, "targets.cache=true"])
             jax.tree.map(lambda leaf: leaf.delete(), self.frozen)
             self.frozen = Frozen(None, None)
-            assert teachers_used(run) == (False, False)
+            assert not passes(run, "forget").frozen
         shapes = param_shapes(llama, jnp.float32)
         shardings = student_shardings(run, shapes, where, optimizer, mesh)
         self.state = init_state(model(base, "float32", 0), optimizer, shardings)

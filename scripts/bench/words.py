@@ -11,7 +11,7 @@ HONOURED = (
     "model.remat",
     "model.attention",
     "targets.alpha",
-    "targets.kind",
+    "method",
     "targets.tile",
     "forget.accumulate",
     "forget.learning_rate",
@@ -50,8 +50,8 @@ def read_words(own: Sequence[str], words: Sequence[str], sides: Collection[str])
         mend = INSTEAD.get(key, f"leave it out; those it takes are {', '.join(HONOURED)}")
         raise UserError(f"{key}: the bench does not take this option; {mend}")
     run = config_from({}, [*own, *words])
-    if run.targets.kind == "soft" and set(sides) != {"ours"}:
-        raise UserError("targets.kind=soft: sides torch and cached train towards labels; add --side ours")
+    if run.method != "whp" and set(sides) != {"ours"}:
+        raise UserError(f"method={run.method}: sides torch and cached train towards labels; add --side ours")
     for key, value in (("warmup_steps", run.forget.warmup_steps), ("clip_norm", run.forget.clip_norm)):
         if value and "torch" in sides:
             raise UserError(f"forget.{key}: side torch does not have it; add --side ours --side cached")

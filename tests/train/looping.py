@@ -16,7 +16,7 @@ from jaxforget.train.checkpoint import Checkpoints
 from jaxforget.train.loop import LoopOptions, run_loop
 from jaxforget.train.metrics import MetricsLog
 from jaxforget.train.optimizer import linear_schedule, make_optimizer
-from jaxforget.train.step import init_state, state_shardings
+from jaxforget.train.state import init_state, state_shardings
 from jaxforget.train.types import TrainState
 from tests.train.tiny import mesh_of
 

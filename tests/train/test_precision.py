@@ -9,16 +9,11 @@ import optax
 import pytest
 
 from jaxforget.sharding import put_batch
+from jaxforget.train.objectives import METHODS, NextToken
 from jaxforget.train.optimizer import linear_schedule, make_optimizer
 from jaxforget.train.precision import Split, compute_params, joined, split
-from jaxforget.train.step import (
-    StepOptions,
-    abstract_state,
-    init_state,
-    make_forget_step,
-    make_reinforce_step,
-    state_shardings,
-)
+from jaxforget.train.state import abstract_state, init_state, state_shardings
+from jaxforget.train.step import StepOptions, make_step
 from jaxforget.train.types import Frozen
 from tests.train.tiny import (
     TILE,
@@ -75,7 +70,7 @@ def train(halves: bool, moment_dtype: str, devices: int = 1, steps: int = STEPS)
     base = start(1)
     optimizer = make_optimizer(linear_schedule(RATE, 0, STEPS), moment_dtype=moment_dtype, **PAPER)
     shardings = state_shardings(base, shardings_of(base, mesh), optimizer, mesh, halves=halves)
-    step = make_forget_step(toy_forward(jnp.bfloat16), optimizer, StepOptions(tile=TILE), mesh, shardings)
+    step = make_step(toy_forward(jnp.bfloat16), optimizer, METHODS["whp"](), StepOptions(tile=TILE), mesh, shardings)
     low = jax.tree.map(lambda p: jnp.asarray(p, jnp.bfloat16), (base, near(base, 2)))
     frozen = Frozen(*(put(jax.tree.map(np.asarray, tree), mesh) for tree in low))
     state = init_state(put(base, mesh), optimizer, shardings)
@@ -140,8 +135,8 @@ def test_reinforce_step_takes_split_weights():
     after = []
     for halves in (False, True):
         shardings = state_shardings(base, shardings_of(base, mesh), optimizer, mesh, halves=halves)
-        step = make_reinforce_step(toy_forward(jnp.bfloat16), optimizer, StepOptions(tile=TILE), mesh, shardings)
-        state, _ = step(init_state(put(base, mesh), optimizer, shardings), batch)
+        step = make_step(toy_forward(jnp.bfloat16), optimizer, NextToken(), StepOptions(tile=TILE), mesh, shardings)
+        state, _ = step(init_state(put(base, mesh), optimizer, shardings), Frozen(), batch)
         after.append(jax.device_get(joined(state.params)))
     # The same to within fp32's spacing at the largest weight, far below the update itself.
     spacing = np.spacing(max(np.abs(leaf).max() for leaf in jax.tree.leaves(base)))

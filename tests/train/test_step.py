@@ -12,15 +12,10 @@ import pytest
 
 from jaxforget.models.config import ModelConfig
 from jaxforget.sharding import put_batch
+from jaxforget.train.objectives import METHODS, NextToken, Objective, Retain
 from jaxforget.train.optimizer import make_optimizer
-from jaxforget.train.step import (
-    StepOptions,
-    init_state,
-    make_forget_step,
-    make_label_step,
-    make_reinforce_step,
-    state_shardings,
-)
+from jaxforget.train.state import init_state, state_shardings
+from jaxforget.train.step import StepOptions, make_label_step, make_step
 from jaxforget.train.types import Forward, Frozen, TrainState
 from tests.train import tiny
 from tests.train.tiny import (
@@ -94,8 +89,10 @@ class Trainer:
 
     mesh: jax.sharding.Mesh
     forward: Forward
+    objective: Objective
     options: StepOptions
     params: tuple[Any, Any, Any]
+    retain: Retain | None = None
 
     def __post_init__(self) -> None:
         # trace(0) keeps the last gradient in the state, where a test can read it.
@@ -106,7 +103,9 @@ class Trainer:
         student, base, reinforced = self.params
         self.shardings = state_shardings(student, shardings_of(student, self.mesh), self.optimizer, self.mesh)
         self.frozen = Frozen(base=put(base, self.mesh), reinforced=put(reinforced, self.mesh))
-        self.step = make_forget_step(self.forward, self.optimizer, self.options, self.mesh, self.shardings)
+        self.step = make_step(
+            self.forward, self.optimizer, self.objective, self.options, self.mesh, self.shardings, self.retain
+        )
 
     def state(self) -> TrainState:
         return init_state(put(self.params[0], self.mesh), self.optimizer, self.shardings)
@@ -124,17 +123,20 @@ class Trainer:
         return state, metrics
 
 
-def options_of(case: Case, **more: Any) -> StepOptions:
-    return StepOptions(
-        tile=TILE, accumulate=case.accumulate, alpha=ALPHA, soft=case.soft, retain_weight=RETAIN_WEIGHT, **more
-    )
+RETAIN = Retain(RETAIN_WEIGHT)
+
+
+def objective_of(soft: bool, **settings: Any) -> Objective:
+    return METHODS["whp_soft" if soft else "whp"](alpha=ALPHA, **settings)
 
 
 @functools.cache
 def trainer(name: str) -> Trainer:
     case = CASES[name]
     mesh = mesh_of(*case.mesh)
-    return Trainer(mesh, llama_forward(case.config, mesh, case.remat), options_of(case), models(case.config))
+    options = StepOptions(tile=TILE, accumulate=case.accumulate)
+    forward = llama_forward(case.config, mesh, case.remat)
+    return Trainer(mesh, forward, objective_of(case.soft), options, models(case.config), RETAIN)
 
 
 @functools.cache
@@ -266,25 +268,26 @@ def test_a_retain_row_suppresses_nothing():
 
 
 def label_step(one: Trainer):
-    return make_label_step(one.forward, one.options, one.mesh)
+    return make_label_step(one.forward, one.objective, one.options, one.mesh)
 
 
 def cached(one: Trainer) -> tuple[Trainer, list[dict[str, np.ndarray]]]:
     """The same step on labels that the label step made, and its batches."""
     step = label_step(one)
     batches = [{**batch, "labels": np.asarray(step(one.frozen, one.put(batch)))} for batch in BATCHES]
-    options = dataclasses.replace(one.options, cached=True)
     # Only the retain rows still need a teacher.
-    other = Trainer(one.mesh, one.forward, options, one.params)
+    objective = dataclasses.replace(one.objective, cached=True)
+    other = Trainer(one.mesh, one.forward, objective, one.options, one.params, one.retain)
     other.frozen = Frozen(base=other.frozen.base, reinforced=None)
     return other, batches
 
 
 @functools.cache
-def toy_trainer(mesh: tuple[int, int, int] = (1, 1, 1), **options: Any) -> Trainer:
+def toy_trainer(mesh: tuple[int, int, int] = (1, 1, 1), retain: Retain | None = None, **options: Any) -> Trainer:
     base = toy_params(1)
     params = (near(base, 3), base, near(base, 2))
-    return Trainer(mesh_of(*mesh), toy_forward(), StepOptions(tile=TILE, alpha=ALPHA, **options), params)
+    options = StepOptions(tile=TILE, **options)
+    return Trainer(mesh_of(*mesh), toy_forward(), objective_of(False), options, params, retain)
 
 
 def test_label_step():
@@ -300,7 +303,7 @@ def test_label_step():
 
 
 def test_cached_labels_train_as_in_step_labels_do():
-    one = toy_trainer(accumulate=2, retain_weight=RETAIN_WEIGHT)
+    one = toy_trainer(accumulate=2, retain=RETAIN)
     other, batches = cached(one)
     assert_same_bits(other.run(batches), one.run(BATCHES))
 
@@ -309,7 +312,7 @@ def test_cached_labels_on_eight_devices():
     one = toy_trainer((2, 4, 1), accumulate=2)
     other, batches = cached(one)
     other.frozen = Frozen(base=None, reinforced=None)
-    alone = toy_trainer(accumulate=2, retain_weight=RETAIN_WEIGHT)
+    alone = toy_trainer(accumulate=2, retain=RETAIN)
     labels = label_step(alone)
     for batch in batches:
         assert_same_bits(batch["labels"], labels(alone.frozen, alone.put(batch)))
@@ -330,7 +333,7 @@ def test_counts_and_sums_are_exact_in_bfloat16():
     batch = make_batch(7, rows=61)
     base = toy_params(1)
     forward = toy_forward(jnp.bfloat16)
-    one = Trainer(mesh_of(), forward, StepOptions(tile=TILE, alpha=ALPHA, soft=True), (near(base, 3), base, base))
+    one = Trainer(mesh_of(), forward, objective_of(True), StepOptions(tile=TILE), (near(base, 3), base, base))
     state, (metrics,) = one.run([batch])
     forget = trained(batch) & (batch["retain"][:, None] == 0)
     # bfloat16 counts 257 as 256, and above 512 only every fourth number.
@@ -360,11 +363,12 @@ def test_reinforce_step_is_plain_next_token_training(mesh, accumulate):
     params, batch = toy_params(4), make_batch(2)
     optimizer = optax.chain(optax.trace(decay=0.0), optax.sgd(0.1))
     shardings = state_shardings(params, shardings_of(params, mesh), optimizer, mesh)
-    step = make_reinforce_step(toy_forward(), optimizer, StepOptions(tile=TILE, accumulate=accumulate), mesh, shardings)
+    options = StepOptions(tile=TILE, accumulate=accumulate)
+    step = make_step(toy_forward(), optimizer, NextToken(), options, mesh, shardings)
     rubbish = {"tokens": batch["tokens"].copy(), "weights": batch["weights"]}
     rubbish["tokens"][batch["weights"] == 0] = 10**6
     put_ = put_batch(rubbish, mesh)
-    state, metrics = step(init_state(put(params, mesh), optimizer, shardings), put_)
+    state, metrics = step(init_state(put(params, mesh), optimizer, shardings), Frozen(), put_)
 
     def loss(params):
         forward = toy_forward()
@@ -378,14 +382,14 @@ def test_reinforce_step_is_plain_next_token_training(mesh, accumulate):
     np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(gradient), rtol=1e-5)
     assert largest_difference(state.opt_state[0].trace, gradient) < 1e-6
     assert metrics["tokens"] == (batch["weights"][:, :-1] * batch["weights"][:, 1:]).sum()
-    state, _ = step(state, put_)
+    state, _ = step(state, Frozen(), put_)
     assert step._cache_size() == 1
-    program = step.lower(state, put_).compile().as_text()
+    program = step.lower(state, Frozen(), put_).compile().as_text()
     assert not whole_logits(program, ROWS * LENGTH // mesh.size // accumulate)
 
 
 def test_a_batch_of_nothing_changes_nothing():
-    one = toy_trainer(accumulate=2, retain_weight=RETAIN_WEIGHT)
+    one = toy_trainer(accumulate=2, retain=RETAIN)
     empty = {**BATCHES[0], "weights": np.zeros_like(BATCHES[0]["weights"])}
     state, (metrics,) = one.run([empty])
     assert {name: float(value) for name, value in metrics.items()} == dict.fromkeys(metrics, 0)

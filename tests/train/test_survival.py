@@ -13,9 +13,11 @@ import optax
 import pytest
 
 from jaxforget.sharding import put_batch
+from jaxforget.train.objectives import METHODS, NextToken
 from jaxforget.train.optimizer import linear_schedule, make_optimizer
 from jaxforget.train.precision import joined
-from jaxforget.train.step import StepOptions, init_state, make_forget_step, make_reinforce_step, state_shardings
+from jaxforget.train.state import init_state, state_shardings
+from jaxforget.train.step import StepOptions, make_step
 from jaxforget.train.types import Forward, Frozen
 from tests.train.tiny import TILE, VOCABULARY, make_batch, mesh_of, near, put, shardings_of, trained
 
@@ -54,11 +56,11 @@ def base():
     params = {name: SIZE * rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
     optimizer = optax.adam(3e-4)
     shardings = state_shardings(params, shardings_of(params, mesh), optimizer, mesh)
-    step = make_reinforce_step(forward(jnp.float32), optimizer, StepOptions(tile=TILE), mesh, shardings)
+    step = make_step(forward(jnp.float32), optimizer, NextToken(), StepOptions(tile=TILE), mesh, shardings)
     state = init_state(put(params, mesh), optimizer, shardings)
     batch = put_batch({name: BATCH[name] for name in ("tokens", "weights")}, mesh)
     for _ in range(STEPS):
-        state, _ = step(state, batch)
+        state, _ = step(state, Frozen(), batch)
     return narrow(jax.device_get(state.params))
 
 
@@ -81,7 +83,7 @@ def forgotten(base: Any, held: str, moment_dtype: str) -> Any:
         params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
     shardings = state_shardings(params, shardings_of(base, mesh), optimizer, mesh, halves=held == "halves")
     frozen = Frozen(base=put(base, mesh), reinforced=put(near(base, 2, scale=SIZE / 10), mesh))
-    step = make_forget_step(forward(jnp.bfloat16), optimizer, StepOptions(tile=TILE), mesh, shardings)
+    step = make_step(forward(jnp.bfloat16), optimizer, METHODS["whp"](), StepOptions(tile=TILE), mesh, shardings)
     state, batch = init_state(params, optimizer, shardings), put_batch(BATCH, mesh)
     for _ in range(STEPS):
         state, _ = step(state, frozen, batch)

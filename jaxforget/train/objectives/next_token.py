@@ -1,0 +1,13 @@
+"""Plain next-token training: the objective of the reinforced model (METHOD.md section 6)."""
+
+import dataclasses
+from typing import ClassVar
+
+from jaxforget.train.objectives.objective import Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class NextToken(Objective):
+    """The mean cross-entropy of every token given the tokens before it."""
+
+    name: ClassVar[str] = "next_token"

@@ -1,0 +1,114 @@
+"""The interface of an objective: the forget loss of one method, and what a step must provide for it.
+
+A method is one subclass of `Objective` in a file of its own and one line in `jaxforget.train.objectives`. The step, the
+plan, the FLOP counts, the advice, the model card and the report ask the objective; none of them names a method.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from jaxforget.train.losses import cross_entropy
+from jaxforget.train.tiles import Tile
+from jaxforget.train.types import Array, Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The loss of the forget rows of a batch. Its fields are the settings of the method, `objective.FIELD=VALUE`.
+
+    The loss is a mean over the counted tokens of the batch, or over its rows where `per_row` is set. Subclasses
+    override what differs from plain next-token training.
+
+    Attributes:
+      weight: factor of the whole forget loss.
+
+    Class attributes:
+      name: the method's name, as in `method=NAME`.
+      per_row: the loss is a function of each row's summed log-probability (`row_loss`), not of its tokens alone. A pass
+        over tiles without gradient computes those sums first.
+      needs_retain: the method is defined with a retain term only.
+      alternates: every forget row comes with an alternative answer, batch["alternate"]; it is appended as a row.
+    """
+
+    weight: float = 1.0
+
+    name: ClassVar[str] = ""
+    per_row: ClassVar[bool] = False
+    needs_retain: ClassVar[bool] = False
+    alternates: ClassVar[bool] = False
+
+    @property
+    def uses_base(self) -> bool:
+        """True if the forget rows need a pass of the frozen base model."""
+        return False
+
+    @property
+    def uses_reinforced(self) -> bool:
+        """True if the forget rows need a pass of the reinforced model."""
+        return False
+
+    @property
+    def base_input(self) -> str:
+        """The entry of the batch that base reads: "tokens", or "translated" with its position_map."""
+        return "tokens"
+
+    @property
+    def trained_passes(self) -> int:
+        """Number of forward and backward passes of the student over the rows, for FLOP counts."""
+        return 2 if self.alternates else 1
+
+    def describe(self) -> str:
+        """Return the objective in words, for the model card and the report."""
+        values = ", ".join(f"{field.name} {getattr(self, field.name):g}" for field in self.settings())
+        return f"{self.name} ({values})" if values else self.name
+
+    @classmethod
+    def settings(cls) -> tuple[dataclasses.Field, ...]:
+        """Return the fields that `objective.FIELD=VALUE` sets."""
+        return tuple(field for field in dataclasses.fields(cls) if not field.metadata.get("option"))
+
+    def counted(self, batch: Batch) -> Array:
+        """Return fp32 [B, S], the weight of each position in the mean; 0 where nothing is trained."""
+        return predicting(batch)
+
+    def tile_rows(self, batch: Batch, vocab_size: int) -> dict[str, Array]:
+        """Return the arrays that `tile_loss` reads by row or token, first axis B."""
+        return {"next": batch["next"]}
+
+    def tile_loss(self, logits: Array, tile: Tile) -> tuple[Array, Array]:
+        """Return the loss fp32 [T] of a tile's tokens and its gradient by the student's `logits`, both fp32 [T, V].
+
+        Where `per_row` is set, this is the negative log-probability of the next token, which the step weighs.
+        """
+        return cross_entropy(logits, tile.of_token("next"))
+
+    def row_loss(self, logp: Array, base_logp: Array | None, count: Array) -> Array:
+        """Return the loss fp32 [B] of each row, where `per_row` is set. It is differentiated by `logp`.
+
+        Args:
+          logp: fp32 [B], the student's summed log-probability of a row's counted tokens; [2 B] with `alternates`, the
+            alternative answers behind the forget rows.
+          base_logp: the same of base; None where `uses_base` is False.
+          count: fp32, the number of counted tokens, in the shape of `logp`.
+        """
+        raise ValueError(f"objective {self.name} has no loss by row")
+
+
+def predicting(batch: Batch) -> Array:
+    """Return fp32 [B, S], 1 where position i and its next token are used and the next token counts.
+
+    batch["weights"] fp32 [B, S] marks used tokens, batch["answer"] (optional) fp32 [B, S] tokens that count.
+    """
+    return batch["weights"] * shifted(batch["weights"]) * answers(batch)
+
+
+def answers(batch: Batch) -> Array:
+    """Return fp32 [B, S] or a scalar 1: whether the token after each position is part of an answer."""
+    return shifted(batch["answer"]) if "answer" in batch else jnp.float32(1.0)
+
+
+def shifted(array: Array) -> Array:
+    """Return [B, S] moved one position to the left: what stands after each position; 0 after the last."""
+    return jnp.pad(array[:, 1:], ((0, 0), (0, 1)))
