@@ -1,6 +1,7 @@
 """The model card that stands beside exported weights."""
 
 from jaxforget.config import Config
+from jaxforget.stages.build import make_objective, make_retain
 
 LIMITS = """A model that no longer says a thing may still hold it. Fine-tuning on a little related text, other
 languages, cues in the prompt, quantisation and soft prompts have all been seen to bring back what approximate
@@ -27,10 +28,11 @@ Written by jaxforget from {base}.
 """
 
 
-def model_card(config: Config, objective: str, what: str) -> str:
+def model_card(config: Config, what: str) -> str:
     """Markdown for an unlearned model's README.md: where it came from, by which recipe, its limits."""
     forget, retain = config.forget, config.retain
-    kept = f"{retain.loss} on {retain.path}, weight {retain.weight}" if retain.weight else "no retain term"
+    term = make_retain(config)
+    kept = f"{term.describe()}, on {retain.path}" if term else "no retain term"
     return f"""---
 library_name: transformers
 tags: [unlearning, jaxforget]
@@ -44,7 +46,7 @@ Made by jaxforget, after "Who's Harry Potter? Approximate Unlearning in LLMs" (a
 | base | {config.model.folder} |
 | text to forget | {config.corpus.path} |
 | anchors | {config.anchors.path or f"found in the text ({config.anchors.extractor})"} |
-| objective | {objective} |
+| objective | {make_objective(config).describe()} |
 | unlearning | learning rate {forget.learning_rate}, {forget.batch} blocks of {config.blocks.length} tokens a step |
 | what trained | {what_trains(config, "forget")} |
 | retained | {kept} |

@@ -11,7 +11,7 @@ from jaxforget.files import write_json
 from jaxforget.lm.forward import make_forward
 from jaxforget.lm.model import Model, load
 from jaxforget.lm.scoring import Scorer
-from jaxforget.stages.build import make_adamw, make_objective, make_training_step, passes
+from jaxforget.stages.build import make_adamw, make_training_step, passes
 from jaxforget.stages.card import model_card
 from jaxforget.stages.fit import batches_from, count_steps, fit, load_student, save
 from jaxforget.stages.frozen import load_base, load_reinforced
@@ -59,7 +59,7 @@ def forget(run: Run, mark: str) -> None:
     params, step = fit(
         run, "forget", mark, student, schedule, optimizer, steps, make_step, batches, watch, config.forget.select
     )
-    card = model_card(config, make_objective(config).describe(), f"unlearned: {step} steps of {config.method}")
+    card = model_card(config, f"unlearned: {step} steps of {config.method}")
     save(run, run.unlearned, student, params, card, config.forget.weights)
     if jax.process_index() == 0:
         write_json(run.unlearned / "steps.json", {"steps": step})

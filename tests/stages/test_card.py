@@ -14,7 +14,7 @@ def test_the_card_names_the_recipe_and_its_limits():
     _, front, body = card.split("---\n", 2)
     assert yaml.safe_load(front) == {"library_name": "transformers", "tags": ["unlearning", "jaxforget"]}
     assert body.startswith("# unlearned: 120 steps")
-    for row in ("base | owner/name", "text to forget | books", "argmax of equation 1, alpha 5.0", "no retain term"):
+    for row in ("base | owner/name", "text to forget | books", "argmax of equation 1, alpha 5", "no retain term"):
         assert f"| {row} |" in body
     assert "128 blocks of 512 tokens a step" in body
     assert "control" in body.partition("## Limits")[2]
@@ -22,7 +22,7 @@ def test_the_card_names_the_recipe_and_its_limits():
 
 def test_the_card_says_what_was_retained():
     retain = {"path": "other", "weight": 2.0, "rows": 8}
-    assert "| retained | KL to base on other, weight 2.0 |" in model_card(config_from({"retain": retain}), "x")
+    assert "| retained | KL from base, weight 2, on other |" in model_card(config_from({"retain": retain}), "x")
 
 
 def test_a_model_that_forgot_nothing_is_not_said_to_have():

@@ -30,6 +30,10 @@ class Retain:
         """True if the retain rows need a pass of the frozen base model."""
         return self.kind == "kl"
 
+    def describe(self) -> str:
+        """Return the term in words, for the model card and the report."""
+        return f"{'KL from base' if self.kind == 'kl' else 'cross-entropy'}, weight {self.weight:g}"
+
     def counted(self, batch: Batch) -> Array:
         """Return fp32 [B, S], the weight of each position in the mean."""
         if self.kind == "nll":
