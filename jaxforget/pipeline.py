@@ -231,7 +231,7 @@ STAGES: tuple[Stage, ...] = (
         "eval",
         _eval_inputs,
         lambda run, _: eval.evaluate(run),
-        lambda run: [run.evals / f"{name}.json" for name in ("summary", "completions", "passage")],
+        lambda run: [run.evals / f"{name}.json" for name in ("summary", "completions", "passage", "questions")],
     ),
     Stage("export", _export_inputs, lambda run, _: export.export(run), lambda run: [run.export / "config.json"]),
     Stage(

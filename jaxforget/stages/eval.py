@@ -16,6 +16,7 @@ from jaxforget.lm.model import load, load_delta
 from jaxforget.lm.scoring import Scorer
 from jaxforget.sharding import put_rows
 from jaxforget.stages.hashes import hash_followed
+from jaxforget.stages.page_details import PASSAGE_MODELS, add_answers, add_token_probabilities, questions_of_page
 from jaxforget.stages.prepare import read_dictionary
 from jaxforget.stages.questions import questions_of
 from jaxforget.stages.run import Run, fetch
@@ -28,9 +29,15 @@ from jaxforget.train.types import Frozen
 
 
 def evaluate(run: Run) -> None:
-    """Measures every model of the run beside the others: evals/summary.json, completions.json and passage.json."""
+    """Measure every model of the run beside the others.
+
+    Writes evals/summary.json, completions.json, passage.json and questions.json.
+    """
     prompts = load_prompts(run.config.evals.prompts).completions
+    probes = load_probes(run.config.evals.probes)
+    questions = questions_of_page(probes)
     models = Models(run)
+    block = passage(run)
     completions: list[dict[str, Any]] = [{"prompt": prompt, "completions": {}} for prompt in prompts]
     missing = PROBABILITY.lacks(run)
     if missing:
@@ -41,8 +48,12 @@ def evaluate(run: Run) -> None:
         texts = complete(models[name], list(prompts), run.config.evals.completion_tokens) if prompts else []
         for item, text in zip(completions, texts, strict=True):
             item["completions"][name] = text
+        add_answers(run, models[name], name, probes, questions)
+        if name in PASSAGE_MODELS:
+            add_token_probabilities(run, models[name], name, block["tokens"])
     _write(run, "completions", {"prompts": completions})
-    _write(run, "passage", passage(run))
+    _write(run, "passage", block)
+    _write(run, "questions", {"questions": questions})
     follow(run, models)
     rows = write_table(run, SUITES, models)
     for line in table([row for row in rows if row["metric"] in CONVENTIONS]):
