@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shlex
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -19,6 +20,7 @@ from jaxforget.manifest import changed, fingerprint
 from jaxforget.models.export import LICENCE_FILES, TOKENIZER_FILES
 from jaxforget.report.artefacts import read_attack_metrics
 from jaxforget.report.page import write_report
+from jaxforget.report.verdict import judge_run
 from jaxforget.stages import anchors, eval, export, forget, prepare, reinforce
 from jaxforget.stages.check import check
 from jaxforget.stages.hashes import hash_model, hash_questions, hash_source, hash_tokenizer_files
@@ -259,7 +261,19 @@ def run_chain(config: Config, stages: tuple[str, ...] = tuple(stage.name for sta
         _start(run, chain)
         for stage in chain:
             run_stage(run, stage)
+        if "eval" in stages:
+            say_verdict(run, closing="report" in stages)
     return run
+
+
+def say_verdict(run: Run, *, closing: bool) -> None:
+    """Say the verdict of a run that was measured, and with `closing` the commands that a user may want next."""
+    run.say(judge_run(run.folder).line(sys.stderr))
+    if closing:
+        folder = shlex.quote(str(run.folder))
+        run.say(f"Open {run.folder / 'report.html'}, then try:")
+        run.say(f"  jaxforget chat {folder}                        talk to base and the unlearned model side by side")
+        run.say(f"  jaxforget eval {folder} suite=robustness       attack it")
 
 
 def links(run: Run, names: Collection[str]) -> tuple[Stage, ...]:
@@ -326,6 +340,7 @@ def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
         for line in [*leak_table(attacked), *brought_back(forgetful)]:
             run.say(f"  {line}")
         run.say(f"  {run.evals / 'summary.md'}")
+        say_verdict(run, closing=False)
         if (run.folder / "report.html").is_file():
             run_stage(run, stages["report"])
     return run

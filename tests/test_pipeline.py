@@ -37,7 +37,8 @@ def stubbed(tiny_world, tmp_path, monkeypatch):
             worked.append(stage.name)
             for path in stage.outputs(run):
                 if path.is_relative_to(run.folder):
-                    write_text(path, mark)
+                    # The verdict at the end of a chain reads the evidence.
+                    write_text(path, '{"rows": []}' if path.name == "summary.json" else mark)
 
         return dataclasses.replace(stage, work=work)
 

@@ -18,6 +18,8 @@ from jaxforget.demo.world import build_world
 from jaxforget.errors import UserError
 from jaxforget.files import read_json, write_json, write_text
 from jaxforget.pipeline import run_chain, run_stage, stage_seconds
+from jaxforget.report.texts import cut_at_word
+from jaxforget.report.verdict import judge_run
 from jaxforget.stages.eval import table
 from jaxforget.stages.run import Run
 from jaxforget.train.metrics import read_records
@@ -113,7 +115,8 @@ def _show(out: Path, results: dict[str, Any]) -> None:
     for item in read_json(out / "evals" / "completions.json")["prompts"]:
         print(f"\n{item['prompt']} ...")
         for name in ("base", "control", "paper", "unlearned"):
-            print(f"  {name:10} {' '.join(item['completions'][name].split())[:100]}")
+            text = cut_at_word(" ".join(item["completions"][name].split())[:100])
+            print(f"  {name:10} {text}")
     print()
     rows = [
         {"model": name, "metric": metric, "value": value}
@@ -121,6 +124,7 @@ def _show(out: Path, results: dict[str, Any]) -> None:
         for metric, value in measures.items()
     ]
     print("\n".join(table(rows)))
+    print(f"\n{judge_run(out).line(sys.stdout)}")
     seconds = results["seconds"]
     print(f"\n{seconds['total']:.0f} s, {results['peak_rss_bytes'] / 2**30:.1f} GiB at most; {out / 'report.html'}")
 

@@ -117,16 +117,20 @@ def passage(run: Run) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """Lines of a table: a row a model, a column a metric."""
+    """Return the lines of a table: a row a model, a column a metric; counts stay whole numbers."""
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     models = list(dict.fromkeys(row["model"] for row in rows))
     values = {(row["model"], row["metric"]): row["value"] for row in rows}
     width = max((len(model) for model in models), default=0)
     lines = [f"{'':{width}}  " + "  ".join(f"{metric:>11}" for metric in metrics)] if rows else []
     for model in models:
-        cells = (values.get((model, metric)) for metric in metrics)
-        lines.append(f"{model:{width}}  " + "  ".join(f"{'':>11}" if v is None else f"{v:11.4f}" for v in cells))
+        cells = (_cell(values.get((model, metric))) for metric in metrics)
+        lines.append(f"{model:{width}}  " + "  ".join(f"{cell:>11}" for cell in cells))
     return lines
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def _write(run: Run, name: str, value: dict[str, Any]) -> None:

@@ -85,3 +85,8 @@ def test_other_questions_leave_no_older_curve(tiny_run, tiny_world, tmp_path):
     (prompt,) = json.loads((copy / "evals" / "dynamics.json").read_text())["prompts"]
     assert list(prompt["models"]) == ["base", "control"]
     assert [entry["step"] for entry in prompt["steps"]] == [row["step"] for row in before]
+
+
+def test_counts_in_a_table_are_whole_numbers():
+    rows = [{"model": "base", "metric": "steps", "value": 750}, {"model": "base", "metric": "loss", "value": 1.0}]
+    assert evaluation.table(rows)[1].split() == ["base", "750", "1.0000"]
