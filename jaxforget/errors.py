@@ -6,3 +6,9 @@ class UserError(Exception):
 
     The command line prints it on standard error and exits with status 2; a traceback is shown only with `--debug`.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its type's name where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -14,6 +14,8 @@ import pydantic
 
 from jaxforget.errors import UserError
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
 
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 `text` to `path` atomically: a reader sees the old content or all of the new.
@@ -47,6 +49,13 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def refuse_lfs_pointer(path: str | Path) -> None:
+    """Raise `UserError` if `path` holds a Git LFS pointer, which a clone without LFS leaves in a large file's place."""
+    with open(path, "rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise UserError(f"{path}: is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository")
+
+
 def read_json(
     path: str | Path, *, mend: str = "name a JSON file", pairs: Callable[[list[tuple[str, Any]]], Any] | None = None
 ) -> Any:
@@ -69,6 +78,7 @@ def read_json(
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except json.JSONDecodeError as error:
+        refuse_lfs_pointer(path)
         raise UserError(f"{path}: line {error.lineno} column {error.colno}: not JSON: {error.msg}; {mend}") from None
     except RecursionError:
         raise UserError(f"{path}: nested too deeply to be read as JSON; {mend}") from None

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxforget.errors import UserError
+from jaxforget.errors import UserError, first_line
 
 # With libtpu installed (it is what plans compile with) and no TPU, JAX asks libtpu for devices and libtpu complains
 # that it knows no host and no accelerator. Told some, it looks, finds nothing, and says nothing.
@@ -151,7 +151,7 @@ def _join(whom: str, initialize: Callable[[], None], patience: float, mend: str)
             "this process has used JAX before the hosts of the run were joined; call jaxforget.run, or "
             "jax.distributed.initialize(), first"
         )
-    raise UserError(f"joining {whom}: {str(faults[0]).splitlines()[0]}; {mend}") from faults[0]
+    raise UserError(f"joining {whom}: {first_line(faults[0])}; {mend}") from faults[0]
 
 
 def _leave() -> None:

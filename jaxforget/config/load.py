@@ -21,7 +21,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from jaxforget.config.option import MOST
 from jaxforget.config.schema import RESERVED_NAMES, SECTIONS, Config, options
-from jaxforget.errors import UserError
+from jaxforget.errors import UserError, first_line
 
 # Words of some commands that are no options, and how they are written.
 WORDS = {"suite": "jaxforget eval CONFIG suite=NAME", "slice": "jaxforget plan CONFIG --slice NAME"}
@@ -77,14 +77,14 @@ def config_from(values: Mapping[str, Any], overrides: Sequence[str] = (), *, sou
     try:
         layer = OmegaConf.create(values)
     except OmegaConfBaseException as error:
-        raise UserError(f"{where}{_first_line(error)}") from None
+        raise UserError(f"{where}{first_line(error)}") from None
     merged = _merge(schema, layer, where)
     for word in overrides:
         merged = _merge(merged, _override(word), f"{_quotable(word)}: ")
     try:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise UserError(f"{where}{_first_line(error)}") from None
+        raise UserError(f"{where}{first_line(error)}") from None
     config = _expanded(config)
     _check(config, lambda *names: _origin(names, overrides, where))
     return config
@@ -154,7 +154,7 @@ def _override(word: str) -> DictConfig:
             return layer
         return OmegaConf.from_dotlist([word])
     except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{word!r}: {_first_line(error)}") from None
+        raise UserError(f"{word!r}: {first_line(error)}") from None
 
 
 def _quotable(word: str) -> str:
@@ -204,7 +204,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1} column {mark.column + 1}:" if mark else ""
-        raise UserError(f"{file}:{where} not YAML: {getattr(error, 'problem', None) or _first_line(error)}") from None
+        raise UserError(f"{file}:{where} not YAML: {getattr(error, 'problem', None) or first_line(error)}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 at byte {error.start}; a configuration is a YAML text") from None
     except RecursionError:
@@ -212,7 +212,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror or error}; give a YAML file") from None
     except OmegaConfBaseException as error:
-        raise UserError(f"{file}: {_first_line(error)}") from None
+        raise UserError(f"{file}: {first_line(error)}") from None
     if not isinstance(values, dict):
         raise UserError(f"{file}: a configuration is a mapping of keys to values; see configs/")
     return values
@@ -238,7 +238,7 @@ def _merge(schema: DictConfig, layer: DictConfig, where: str) -> DictConfig:
     except OmegaConfBaseException as error:
         key = error.full_key or ""
         wanted = {name: _wanted(field) for name, field in options()}.get(key)
-        raise UserError(f"{where}{key} takes {wanted}" if wanted else f"{where}{key}: {_first_line(error)}") from None
+        raise UserError(f"{where}{key} takes {wanted}" if wanted else f"{where}{key}: {first_line(error)}") from None
 
 
 def _whole(layer: DictConfig, key: str) -> str:
@@ -310,10 +310,6 @@ def _expanded(config: Config) -> Config:
 
 def _home(place: str) -> str:
     return str(Path(place).expanduser()) if str(place).startswith("~/") else place
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 def _check(config: Config, where: Callable[..., str]) -> None:

@@ -104,6 +104,7 @@ def prepare_blocks(
             "splits": {split: len(numbers) for split, numbers in splits.items()},
             "tokens": sum(map(len, blocks)),
             "trained": tally.trained,
+            "highest_id": max(tally.highest, max(int(block.max()) for block in blocks)),
             "documents": count,
             "pad_id": _pad_id(tokenizer),
             "bos_id": tokenizer.bos_token_id,
@@ -123,11 +124,13 @@ class _Tally:
     def __init__(self, translator: Translator | None):
         self._translator = translator
         self._counts = np.zeros(0 if translator is None else len(translator.keys), np.int64)
+        self.highest = -1
         self.longest = self.suppressed = self.trained = self._positions = self._reached = 0
 
     def add(self, block: Translation) -> None:
         """Counts one translated block."""
         self.longest = max(self.longest, len(block.translated))
+        self.highest = max(self.highest, int(block.translated.max()))
         self.suppressed = max(self.suppressed, len(block.suppress_ids))
         self.trained += int((block.position_map >= 0).sum())
         if len(block.spans):

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from jaxforget.errors import UserError
+from jaxforget.errors import UserError, first_line
+from jaxforget.files import refuse_lfs_pointer
 
 SUFFIXES = (".txt", ".md", ".jsonl")
 
@@ -117,6 +118,7 @@ def source_of(options: SourceOptions) -> Source | None:
 
 def _read_file(path: Path, field: str) -> Iterator[Document]:
     try:
+        refuse_lfs_pointer(path)
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}; allow it, or name another") from None
@@ -173,7 +175,7 @@ def _read_dataset(name: str, field: str, split: str, data_dir: str | Path | None
         ValueError,
         RuntimeError,
     ) as error:  # a package it needs, a config or version unknown
-        raise UserError(f"{where}: cannot be opened: {_first_line(error)}") from None
+        raise UserError(f"{where}: cannot be opened: {first_line(error)}") from None
     try:
         source = builder.as_data_source(split)
     except (RuntimeError, AssertionError, FileNotFoundError):
@@ -212,10 +214,6 @@ def _has_surrogate(text: str) -> bool:
 
 def _lines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
 
 
 def _names(mapping: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxforget.errors import UserError
+from jaxforget.errors import UserError, first_line
 from jaxforget.evals.multiple_choice import Document
 
 SENTENCE_END = re.compile(r"[.!?][\"')]*\s+(?=[^.!?]*$)")
@@ -76,7 +76,7 @@ def _open(folder: Path, benchmark: Benchmark) -> Any:
     try:
         builder = tfds.builder_from_directory(newest)
     except Exception as error:  # of many kinds: whatever its parts make of damaged files
-        raise UserError(f"{newest}: cannot be opened: {str(error).strip().splitlines()[0]}; run: {build}") from None
+        raise UserError(f"{newest}: cannot be opened: {first_line(error)}; run: {build}") from None
     if benchmark.split not in builder.info.splits:
         raise UserError(
             f"{newest}: no split {benchmark.split!r}; it has {', '.join(builder.info.splits)}; run: {build}"

@@ -17,7 +17,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from jaxforget.errors import UserError
+from jaxforget.errors import UserError, first_line
 from jaxforget.evals.evidence import evidence
 from jaxforget.evals.multiple_choice import Score, cut_pair
 from jaxforget.evals.text_scores import cut_at, decode
@@ -188,9 +188,7 @@ def run_tasks(
             lm, tasks=list(tasks), task_manager=manager, limit=limit, bootstrap_iters=1000, log_samples=False
         )
     except (ConnectionError, FileNotFoundError) as error:
-        raise UserError(
-            f"evals.tasks={','.join(tasks)}: its data cannot be had: {str(error).splitlines()[0]}"
-        ) from None
+        raise UserError(f"evals.tasks={','.join(tasks)}: its data cannot be had: {first_line(error)}") from None
     rows = []
     for name, figures in results["results"].items():
         for key, value in figures.items():

@@ -46,8 +46,8 @@ def complete(model: Model, prompts: Sequence[str], new_tokens: int, **sampling: 
     for prompt, tokens in zip(prompts, ids, strict=True):
         if len(tokens) + new_tokens > room:
             raise UserError(
-                f"prompt {shortened(prompt)!r}: its {len(tokens)} tokens and {new_tokens} new ones exceed the {room} "
-                f"positions of {model.folder}; ask for fewer new tokens"
+                f"prompt {shortened(prompt)!r}: its {len(tokens)} tokens and {new_tokens} new ones are beyond the "
+                f"{room} positions of {model.folder}; ask for fewer new tokens"
             )
     new = completer(model, **sampling)(ids, new_tokens)
     return [continuation(model.tokenizer, prompt, made) for prompt, made in zip(prompts, new, strict=True)]

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxforget.lm.generate import cache_sharding
+from jaxforget.models.tokenizer import check_ids
 from jaxforget.models.transformer import Cache, Transformer, empty_cache
 from jaxforget.sharding import put_batch
 from jaxforget.train.types import Params, soft_capped
@@ -57,6 +58,7 @@ class ContinuationScorer:
     def __call__(self, params: Params, pairs: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, bool]]:
         """Of every (beginning, ending), token ids of neither of which is empty: the ending's summed log-likelihood, and
         whether each of its tokens is the is_argmax (of equals, the lowest id), in the order given."""
+        check_ids((ids for pair in pairs for ids in pair), self._module.config.vocab_size)
         out: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
         waiting: tuple[Batch, jax.Array, jax.Array] | None = None
         for batch in self._batches(pairs):

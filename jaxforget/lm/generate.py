@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxforget.errors import UserError
+from jaxforget.models.tokenizer import check_ids
 from jaxforget.models.transformer import Cache, Transformer, empty_cache
 from jaxforget.train.types import soft_capped
 
@@ -219,11 +220,9 @@ def _check(prompts: Sequence[Sequence[int]], vocabulary: int, new: int, temperat
     for number, prompt in enumerate(prompts):
         if not len(prompt):
             raise UserError(f"prompt {number} has no tokens; give it at least the begin token")
-        if min(prompt) < 0 or max(prompt) >= vocabulary:
-            raise UserError(
-                f"prompt {number} holds token {max(prompt)}, beyond the model's vocabulary of {vocabulary}; "
-                "use the model's own tokenizer"
-            )
+        if min(prompt) < 0:
+            raise UserError(f"prompt {number} holds token {min(prompt)}; token ids are 0 or more")
+    check_ids(prompts, vocabulary)
     check_sampling(new, temperature, top_p)
 
 

@@ -1,6 +1,7 @@
 """A loaded model: a folder's weights on a mesh, with its tokenizer and its module."""
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,19 @@ from jax.sharding import Mesh
 
 from jaxforget.errors import UserError
 from jaxforget.lm.forward import ATTENTIONS, make_module, param_shardings
+from jaxforget.models.adapters import CONFIG as ADAPTER_CONFIG
 from jaxforget.models.adapters import AdapterFile, is_adapter, load_adapter, read_adapter
 from jaxforget.models.config import ModelConfig
-from jaxforget.models.folders import read_config, resolve_folder
+from jaxforget.models.folders import read_config, resolve_base, resolve_folder
 from jaxforget.models.layout import parameter_count
 from jaxforget.models.load import load_params
-from jaxforget.models.tokenizer import check_tokenizer, load_tokenizer
+from jaxforget.models.tokenizer import fit_tokenizer, load_tokenizer
 from jaxforget.models.transformer import REMATS, Transformer
 from jaxforget.models.weights import adapter_shapes, apply_delta, difference, merged, quantise
 from jaxforget.sharding import make_mesh, shard_params
 from jaxforget.train.types import Params
+
+log = logging.getLogger(__name__)
 
 DTYPES = ("float32", "bfloat16")
 
@@ -103,11 +107,13 @@ def load(
     local = resolve_folder(folder)
     if is_adapter(local):
         if base is None:
-            base = load(read_adapter(local).base, dtype, mesh, remat, attention=attention, form=form)
+            base = load(resolve_base(read_adapter(local)), dtype, mesh, remat, attention=attention, form=form)
         return dataclasses.replace(base, params=apply_delta(base.params, load_delta(local, base, dtype)), folder=local)
+    if (local / ADAPTER_CONFIG).is_file():
+        log.warning("%s: holds whole weights, which are loaded; its adapter files are ignored", local)
     config, raw = read_config(local)
     tokenizer = load_tokenizer(local)
-    check_tokenizer(tokenizer, config)
+    fit_tokenizer(tokenizer, config)
     module = make_module(config, mesh, dtype, remat, attention)
     return Model(config, _load_whole(local, config, mesh, dtype, form), tokenizer, module, mesh, local, raw, local)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxforget.models.tokenizer import check_ids
 from jaxforget.sharding import put_batch
 from jaxforget.train.tiles import tiled_log_probabilities
 from jaxforget.train.types import Forward, Params, soft_capped
@@ -46,11 +47,13 @@ class Scorer:
             logits = jnp.dot(hidden, forward.head(params), preferred_element_type=jnp.float32)
             return jax.nn.softmax(soft_capped(logits, forward.soft_cap), axis=-1)
 
+        self._vocabulary = lambda params: jax.eval_shape(forward.head, params).shape[-1]
         self._log_probabilities = make_score_step(forward, mesh, tile)
         self._next_token = jax.jit(next_token, out_shardings=whole)
 
     def log_probabilities(self, params: Params, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """For every sequence of n tokens, fp32 [n - 1]: log P(token i + 1 | tokens 0..i), in the order given."""
+        check_ids(rows, self._vocabulary(params))
         out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
         for numbers, tokens, lengths in self._buckets(rows):
             labels = np.full_like(tokens, -1)
@@ -65,6 +68,7 @@ class Scorer:
 
     def next_token(self, params: Params, rows: Sequence[Sequence[int]]) -> np.ndarray:
         """The distribution over the token that follows each sequence, fp32 [rows, V]."""
+        check_ids(rows, self._vocabulary(params))
         out: list[Any] = [None] * len(rows)
         for numbers, tokens, lengths in self._buckets(rows):
             batch = put_batch({"tokens": tokens, "last": np.maximum(lengths - 1, 0)}, self._mesh)

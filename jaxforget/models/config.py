@@ -80,6 +80,9 @@ class ModelConfig:
         head_dim = raw.get("head_dim") or raw["hidden_size"] // heads
         if head_dim % 2:
             raise UserError(f"{source}: head_dim is {head_dim}; rotary embeddings need an even number")
+        for key in ("rope_scaling", "rope_parameters"):
+            if not isinstance(raw.get(key) or {}, dict):
+                raise UserError(f"{source}: {key} is {raw[key]!r}; it must be an object of settings, or null")
         rope = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
         eos = raw.get("eos_token_id")
         return cls(

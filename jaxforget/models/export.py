@@ -1,6 +1,7 @@
 """Parameters out to a folder that `transformers` loads, one tensor at a time."""
 
 import collections
+import dataclasses
 import math
 import os
 import shutil
@@ -23,6 +24,7 @@ from jaxforget.models.safetensors_io import TILE, copy_cast, write_file
 
 # Licences too: those of the Llama models ask that they travel with what is made from them.
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*")
+TOKENIZER_FILES += ("additional_chat_templates/*.jinja",)
 LICENCE_FILES = ("LICENSE*", "USE_POLICY*", "NOTICE*")
 AHEAD = 256 << 20  # bytes of tensors that threads make while the one before them is written
 CHUNK = 4 << 20  # bytes that a thread makes at once
@@ -100,7 +102,8 @@ def save_params(
     if isinstance(tokenizer_source, str | Path) and not Path(tokenizer_source).is_dir():
         raise UserError(f"{tokenizer_source}: no such folder to take the tokenizer from; give the original model's")
     raw = config_to_hf(config) if raw_config is None else dict(raw_config)
-    if ModelConfig.from_hf(raw) != config:
+    # The end tokens may be those of generation_config.json, which config.json need not repeat.
+    if dataclasses.replace(ModelConfig.from_hf(raw), eos_token_id=config.eos_token_id) != config:
         raise ValueError("raw_config describes another model than config")
     flat = traverse_util.flatten_dict(params, sep="/")
     for leaf in leaves(config):
@@ -138,7 +141,7 @@ def write_model(
         with atomic_folder(folder) as partial:
             shapes = {name: leaf.stored_shape for name, leaf, _ in export_order(config)}
             _write_weights(partial, shapes, tensors, dtype, max_shard_bytes)
-            write_papers(partial, raw_config, config, tokenizer_source, dtype)
+            write_companion_files(partial, raw_config, config, tokenizer_source, dtype)
             write_text(partial / "README.md", model_card)
     except OSError as error:
         reason = error.strerror or error
@@ -265,7 +268,7 @@ def _write_weights(
     write_json(folder / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map})
 
 
-def write_papers(
+def write_companion_files(
     folder: Path, raw: dict[str, Any], config: ModelConfig, tokenizer_source: Any, dtype: np.dtype
 ) -> None:
     """`config.json`, `generation_config.json`, tokenizer and licence."""
@@ -282,4 +285,6 @@ def write_papers(
     for pattern in (*TOKENIZER_FILES, *LICENCE_FILES, "generation_config.json"):
         for path in Path(tokenizer_source).glob(pattern):
             if path.is_file():
-                shutil.copyfile(path, folder / path.name)
+                target = folder / path.relative_to(tokenizer_source)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, target)

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from jaxforget.errors import UserError
+from jaxforget.errors import UserError, first_line
 from jaxforget.models.config import ModelConfig, RopeScaling
 from jaxforget.models.folders import HUB_ID, read_config
 
@@ -42,7 +42,8 @@ def read_shape(place: str) -> tuple[ModelConfig, str]:
         return read_config(path)[0], str(path / "config.json")
     if place in PUBLISHED:
         return PUBLISHED[place], f"the published config of {place}"
-    if not HUB_ID.fullmatch(place):
+    hub_id = HUB_ID.fullmatch(place)
+    if not hub_id:
         if "://" in place:
             raise UserError(
                 f"{place}: a plan reads config.json alone; copy that to a local folder, and name the folder"
@@ -51,12 +52,11 @@ def read_shape(place: str) -> tuple[ModelConfig, str]:
     import huggingface_hub
 
     try:
-        found = huggingface_hub.hf_hub_download(place, "config.json")
+        found = huggingface_hub.hf_hub_download(hub_id["repository"], "config.json", revision=hub_id["revision"])
     # The hub's client lets its transport's errors through, and that transport has changed between versions.
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{place}: its config.json could not be read from the hub ({reason}); give a folder that holds it, or one "
-            f"of {', '.join(PUBLISHED)}"
+            f"{place}: its config.json could not be read from the hub ({first_line(error)}); give a folder that "
+            f"holds it, or one of {', '.join(PUBLISHED)}"
         ) from None
     return read_config(Path(found).parent)[0], found

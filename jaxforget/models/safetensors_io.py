@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxforget.errors import UserError
+from jaxforget.files import refuse_lfs_pointer
 
 FLOATS = {
     "F64": np.dtype("<f8"),
@@ -52,6 +53,7 @@ def read_header(path: Path) -> dict[str, Stored]:
       UserError: not a safetensors file, corrupt, or truncated.
     """
     size = path.stat().st_size
+    refuse_lfs_pointer(path)
     with open(path, "rb") as file:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0

@@ -13,8 +13,9 @@ from jaxforget.errors import UserError
 from jaxforget.evals.probes import load_probes, load_prompts
 from jaxforget.models.adapters import AdapterFile, is_adapter, read_adapter
 from jaxforget.models.config import ModelConfig
-from jaxforget.models.folders import read_config, resolve_folder
+from jaxforget.models.folders import read_config, resolve_base, resolve_folder
 from jaxforget.models.load import Checkpoint
+from jaxforget.models.tokenizer import find_tokenizer
 from jaxforget.models.weights import dense_layers
 from jaxforget.stages.build import make_objective
 from jaxforget.stages.run import Run
@@ -121,13 +122,14 @@ def _check_out(run: Run) -> None:
 
 
 def _check_model(folder: Path) -> ModelConfig:
-    """The shape of a model whose stored tensors are all there and fit it; no weight is read."""
+    """Return the shape of a model whose files are complete and fit each other; no weight is loaded."""
     config = read_config(folder)[0]
     if is_adapter(folder):
         adapter = read_adapter(folder)
         AdapterFile(adapter, config)
-        return _check_model(resolve_folder(adapter.base))
+        return _check_model(resolve_base(adapter))
     Checkpoint(folder).check(config)
+    find_tokenizer(folder)
     return config
 
 

@@ -26,8 +26,8 @@ def hash_model(run: Run, folder: Path) -> str:
     """Of a model's shape and weights: a README beside them, or the same weights in another form, changes nothing."""
 
     def loaded(name: Path) -> bool:
-        papers = ("config.json", INDEX, ADAPTER)
-        return len(name.parts) == 1 and (name.name in papers or name.suffix == ".safetensors")
+        read = ("config.json", "generation_config.json", INDEX, ADAPTER)
+        return len(name.parts) == 1 and (name.name in read or name.suffix == ".safetensors")
 
     return run.manifest.hash_path(folder, loaded)
 

@@ -10,7 +10,7 @@ from jaxforget.corpus.translate import Translator
 from jaxforget.errors import UserError
 from jaxforget.files import write_json
 from jaxforget.models.folders import read_config
-from jaxforget.models.tokenizer import check_tokenizer, load_tokenizer
+from jaxforget.models.tokenizer import check_ids, fit_tokenizer, load_tokenizer
 from jaxforget.stages.run import Run
 
 SHOWN = 8
@@ -75,7 +75,7 @@ def read_dictionary(run: Run) -> Anchors:
 def _tokenizer(run: Run) -> Any:
     """Base's tokenizer, which must fit base."""
     tokenizer = load_tokenizer(run.base)
-    check_tokenizer(tokenizer, read_config(run.base)[0])
+    fit_tokenizer(tokenizer, read_config(run.base)[0])
     return tokenizer
 
 
@@ -87,6 +87,8 @@ def _settings(run: Run, *, target: bool = False) -> dict[str, Any]:
 
 
 def _describe(run: Run, name: str, summary: dict) -> None:
+    """Say how much text was prepared, and refuse text that base has no embedding for."""
+    check_ids([[summary["highest_id"]]], read_config(run.base)[0].vocab_size)
     splits = summary["splits"]
     run.say(
         f"  {name}: {summary['documents']:,} documents, {summary['tokens']:,} tokens, {splits['train']:,} blocks"

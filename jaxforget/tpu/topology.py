@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxforget.errors import UserError
+from jaxforget.errors import UserError, first_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,5 +174,5 @@ def slice_devices(place: Slice) -> list[jax.Device]:
     try:
         return list(topologies.get_topology_desc(name, "tpu", **options).devices)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"--slice {place.name}: this libtpu cannot describe {name} ({reason}); update it") from None

@@ -130,7 +130,7 @@ def test_sampling_follows_the_probabilities(ours):
     ("prompts", "change", "said"),
     [
         ([[1], []], {}, "prompt 1 has no tokens"),
-        ([[1, 128]], {}, "prompt 0 holds token 128"),
+        ([[1, 128]], {}, "token id 128, beyond the model.s vocabulary of 128"),
         ([[-1]], {}, "prompt 0 holds token -1"),
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens=0"),
         ([[1]], {"temperature": -1.0}, "temperature=-1.0"),

@@ -70,3 +70,10 @@ def test_what_it_cannot_compute_is_refused_by_name(change, said):
         ModelConfig.from_hf(RAW | change, source="here")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("value", [[{"type": "linear", "factor": 2.0}], ["llama3"], "linear", 2.0])
+def test_rope_settings_of_another_kind_are_named(key, value):
+    with pytest.raises(UserError, match=f"{key} is .*must be an object"):
+        ModelConfig.from_hf(RAW | {key: value})

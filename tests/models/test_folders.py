@@ -77,6 +77,7 @@ def response(status):
         (errors.HfHubHTTPError("500 down", response=response(500)), "could not be reached"),
         (errors.LocalEntryNotFoundError("no\nnetwork"), "could not be reached"),
         (errors.OfflineModeIsEnabled("offline"), "could not be reached"),
+        (errors.RevisionNotFoundError("404", response=response(404)), "has no revision"),
         (ConnectionError("refused"), "could not be reached"),
         (Exception("the transport's own"), "could not be reached"),
     ],
@@ -164,3 +165,34 @@ def test_a_config_at_fault_is_named(tmp_path, content, said):
     assert str(tmp_path / "config.json") in str(caught.value)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_revision_is_asked_of_the_hub(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda name, **named: asked.append((name, named["revision"])) or str(tmp_path),
+    )
+    for place in ("owner/name@v1.0", "owner/name@refs/pr/3", "owner/name"):
+        resolve_folder(place)
+    assert asked == [("owner/name", "v1.0"), ("owner/name", "refs/pr/3"), ("owner/name", None)]
+
+
+@pytest.mark.parametrize("place", ["owner/name@", "owner@v1", "owner/name@v 1", "a/b/c@v1"])
+def test_no_revision(place):
+    assert "no such folder" in fault(place)
+
+
+def test_a_folder_whose_name_looks_like_a_revision(tmp_path, monkeypatch):
+    (tmp_path / "owner/name@v1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert resolve_folder("owner/name@v1").resolve() == tmp_path / "owner/name@v1"
+
+
+def test_templates_come_from_a_bucket_too(bucket):
+    bucket.pipe("/bucket/model/additional_chat_templates/tool_use.jinja", b"{{ tools }}")
+    bucket.pipe("/bucket/model/checkpoint-1/model.safetensors", b"another model's")
+    folder = resolve_folder("memory://bucket/model")
+    assert (folder / "additional_chat_templates" / "tool_use.jinja").read_text() == "{{ tools }}"
+    assert not (folder / "checkpoint-1").exists()

@@ -1,5 +1,7 @@
 """Tokenizers: found, read, and as large as the model."""
 
+import dataclasses
+import importlib.util
 import subprocess
 import sys
 
@@ -11,7 +13,7 @@ from jaxforget.errors import UserError
 from jaxforget.models.export import save_params
 from jaxforget.models.folders import read_config
 from jaxforget.models.load import load_params
-from jaxforget.models.tokenizer import check_tokenizer, load_tokenizer
+from jaxforget.models.tokenizer import check_ids, fit_tokenizer, load_tokenizer
 from tests.models.tiny import save_tiny
 
 
@@ -31,17 +33,44 @@ def test_loads_and_fits(folder):
     tokenizer = load_tokenizer(folder)
     assert tokenizer("abb", add_special_tokens=False)["input_ids"] == [4, 3]
     config, _ = read_config(folder)
-    check_tokenizer(tokenizer, config)
+    fit_tokenizer(tokenizer, config)
 
 
-def test_added_tokens_beyond_the_embedding_are_named(folder):
+def test_an_ordinary_token_beyond_the_embedding_is_named(folder):
+    config, _ = read_config(folder)
+    with pytest.raises(UserError, match=r"id 4 \('ab'\) is beyond the model's vocab_size 4"):
+        fit_tokenizer(load_tokenizer(folder), dataclasses.replace(config, vocab_size=4))
+
+
+def test_a_padding_token_beyond_the_embedding_is_not_used(folder):
     config, _ = read_config(folder)
     tokenizer = load_tokenizer(folder)
     tokenizer.add_tokens([f"word{number}" for number in range(123)])
-    check_tokenizer(tokenizer, config)  # ids 0..127: just fits
-    tokenizer.add_tokens(["straw"])
-    with pytest.raises(UserError, match=r"id 128 \('straw'\) is beyond the model's vocab_size 128"):
-        check_tokenizer(tokenizer, config)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    assert tokenizer.pad_token_id == config.vocab_size
+    fit_tokenizer(tokenizer, config)
+    assert tokenizer.pad_token_id is None
+    tokenizer.add_special_tokens({"pad_token": "word0"})
+    fit_tokenizer(tokenizer, config)
+    assert tokenizer.pad_token == "word0"
+
+
+def test_a_text_that_gives_an_id_beyond_the_embedding_is_refused(folder):
+    config, _ = read_config(folder)
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens([f"word{number}" for number in range(124)])
+    fit_tokenizer(tokenizer, config)
+    check_ids([tokenizer("a word122")["input_ids"], []], config.vocab_size)
+    with pytest.raises(UserError, match="token id 128, beyond the model's vocabulary of 128"):
+        check_ids([[1], tokenizer("a word123")["input_ids"]], config.vocab_size)
+
+
+def test_a_missing_package_is_named(folder, monkeypatch):
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"x")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install sentencepiece"):
+        load_tokenizer(folder)
 
 
 def test_it_survives_an_export(folder, tmp_path):

@@ -104,7 +104,7 @@ def test_places_that_cannot_become_the_folder(script, tmp_path, monkeypatch, cap
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [(export, "write_file"), (export, "write_papers"), (tokenizer, "save_tokenizer")]
+    ("module", "name"), [(export, "write_file"), (export, "write_companion_files"), (tokenizer, "save_tokenizer")]
 )
 def test_a_disk_that_fills_up_leaves_nothing(script, tmp_path, monkeypatch, capsys, module, name):
     def full(*_):
