@@ -299,9 +299,9 @@ def test_forms_that_do_not_go_together(adapted, tiny_run, tiny_world, tmp_path):
     ("change", "message"),
     [
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
-        ({"use_dora": True}, "use_dora is set"),
+        ({"use_dora": True}, "use_dora is True"),
         ({"bias": "all"}, "bias is 'all'"),
-        ({"r": "four"}, "wants r and lora_alpha, numbers"),
+        ({"r": "four"}, "r and lora_alpha must be numbers"),
         ({"r": 5}, r"shape \[5, 48\]"),
     ],
 )
