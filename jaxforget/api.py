@@ -27,7 +27,7 @@ from jaxforget.lm.model import Model, load, materialize
 from jaxforget.models.export import save_params
 from jaxforget.models.transformer import Transformer
 from jaxforget.pipeline import run_chain, stage_seconds
-from jaxforget.sharding import put_rows
+from jaxforget.sharding import put_rows, row_shards
 from jaxforget.stages.card import plain_card
 from jaxforget.stages.run import fetch
 from jaxforget.stages.suites import loaded, loaded_attacks
@@ -95,7 +95,7 @@ def generic_labels(base: Model, reinforced: Model, tokens: Any, t: Translation, 
     sizes = {"length": len(tokens), "translated_length": len(t.translated), "suppress": len(t.suppress_ids) + 1}
     widths = {name: -(-size // WIDTH) * WIDTH for name, size in sizes.items()}
     # Every device labels the same row; the first one's answer is taken.
-    rows = base.mesh.shape["data"] * base.mesh.shape["fsdp"]
+    rows = row_shards(base.mesh)
     batch = collate([record] * rows, [{**widths, "pad_id": 0}])
     step = _label_step(base.module, base.mesh, float(alpha))
     labels = fetch(step(Frozen(base.params, reinforced.params), put_rows(batch, base.mesh)))

@@ -1,4 +1,4 @@
-"""The mesh, the table that says how every parameter lies on it, and batches put onto it.
+"""The mesh, the sharding rules of parameters, and batches put onto the mesh.
 
 Mesh axes: `data` replicates parameters, `fsdp` splits them and the batch, `tensor` splits them within a layer.
 """
@@ -17,15 +17,15 @@ from jaxforget.errors import UserError
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
 
-# The first match that divides wins; a parameter that no rule names is an error. Stacked layers carry a leading, never
-# split, layer axis.
+# The first match that divides wins; a parameter that no rule names is an error. The leading axis of stacked layers is
+# never split.
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"embed", PartitionSpec("tensor", "fsdp")),
     (r"lm_head", PartitionSpec("fsdp", "tensor")),
-    # A kernel, or a difference over one, whole or as int8 values with their scale.
+    # A kernel or a difference from one, as floats or as int8 values with their scale.
     (r"layers/(q|k|v|gate|up)/(kernel|delta)(/values|/scale)?", PartitionSpec(None, "fsdp", "tensor")),
-    # Split over its inputs: partial sums over devices, several at a time, are then as wide as the model and not as its
-    # wider feed-forward.
+    # Split over its inputs: the partial sums that devices exchange are then as wide as the model, not as its wider
+    # feed-forward.
     (r"layers/down/(kernel|delta)(/values)?", PartitionSpec(None, ("tensor", "fsdp"))),
     (r"layers/(o|down)/(kernel|delta)(/values|/scale)?", PartitionSpec(None, "tensor", "fsdp")),
     (r"layers/(q|k|v|gate|up)/lora/a", PartitionSpec(None, "fsdp")),
@@ -40,7 +40,13 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
 
 
 def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh over `devices` (all, when None). One size may be -1: whatever is left.
+    """Return a mesh over devices.
+
+    Args:
+      data: size of the axis that replicates parameters.
+      fsdp: size of the axis that splits parameters and the batch.
+      tensor: size of the axis that splits parameters within a layer. One of the three may be -1, the rest.
+      devices: None takes all.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices.
@@ -60,10 +66,10 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: list[jax.
 
 
 def spec_for(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The `PartitionSpec` of the parameter `name` ("layers/q/kernel").
+    """Return the `PartitionSpec` of the parameter `name` ("layers/q/kernel").
 
-    Where no match divides, the last one's, and an axis that its mesh axis does not divide stays whole there (a
-    vocabulary of 32,001 words, say): right, but larger.
+    Where no matching rule divides the shape, the last one is taken, and an axis that its mesh axis does not divide (a
+    vocabulary of 32,001 tokens, say) stays whole, which costs memory.
     """
     found = None
     for spec in (spec for pattern, spec in RULES if re.fullmatch(pattern, name)):
@@ -77,13 +83,13 @@ def spec_for(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 
 def _parts(axis: str | tuple[str, ...] | None, mesh: Mesh) -> int:
-    """How many parts a dimension on this mesh axis, or these, is cut into."""
+    """Return the number of parts that these mesh axes cut a dimension into."""
     axes = (axis,) if isinstance(axis, str) else axis or ()
     return math.prod(mesh.shape[name] for name in axes)
 
 
 def shard_params(shapes: Any, mesh: Mesh) -> Any:
-    """`NamedSharding`s for a tree of parameter shapes (anything with `.shape`), by `RULES`."""
+    """Return the `NamedSharding`s of a tree of parameter shapes (anything with `.shape`), by `RULES`."""
 
     def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -92,28 +98,33 @@ def shard_params(shapes: Any, mesh: Mesh) -> Any:
     return jax.tree.map_with_path(place, shapes)
 
 
+def row_shards(mesh: Mesh) -> int:
+    """Return the number of parts that a batch's rows are split into; every batch is a multiple of it."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch: rows over `data` and `fsdp`, everything else whole."""
+    """Return the sharding of a batch: rows over `data` and `fsdp`, everything else whole."""
     return NamedSharding(mesh, BATCH)
 
 
 @dataclasses.dataclass(frozen=True)
 class ActivationSharding:
-    """Pins [B, S, D] activations to the batch's sharding on `mesh`.
+    """A constraint that gives [B, S, D] activations the batch's sharding on `mesh`.
 
-    Without it the partitioner may carry the embedding table's layout into the layers and gather activations at each.
-    Equal for equal meshes, so that two modules built alike share one compilation.
+    Without it the partitioner may carry the embedding table's layout into the layers and gather activations in each.
+    Two of equal meshes are equal, so that modules of equal settings share one compilation.
     """
 
     mesh: Mesh
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x, pinned."""
+        """Return `x` with the constraint."""
         return jax.lax.with_sharding_constraint(x, batch_sharding(self.mesh))
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts this process's rows [B / processes, ...] onto the mesh as global arrays [B, ...]."""
+    """Put this process's rows [B / processes, ...] onto the mesh as global arrays [B, ...]."""
     sharding = batch_sharding(mesh)
     # Among several processes JAX counts this as an implicit transfer, which the training loop refuses everywhere else.
     with jax.transfer_guard_host_to_device("allow"):
@@ -121,7 +132,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def put_rows(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts arrays [B, ...] that every process holds whole onto the mesh, each process its own rows."""
+    """Put arrays [B, ...] that every process holds whole onto the mesh; each process puts its own rows."""
     rows = len(next(iter(batch.values()))) // jax.process_count()
     mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
     return put_batch({name: value[mine] for name, value in batch.items()}, mesh)

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxforget.lm.generate import cache_sharding
 from jaxforget.models.tokenizer import check_ids
 from jaxforget.models.transformer import Cache, Transformer, empty_cache
-from jaxforget.sharding import put_batch
+from jaxforget.sharding import put_batch, row_shards
 from jaxforget.train.types import Params, soft_capped
 
 SHORT, LONG = 8, 32  # beginnings up to 64 tokens are padded to a multiple of the one, longer ones of the other
@@ -53,7 +53,7 @@ class ContinuationScorer:
 
     def __init__(self, module: Transformer, mesh: Mesh):
         self._module, self._mesh = module, mesh
-        self._shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        self._shards = row_shards(mesh)
 
     def __call__(self, params: Params, pairs: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, bool]]:
         """Of every (beginning, ending), token ids of neither of which is empty: the ending's summed log-likelihood, and

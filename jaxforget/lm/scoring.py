@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxforget.models.tokenizer import check_ids
-from jaxforget.sharding import put_batch
+from jaxforget.sharding import put_batch, row_shards
 from jaxforget.train.tiles import tiled_log_probabilities
 from jaxforget.train.types import Forward, Params, soft_capped
 
@@ -37,7 +37,7 @@ class Scorer:
     """
 
     def __init__(self, forward: Forward, mesh: Mesh, *, batch: int, tile: int):
-        shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        shards = row_shards(mesh)
         self._mesh, self._batch = mesh, -(-batch // shards) * shards
         whole = NamedSharding(mesh, PartitionSpec())
 

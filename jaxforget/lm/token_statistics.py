@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxforget.lm.scoring import BUCKET, Scorer
-from jaxforget.sharding import put_batch
+from jaxforget.sharding import put_batch, row_shards
 from jaxforget.train.types import Forward, Params, soft_capped
 
 
@@ -35,7 +35,7 @@ class StatisticsScorer(Scorer):
 
     def __init__(self, forward: Forward, mesh: Mesh, *, batch: int, tile: int):
         super().__init__(forward, mesh, batch=batch, tile=tile)
-        rows = self._batch // (mesh.shape["data"] * mesh.shape["fsdp"])
+        rows = self._batch // row_shards(mesh)
         # Positions at a time: a power of two up to BUCKET, so that it divides every bucket's width.
         step = min(BUCKET, 1 << (max(1, tile // rows).bit_length() - 1))
 

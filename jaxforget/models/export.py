@@ -1,4 +1,4 @@
-"""Parameters out to a folder that `transformers` loads, one tensor at a time."""
+"""Parameters written to a folder that `transformers` loads, one tensor at a time."""
 
 import collections
 import dataclasses
@@ -22,7 +22,7 @@ from jaxforget.models.layout import Leaf, leaves
 from jaxforget.models.load import INDEX, float_dtype
 from jaxforget.models.safetensors_io import TILE, copy_cast, write_file
 
-# Licences too: those of the Llama models ask that they travel with what is made from them.
+# Licences too: those of the Llama models require that they accompany derived models.
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*")
 TOKENIZER_FILES += ("additional_chat_templates/*.jinja",)
 LICENCE_FILES = ("LICENSE*", "USE_POLICY*", "NOTICE*")
@@ -31,7 +31,7 @@ CHUNK = 4 << 20  # bytes that a thread makes at once
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """The `config.json` of a model made here, which has no original to keep; `from_hf` reads it back."""
+    """Return the `config.json` of a model without an original; `ModelConfig.from_hf` reads it back."""
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
     if config.rope_scaling is not None:
         scaling = config.rope_scaling
@@ -61,7 +61,7 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
         "hidden_act": "silu",
         **{name: getattr(config, name) for name in kept},
         "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
-        # Both spellings, for transformers 5 and for what came before it.
+        # Both spellings, for transformers 5 and for earlier versions.
         "rope_parameters": rope,
         "rope_theta": config.rope_theta,
         "rope_scaling": None if config.rope_scaling is None else rope,
@@ -79,9 +79,9 @@ def save_params(
     max_shard_bytes: int = 5_000_000_000,
     model_card: str,
 ) -> None:
-    """Writes `folder` whole or not at all: safetensors, config, generation config, tokenizer and model card.
+    """Write `folder` whole or not at all: safetensors, config, generation config, tokenizer and model card.
 
-    Every process of a run calls this; the first one writes, and all return when it has.
+    Every process of a run calls this; the first one writes, and all return when the folder is complete.
 
     Args:
       folder: replaced if it exists.
@@ -130,9 +130,10 @@ def write_model(
     max_shard_bytes: int,
     model_card: str,
 ) -> None:
-    """`save_params` of a model that need not exist whole: `tensors` yields what `export_order` names, as it is stored.
+    """Write the folder of `save_params` from a stream of tensors, so that the model need not exist in memory.
 
-    Matrices are [out, in], as `torch.nn.Linear` holds them, every tensor of `dtype`.
+    Args:
+      tensors: yields the tensors of `export_order` as they are stored: all of `dtype`, matrices [out, in].
 
     Raises:
       UserError: the folder cannot be written.
@@ -149,7 +150,7 @@ def write_model(
 
 
 def export_order(config: ModelConfig) -> Iterator[tuple[str, Leaf, int | None]]:
-    """(Hugging Face name, parameter, layer) of every tensor, layer by layer: a file holds whole layers."""
+    """Yield (Hugging Face name, parameter, layer) of every tensor, layer by layer: a file then holds whole layers."""
     table = leaves(config)
     single = [(leaf.template, leaf, None) for leaf in table if not leaf.stacked]
     yield from single[:1]  # the embedding first, the last norm and the head last
@@ -163,21 +164,21 @@ def export_order(config: ModelConfig) -> Iterator[tuple[str, Leaf, int | None]]:
 def _to_host(
     flat: dict[str, jax.Array], config: ModelConfig, dtype: np.dtype, pool: ThreadPoolExecutor
 ) -> Iterator[np.ndarray | None]:
-    """The tensors of `export_order` as they are stored, gathered from their devices; on a process that does not write,
-    None for each that it only helps to gather.
+    """Yield the tensors of `export_order` as they are stored, gathered from their devices.
 
-    Threads cast and transpose them, some ahead of the one that is asked for: writing must not wait for each.
+    On a process that does not write, None is yielded for each tensor that it only helps to gather. Threads cast and
+    transpose tensors ahead of the one that is written, so that writing does not wait for them.
     """
     making: collections.deque[tuple[np.ndarray | None, list[Future[None]]]] = collections.deque()
     held = 0
     for _, leaf, layer in export_order(config):
         size = math.prod(leaf.stored_shape) * dtype.itemsize
-        # One stays in the making however large it is, or nothing would be made while that before it is written.
+        # At least one tensor is prepared ahead, however large, or writing and preparing would not overlap.
         while len(making) > 1 and held + size > AHEAD:
             done = _made(*making.popleft())
             held -= 0 if done is None else done.nbytes
             yield done
-            del done  # else it would stay beside those made next
+            del done  # otherwise it would stay in memory beside the next ones
         making.append(_make(flat[leaf.name], leaf, layer, dtype, pool))
         held += 0 if making[-1][0] is None else size
     while making:
@@ -193,9 +194,9 @@ def _made(out: np.ndarray | None, jobs: list[Future[None]]) -> np.ndarray | None
 def _make(
     array: jax.Array, leaf: Leaf, layer: int | None, dtype: np.dtype, pool: ThreadPoolExecutor
 ) -> tuple[np.ndarray | None, list[Future[None]]]:
-    """One tensor, not yet filled, and the threads' jobs that fill it; None on a process that does not write."""
+    """Return one tensor, not yet filled, and the jobs that fill it; None on a process that does not write."""
     if not array.is_fully_addressable:
-        # By all processes in one order, and so not by threads.
+        # Every process must gather in the same order, so threads do not.
         whole = array if layer is None else _layer_of(array, layer)
         gathered = multihost_utils.process_allgather(whole, tiled=True)
         if jax.process_index() != 0:
@@ -204,7 +205,7 @@ def _make(
         return out, _fill(out, np.asarray(gathered), leaf.transposed, pool)
     out = np.empty(leaf.stored_shape, dtype)
     target = out.T if leaf.transposed else out
-    pieces = {str(shard.index): shard for shard in array.addressable_shards}  # replicas once
+    pieces = {str(shard.index): shard for shard in array.addressable_shards}  # one of the replicas
     jobs = []
     for shard in pieces.values():
         index, data = shard.index, shard.data
@@ -212,7 +213,7 @@ def _make(
             start, stop, _ = index[0].indices(array.shape[0])
             if not start <= layer < stop:
                 continue
-            # Of what lies on the host already, a view; from elsewhere, only the layer comes over.
+            # A view of an array that is on the host already; from another device only the layer is copied.
             index = index[1:]
             data = np.asarray(data)[layer - start] if _on_host(data) else _layer_of(data, layer - start)
         piece = target[index]
@@ -221,7 +222,7 @@ def _make(
 
 
 def _fill(out: np.ndarray, source: np.ndarray, transposed: bool, pool: ThreadPoolExecutor) -> list[Future[None]]:
-    """Jobs of runs of rows of `out`: whole tiles, where it is transposed."""
+    """Submit jobs that fill runs of rows of `out`, whole tiles where it is transposed."""
     step = max(1, CHUNK * out.shape[0] // max(1, out.nbytes))
     step = -(-step // TILE) * TILE if transposed else step
     jobs = []
@@ -271,7 +272,7 @@ def _write_weights(
 def write_companion_files(
     folder: Path, raw: dict[str, Any], config: ModelConfig, tokenizer_source: Any, dtype: np.dtype
 ) -> None:
-    """`config.json`, `generation_config.json`, tokenizer and licence."""
+    """Write `config.json`, `generation_config.json`, the tokenizer's files and the licence."""
     spellings = [key for key in ("dtype", "torch_dtype") if key in raw] or ["torch_dtype"]
     write_json(folder / "config.json", raw | dict.fromkeys(spellings, dtype.name))
     eos = list(config.eos_token_id) if isinstance(config.eos_token_id, tuple) else config.eos_token_id

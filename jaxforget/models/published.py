@@ -1,4 +1,4 @@
-"""Shapes of models for plans made where no hub can be reached: the numbers of their published config.json."""
+"""Shapes of published models, for plans without a connection to the hub: numbers of their config.json."""
 
 import dataclasses
 from pathlib import Path
@@ -15,7 +15,7 @@ _LLAMA_3_8B = ModelConfig(128_256, 4096, 14_336, 32, 32, 8, 128, rope_theta=500_
 _LLAMA_31_8B = dataclasses.replace(_LLAMA_3_8B, rope_scaling=_LLAMA_3_ROPE, max_position_embeddings=131_072)
 _TINYLLAMA = ModelConfig(32_000, 2048, 5632, 22, 32, 4, 64, max_position_embeddings=2048)
 
-# As published by meta-llama and TinyLlama on the hub; token ids, which no plan needs, are left at their defaults.
+# Token ids, which no plan needs, are left at their defaults.
 PUBLISHED: dict[str, ModelConfig] = {
     "meta-llama/Llama-2-7b-hf": _LLAMA_2_7B,
     "meta-llama/Llama-2-7b-chat-hf": _LLAMA_2_7B,
@@ -32,10 +32,12 @@ PUBLISHED: dict[str, ModelConfig] = {
 
 
 def read_shape(place: str) -> tuple[ModelConfig, str]:
-    """The shape of a model and where it was read: its folder's config.json (no weights needed), the table, or the hub.
+    """Return the shape of a model and where it was read: its folder's config.json, the table above, or the hub.
+
+    No weights are needed.
 
     Raises:
-      UserError: none of them has it.
+      UserError: none of the three has it.
     """
     path = Path(place).expanduser()
     if path.is_dir():

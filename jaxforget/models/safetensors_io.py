@@ -1,7 +1,7 @@
 """The safetensors format, read and written without a framework.
 
 A file is 8 bytes of header length, the header `{name: {dtype, shape, data_offsets}}` in JSON, then the
-tensors, raw and little-endian. Reading maps the file: only pages of slices asked for come off the disk.
+tensors, raw and little-endian. Reading maps the file: only the pages of requested slices are read from disk.
 """
 
 import dataclasses
@@ -26,19 +26,19 @@ FLOATS = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-# Everything else that the format names: known only so that a header holding one can be checked and named.
+# The format's other dtypes, known so that a header that holds one can be checked and the dtype named.
 OTHER_WIDTHS = {"BOOL": 1, "U8": 1, "I8": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
 FP8_WIDTHS = {"F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1}
 WIDTHS = {**{code: dtype.itemsize for code, dtype in FLOATS.items()}, **OTHER_WIDTHS, **FP8_WIDTHS}
 HEADER_LIMIT = 100_000_000  # bytes; the reference reader's own limit, against a length field of garbage
-TILE = 128  # rows and columns moved at once in a transposition: both tiles fit the second-level cache
-SYNCED = 256 << 20  # bytes written after which the disk is told to begin
+TILE = 128  # rows and columns that a transposition moves at once: both tiles fit the second-level cache
+SYNCED = 256 << 20  # bytes after which the disk is told to write
 AGAIN = "download or copy the file again"
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A tensor as it lies in a file: the format's dtype code, shape, byte offsets from the file's start."""
+    """A tensor in a file: the format's dtype code, the shape, byte offsets from the file's start."""
 
     code: str
     shape: tuple[int, ...]
@@ -47,7 +47,7 @@ class Stored:
 
 
 def read_header(path: Path) -> dict[str, Stored]:
-    """The tensors of the file at `path`, checked against its size.
+    """Return the tensors of the file at `path`, checked against its size.
 
     Raises:
       UserError: not a safetensors file, corrupt, or truncated.
@@ -101,28 +101,30 @@ class MappedFile:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def view(self, name: str) -> np.ndarray:
-        """Tensor `name`, [...] of its stored shape and dtype, as a read-only array over the mapping: nothing is read
-        until it is touched."""
+        """Return tensor `name`, of its stored shape and dtype, as a read-only view of the mapping.
+
+        Nothing is read from disk until an element is used.
+        """
         stored = self.tensors[name]
         flat = np.frombuffer(self._map, FLOATS[stored.code], math.prod(stored.shape), stored.start)
         return flat.reshape(stored.shape)
 
     def release(self, name: str, rows: slice) -> None:
-        """Takes the pages of `rows` out of resident memory; they stay in the system's file cache."""
+        """Remove the pages of `rows` from resident memory; they stay in the system's file cache."""
         if not hasattr(mmap, "MADV_DONTNEED"):
             return
         stored = self.tensors[name]
         row = (stored.stop - stored.start) // max(1, stored.shape[0])
-        # From a page's start. A neighbour's rows on it, if still being read, are just mapped in once more.
+        # From the start of a page. Rows of a neighbour on the same page are mapped again if they are still being read.
         start = (stored.start + rows.start * row) // mmap.PAGESIZE * mmap.PAGESIZE
         self._map.madvise(mmap.MADV_DONTNEED, start, stored.start + rows.stop * row - start)
 
 
 def copy_cast(out: np.ndarray, source: np.ndarray, *, transpose: bool = False) -> None:
-    """`out[...] = source`, or its transpose [R, C] -> [C, R], across any two float dtypes of the format.
+    """Copy `source` into `out`, or its transpose [R, C] -> [C, R], between any two float dtypes of the format.
 
-    Transposed in tiles that are first made contiguous: rows a power of two apart share cache sets, and a walk
-    down a column evicts its own lines (measured: 2.5 times slower without, on a [11008, 4096] kernel).
+    A transposition moves tiles that are first made contiguous: rows a power of two apart share cache sets, so that
+    reading down a column evicts its own lines (measured: 2.5 times slower without, on a [11008, 4096] kernel).
     """
     bits = out.view(_bits(out.dtype))
     if not transpose:
@@ -143,7 +145,7 @@ def _bits(dtype: np.dtype) -> np.dtype:
 
 
 def _cast_bits(source: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """`source` as `dtype`, seen as integers: numpy copies bfloat16, foreign to it, by a call an element."""
+    """Return `source` as `dtype`, viewed as integers: numpy copies bfloat16 with one call for each element."""
     if source.dtype == dtype:
         return source.view(_bits(dtype))
     if source.dtype == FLOATS["BF16"] and dtype == np.float32:
@@ -152,14 +154,18 @@ def _cast_bits(source: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def code_of(dtype: np.dtype) -> str:
-    """The format's name of a float dtype: `BF16` of bfloat16."""
+    """Return the format's code of a float dtype: `BF16` for bfloat16."""
     return next(code for code, known in FLOATS.items() if known == np.dtype(dtype))
 
 
 def write_file(path: Path, dtype: np.dtype, shapes: dict[str, tuple[int, ...]], tensors: Iterable[np.ndarray]) -> None:
-    """Writes `tensors`, in the order of `shapes` and all of `dtype`, to `path`, holding one at a time.
+    """Write tensors to `path`, one at a time.
 
-    Each tensor has the shape [...] that `shapes` gives it, axes as they are to be stored.
+    Args:
+      path: the file.
+      dtype: of every tensor.
+      shapes: name -> shape as stored, in the order of `tensors`.
+      tensors: arrays of those shapes.
     """
     # transformers reads only files that name a framework.
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
@@ -170,7 +176,7 @@ def write_file(path: Path, dtype: np.dtype, shapes: dict[str, tuple[int, ...]], 
         offset = stop
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    # A disk is slower than what makes the tensors: it works behind them, and not only after the last one.
+    # The disk is slower than the preparation of tensors, so it writes in the background and not only at the end.
     behind: Future[None] | None = None
     written = 0
     with open(path, "wb") as file, ThreadPoolExecutor(1) as disk:
@@ -189,6 +195,6 @@ def write_file(path: Path, dtype: np.dtype, shapes: dict[str, tuple[int, ...]], 
 
 
 def _finish(behind: Future[None] | None) -> None:
-    """Waits; a fault of the disk is told once, to whoever asks first, and must not be lost."""
+    """Wait for the background write and raise its error, which would otherwise be lost."""
     if behind is not None:
         behind.result()

@@ -1,13 +1,13 @@
-"""A model's weights, whole or expressed over base's: low-rank adapters, int8 kernels, int8 differences.
+"""Forms of a model's weights: float kernels, int8 kernels, int8 differences from base, low-rank adapters.
 
-In the parameter tree a dense layer is a dict. What stands in it says how its weight is made:
+In the parameter tree a dense layer is a dict. Its entries say how the weight is computed:
 
     kernel  float [L, in, out], or `Int8`                     W
-    delta   `Int8`: a difference over that kernel             W + delta
-    lora    `LoRA`: a low-rank product over either            W + scale * A B
+    delta   `Int8`: a difference from that kernel             W + delta
+    lora    `LoRA`: a low-rank product added to either           W + scale * A B
 
-A model's *own* tree holds what it does not share with base; `over` lays it on base's, whose arrays then exist once.
-`Dense` reads all of them inside the layer loop, so no second whole model is ever made of them.
+A model's delta is the tree of the weights that it does not share with base; `apply_delta` adds it to base's tree, whose
+arrays then exist once. `Dense` reads every form inside the layer loop, so that no second whole model is computed.
 """
 
 from typing import Any
@@ -59,19 +59,19 @@ def quantise(x: Array, levels: int = LEVELS) -> Int8:
 
 
 def dequantise(kernel: Array | Int8) -> Array:
-    """The kernel in fp32."""
+    """Return the kernel in fp32."""
     if isinstance(kernel, Int8):
         return kernel.values.astype(jnp.float32) * kernel.scale
     return kernel.astype(jnp.float32)
 
 
 def difference(base: Array | Int8, kernel: Array) -> Int8:
-    """`kernel` over base's as that is held: what base's own rounding lost comes back in the difference."""
+    """Return the difference of `kernel` from base's kernel as it is held, so that it also corrects base's rounding."""
     return quantise(kernel.astype(jnp.float32) - dequantise(base))
 
 
 def int8_kernels(params: Params) -> Params:
-    """A whole tree with every dense kernel in int8."""
+    """Return a tree of whole weights with every dense kernel in int8."""
 
     def change(layer: Params) -> Params:
         return {**layer, "kernel": quantise(layer["kernel"])} if "kernel" in layer else layer
@@ -80,7 +80,7 @@ def int8_kernels(params: Params) -> Params:
 
 
 def differences(base: Params, params: Params) -> Params:
-    """A whole tree as its own over `base`: int8 differences for the dense kernels, everything else as it is."""
+    """Return the delta of whole weights over `base`: int8 differences of dense kernels, the rest as it is."""
 
     def change(name: str, layer: Params) -> Params:
         if "kernel" not in layer:
@@ -91,18 +91,20 @@ def differences(base: Params, params: Params) -> Params:
     return {**params, "layers": {name: change(name, layer) for name, layer in params["layers"].items()}}
 
 
-def apply_delta(base: Params, own: Params) -> Params:
-    """The parameters of a model that has `own` and shares the rest with `base` (None: shares nothing).
+def apply_delta(base: Params, delta: Params) -> Params:
+    """Return the parameters of a model that consists of `delta` and, for everything else, of `base`'s arrays.
 
-    A layer that brings its own kernel takes nothing of base's; of any other entry, its own comes first.
+    Args:
+      base: a parameter tree, or None: the delta is then the whole model.
+      delta: replaces entries of `base`. A dense layer with a kernel replaces all of the base's layer.
     """
-    if base is None or not isinstance(own, dict) or "kernel" in own:
-        return own
-    return {**base, **{name: apply_delta(base.get(name), part) for name, part in own.items()}}
+    if base is None or not isinstance(delta, dict) or "kernel" in delta:
+        return delta
+    return {**base, **{name: apply_delta(base.get(name), part) for name, part in delta.items()}}
 
 
 def merged(params: Params, dtype: Any) -> Params:
-    """Any tree as whole float weights: every dense layer's summed up in fp32, then in `dtype`; others as they are."""
+    """Return a tree of any forms as float weights: dense layers are summed in fp32 and rounded to `dtype`."""
 
     def change(layer: Params) -> Params:
         kernel = layer.get("kernel")
@@ -122,12 +124,12 @@ def merged(params: Params, dtype: Any) -> Params:
 
 
 def dense_layers(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name ("q") -> kernel shape [L, in, out] of every dense layer of a Llama: those that adapters stand beside."""
+    """Return name ("q") -> kernel shape [L, in, out] of every dense layer, the layers that adapters can be added to."""
     return {leaf.name.split("/")[1]: leaf.shape for leaf in leaves(config) if leaf.name.endswith("/kernel")}
 
 
 def adapter_shapes(config: ModelConfig, rank: int, alpha: float) -> Params:
-    """A LoRA beside every dense layer, as fp32 `ShapeDtypeStruct`s: the whole of what trains."""
+    """Return a LoRA for every dense layer as fp32 `ShapeDtypeStruct`s: the parameters that train."""
 
     def beside(shape: tuple[int, ...]) -> LoRA:
         layers, inputs, outputs = shape
@@ -138,7 +140,7 @@ def adapter_shapes(config: ModelConfig, rank: int, alpha: float) -> Params:
 
 
 def init_adapter(shapes: Params, shardings: Params, seed: int) -> Params:
-    """A fresh adapter: `a` uniform within 1 / sqrt(in), `b` 0, so that the model is base exactly."""
+    """Return a fresh adapter: `a` uniform within 1 / sqrt(in), `b` 0, so that the model computes exactly as base."""
 
     def make() -> Params:
         layers = shapes["layers"]
@@ -156,10 +158,10 @@ def init_adapter(shapes: Params, shardings: Params, seed: int) -> Params:
 
 @jax.custom_vjp
 def product(x: Array, kernel: Array) -> Array:
-    """x [..., in] times kernel [in, out], whose two gradients are finished together.
+    """x [..., in] times kernel [in, out], whose two gradients are computed together.
 
-    Left to itself the TPU compiler puts a kernel's gradient off and keeps what it is made of meanwhile: for a 7B model
-    three feed-forward activations a layer, half a gigabyte beside attention's whole backward pass.
+    Otherwise the TPU compiler delays a kernel's gradient and keeps its inputs meanwhile: for a 7B model three
+    feed-forward activations a layer, half a gigabyte during attention's backward pass.
     """
     return jnp.dot(x, kernel)
 
@@ -179,7 +181,7 @@ product.defvjp(_product_forward, _product_backward)
 
 
 class Dense(nn.Module):
-    """A dense layer, x [..., in] -> [..., out], that reads its weight in any of the forms above.
+    """A dense layer, x [..., in] -> [..., out], that reads its weight in any of the module's forms.
 
     dtype: of the product. param_dtype: of the parameters that `init` makes, a float kernel and perhaps a bias.
     """
@@ -202,7 +204,7 @@ class Dense(nn.Module):
             y = jnp.dot(x, kernel.values.astype(self.dtype), preferred_element_type=jnp.float32)
             y = (y * kernel.scale[0]).astype(self.dtype)
         elif adapted:
-            y = jnp.dot(x, kernel.astype(self.dtype))  # frozen: no gradient of it is ever wanted
+            y = jnp.dot(x, kernel.astype(self.dtype))  # frozen: its gradient is never needed
         else:
             y = product(x, kernel.astype(self.dtype))
         if adapted:

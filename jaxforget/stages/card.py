@@ -1,4 +1,4 @@
-"""The model card that stands beside exported weights."""
+"""Model cards of exported weights."""
 
 from jaxforget.config import Config
 from jaxforget.stages.build import make_objective, make_retain
@@ -17,7 +17,12 @@ def what_trains(config: Config, stage: str) -> str:
 
 
 def plain_card(what: str, base: str | None) -> str:
-    """Markdown for a model that nothing was unlearned from: what it is, and what it was made from."""
+    """Return the Markdown card of a model that nothing was unlearned from.
+
+    Args:
+      what: title of the card.
+      base: what the model was made from.
+    """
     return f"""---
 library_name: transformers
 tags: [jaxforget]

@@ -17,6 +17,7 @@ from jaxforget.models.folders import read_config, resolve_base, resolve_folder
 from jaxforget.models.load import Checkpoint
 from jaxforget.models.tokenizer import find_tokenizer
 from jaxforget.models.weights import dense_layers
+from jaxforget.sharding import row_shards
 from jaxforget.stages.build import make_objective
 from jaxforget.stages.run import Run
 
@@ -173,7 +174,7 @@ def check_rows(config: Config, mesh: Mesh, stage: str) -> None:
     """Raises `UserError` where the mesh and the microbatches do not divide the rows of a step of `stage`."""
     options = getattr(config, stage)
     rows = config.retain.rows if stage == "forget" else 0
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = row_shards(mesh)
     total, parts = options.batch + rows, shards * options.accumulate
     if total % parts:
         retained = f" and {rows} retain rows" if rows else ""

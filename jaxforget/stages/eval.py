@@ -14,7 +14,7 @@ from jaxforget.lm.completion import complete
 from jaxforget.lm.forward import make_forward
 from jaxforget.lm.model import load, load_delta
 from jaxforget.lm.scoring import Scorer
-from jaxforget.sharding import put_rows
+from jaxforget.sharding import put_rows, row_shards
 from jaxforget.stages.hashes import hash_followed
 from jaxforget.stages.page_details import PASSAGE_MODELS, add_answers, add_token_probabilities, questions_of_page
 from jaxforget.stages.prepare import read_dictionary
@@ -92,7 +92,7 @@ def passage(run: Run) -> dict[str, Any]:
     base = load(run.base, config.model.dtype, run.mesh, attention=config.model.attention, form=config.model.base)
     form = "int8-delta" if config.reinforce.weights == "int8-delta" else "full"
     reinforced = load_delta(run.reinforced, base, config.model.dtype, form)
-    rows = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
+    rows = row_shards(run.mesh)
     batch = collate([record], [read_summary(run.blocks)], rows)
     options = StepOptions(tile=config.targets.tile)
     step = make_label_step(make_forward(base.module), Whp(alpha=config.targets.alpha), options, run.mesh)

@@ -1,4 +1,4 @@
-"""Stage `export`: the unlearned model as a folder for others, and how much of the update its dtype keeps."""
+"""Stage `export`: the unlearned model as a Hugging Face folder, and the share of the update that its dtype keeps."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ from jaxforget.stages.run import Run
 
 
 def export(run: Run) -> None:
-    """The unlearned model in export.dtype, with its card; says how much of the update that dtype keeps.
+    """Write the unlearned model in export.dtype with its card, and say which share of the update that dtype keeps.
 
-    An adapter is merged into base's stored weights, whatever form base was held in while it trained.
+    An adapter is merged into base's stored weights, whatever form base had during training.
     """
     config = run.config
     dtype, card = config.export.dtype, model_card(config, "unlearned")
@@ -60,13 +60,22 @@ def _say_kept(run: Run, kept: float) -> None:
 
 
 def surviving_update(base: Any, params: Any, dtype: str) -> float:
-    """Projection of (rounded params - base) on the true update, as a share of the update; 1 = all of it, 0 = none."""
+    """Return the share of an update that survives rounding to `dtype`.
+
+    Args:
+      base: parameters before the update.
+      params: parameters after it, in fp32.
+      dtype: "float32", "bfloat16" or "float16".
+
+    Returns:
+      Projection of (rounded params - base) on (params - base), divided by the latter's squared size: 1 is all, 0 none.
+    """
     kind = jnp.finfo(dtype)
 
     @jax.jit
     def share(base: Any, params: Any) -> jax.Array:
         def products(p: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-            # Not astype and back: the compiler may skip a pair of conversions.
+            # Not astype twice: the compiler may remove a pair of conversions.
             stored = jax.lax.reduce_precision(p, kind.nexp, kind.nmant)
             return ((p - b) * (stored - b)).sum(), ((p - b) ** 2).sum()
 

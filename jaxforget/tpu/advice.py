@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 
 from jaxforget.config import Config
 from jaxforget.models.transformer import REMATS
+from jaxforget.sharding import row_shards
 from jaxforget.stages.build import make_objective, passes
 
 
@@ -36,7 +37,7 @@ def replaced(config: Config, changes: dict[str, Any]) -> Config:
 def candidates(config: Config, mesh: Mesh, name: str) -> list[Option]:
     """Options for the training step `name`: of memory, time and rounding, all of those together, then other forms."""
     options = getattr(config, name)
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = row_shards(mesh)
     rows = options.batch + (config.retain.rows if name == "forget" else 0)
     singles: list[Option] = []
     if rows // shards > options.accumulate:

@@ -12,7 +12,7 @@ from jaxforget.models.config import ModelConfig
 from jaxforget.models.layout import parameter_count
 from jaxforget.models.published import read_shape
 from jaxforget.models.transformer import REMATS
-from jaxforget.sharding import make_mesh
+from jaxforget.sharding import make_mesh, row_shards
 from jaxforget.stages.build import passes
 from jaxforget.stages.card import what_trains
 from jaxforget.tpu.advice import Option, candidates, replaced
@@ -281,7 +281,7 @@ def _most_blocks(
 ) -> dict[str, Any]:
     """The most blocks of a training step, all else as configured, found by compiling."""
     options = getattr(config, name)
-    unit = site.mesh.shape["data"] * site.mesh.shape["fsdp"] * options.accumulate
+    unit = row_shards(site.mesh) * options.accumulate
     retain = config.retain.rows if name == "forget" else 0
     seen = {(options.batch + retain) // unit: (first.fits, first.peak)}
 

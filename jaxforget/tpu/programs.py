@@ -18,7 +18,7 @@ from jaxforget.lm.generate import trace_generate
 from jaxforget.lm.scoring import BUCKET, make_score_step
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.weights import differences, int8_kernels
-from jaxforget.sharding import batch_sharding, shard_params
+from jaxforget.sharding import batch_sharding, row_shards, shard_params
 from jaxforget.stages.build import (
     make_adamw,
     make_objective,
@@ -96,7 +96,7 @@ def check_plan(config: Config, llama: ModelConfig, mesh: Mesh, steps: tuple[str,
 
 def make_step(config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths, name: str) -> Step:
     """The step `name` of the run that `config` describes, on `mesh`."""
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = row_shards(mesh)
     tile = config.targets.tile
     if name == "decode":
         new = config.evals.completion_tokens

@@ -13,7 +13,7 @@ from jaxforget.errors import UserError
 from jaxforget.lm.forward import configured_module, make_forward, param_shapes, param_shardings
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.load import load_params
-from jaxforget.sharding import make_mesh, put_batch
+from jaxforget.sharding import make_mesh, put_batch, row_shards
 from jaxforget.stages.build import (
     make_adamw,
     make_objective,
@@ -53,7 +53,7 @@ class JaxSide:
         run = config_from({}, words)
         llama = ModelConfig.from_hf(config)
         mesh = make_mesh(run.mesh.data, run.mesh.fsdp, run.mesh.tensor)
-        check_blocks(len(batch["tokens"]), mesh.shape["data"] * mesh.shape["fsdp"], run.forget.accumulate)
+        check_blocks(len(batch["tokens"]), row_shards(mesh), run.forget.accumulate)
         where = param_shardings(llama, mesh)
 
         def model(folder: Path | None, dtype: str, seed: int) -> Any:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import sentencepiece
 import tokenizers
 import transformers
 
@@ -71,6 +72,25 @@ def test_a_missing_package_is_named(folder, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install sentencepiece"):
         load_tokenizer(folder)
+
+
+def test_a_sentencepiece_model_alone_is_read(tmp_path):
+    """As OpenLLaMA and the first Llama were published: tokenizer.model and no tokenizer.json."""
+    texts = ["the dog ran to the old house", "a house near the river", "the river ran past the dog"] * 20
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_prefix=str(tmp_path / "tokenizer"),
+        vocab_size=40,
+        model_type="bpe",
+        minloglevel=2,
+    )
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    tokenizer = load_tokenizer(tmp_path)
+    ids = tokenizer("the dog ran", add_special_tokens=False)["input_ids"]
+    assert ids == sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model")).encode(
+        "the dog ran"
+    )
+    assert tokenizer.decode(ids) == "the dog ran"
 
 
 def test_it_survives_an_export(folder, tmp_path):

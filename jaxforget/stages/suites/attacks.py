@@ -9,6 +9,7 @@ from jaxforget.evals.outcomes import Outcome, outcome_rows
 from jaxforget.evals.probes import load_probes
 from jaxforget.evals.prompting import load_wording, split_sentences
 from jaxforget.evals.relearning import RelearnOptions
+from jaxforget.sharding import row_shards
 from jaxforget.stages.hashes import hash_data, hash_model, hash_source, hash_tokenizer_files
 from jaxforget.stages.prepare import read_dictionary
 from jaxforget.stages.run import Run
@@ -75,7 +76,7 @@ def _relearning_inputs(run: Run) -> dict[str, str]:
 
 def _relearn_options(run: Run) -> RelearnOptions:
     config = run.config
-    shards = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
+    shards = row_shards(run.mesh)
     return RelearnOptions(
         steps=relearn_steps(config.evals.relearn_steps),
         batch=-(-config.evals.relearn_batch // shards) * shards,

@@ -29,6 +29,7 @@ from jaxforget.evals.weight_attacks import QUANTISED_SAID, interpolated, quantis
 from jaxforget.lm.forward import make_forward, recomputing
 from jaxforget.lm.model import Model, load, materialize
 from jaxforget.models.transformer import Transformer
+from jaxforget.sharding import row_shards
 from jaxforget.stages.suites.loaded import scorer
 
 BITS = (8, 4)
@@ -208,7 +209,7 @@ def relearning(
         if not value > 0:
             raise UserError(f"{name}={value}: must be above 0")
     asked, sentences = _familiarity(probes).familiarity, _sentences(data, field)
-    shards = model.mesh.shape["data"] * model.mesh.shape["fsdp"]
+    shards = row_shards(model.mesh)
     options = RelearnOptions(
         relearn_steps(steps),
         -(-batch // shards) * shards,
