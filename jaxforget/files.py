@@ -147,6 +147,39 @@ def _fault(error: Mapping[str, Any]) -> str:
     return f"{place or 'it'} is {shown}, but {said}"
 
 
+def files_below(folder: str | Path) -> tuple[list[Path], list[Path]]:
+    """Return the files of a folder in depth, links to folders followed, and the links that lead nowhere.
+
+    Each real folder is read once, under its own name if it lies in `folder`. Hidden names are left out. Both lists are
+    sorted by path.
+
+    Raises:
+      UserError: a folder cannot be read.
+    """
+    files, broken, met = [], [], set()
+    folders, links = [Path(folder)], []
+    while folders or links:
+        # Links are followed after the whole real tree is known, so that a real folder never hides behind one.
+        here = folders.pop() if folders else links.pop(0)
+        if (real := os.path.realpath(here)) in met:
+            continue
+        met.add(real)
+        try:
+            entries = sorted(here.iterdir())
+        except OSError as error:
+            raise UserError(f"{here}: cannot be read: {error.strerror}; allow it, or remove it") from None
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                (links if entry.is_symlink() else folders).append(entry)
+            elif entry.is_file():
+                files.append(entry)
+            elif entry.is_symlink():
+                broken.append(entry)
+    return sorted(files), sorted(broken)
+
+
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield an empty sibling folder that takes `path`'s place at a clean exit and is removed at any other.

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from jaxforget.errors import UserError
-from jaxforget.files import read_json, write_json
+from jaxforget.files import files_below, read_json, write_json
 
 PACKAGES = (
     "jaxforget",
@@ -92,9 +92,9 @@ class Manifest:
         if path.is_file():
             return self._hash_file(path)
         digest = hashlib.sha256()
-        for file in sorted(path.rglob("*")):
+        for file in files_below(path)[0] if path.is_dir() else ():
             name = file.relative_to(path)
-            if keep(name) and not any(part.startswith(".") for part in name.parts) and file.is_file():
+            if keep(name):
                 digest.update(f"{name} {self._hash_file(file)}\n".encode())
         return digest.hexdigest()
 

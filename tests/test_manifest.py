@@ -136,3 +136,15 @@ def test_a_file_is_read_again_only_when_its_size_or_time_changed(tmp_path, monke
     reads.clear()
     assert Manifest(tmp_path).hash_path(path) == first
     assert path not in reads, "what was hashed is remembered between commands"
+
+
+def test_a_folders_hash_follows_links_to_folders(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "circle").symlink_to(tmp_path / "data")
+    hashes = set()
+    for text in ("one", "other"):
+        (tmp_path / "elsewhere" / "a.json").write_text(text)
+        hashes.add(Manifest(tmp_path).hash_path(tmp_path / "data"))
+    assert len(hashes) == 2

@@ -84,7 +84,7 @@ def diagnose(
       match: "first" or "longest", as the text is translated.
       retained: the same counts in the text to keep; None = there is none.
     """
-    rules, _ = derive_rules(anchors.entries, tokenizer)
+    rules, _ = derive_rules(anchors.entries, tokenizer, gaps=False)
     never = [key for key in anchors.entries if not counts.get(key, 0)]
     behind = hidden_keys(rules, tuple(anchors.entries)) if match == "first" else {}
     met = sorted(((n, key) for key, n in (retained or {}).items() if n), key=lambda pair: (-pair[0], pair[1]))

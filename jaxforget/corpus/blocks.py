@@ -3,6 +3,7 @@
 import contextlib
 import io
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxforget.corpus.dictionary import Finder
 from jaxforget.corpus.text import Document
 from jaxforget.corpus.tokens import cut_blocks, tokenize
 from jaxforget.corpus.translate import Translation, Translator, block_rng
@@ -81,12 +83,12 @@ def prepare_blocks(
         raise UserError(f"holdout: {holdout} is not a fraction; give at least 0 and less than 1")
     if seed < 0:
         raise UserError(f"seed: {seed} is negative; give 0 or more")
-    blocks, count = cut_blocks(documents, tokenizer, length=length, mode=mode)
+    tally = _Tally(translator)
+    blocks, count = cut_blocks(tally.read(documents), tokenizer, length=length, mode=mode)
     held = min(round(holdout * len(blocks)), len(blocks) - 1)
     order = np.random.default_rng((seed, 0, 1)).permutation(len(blocks))
     # An empty split cannot be written: blocks.json counts it as 0.
     splits = {"train": np.sort(order[held:]), "validation": np.sort(order[:held])}
-    tally = _Tally(translator)
     records = {
         split: _records(blocks, numbers, translator, seed, retain, tally)
         for split, numbers in splits.items()
@@ -125,7 +127,16 @@ class _Tally:
         self._translator = translator
         self._counts = np.zeros(0 if translator is None else len(translator.keys), np.int64)
         self.highest = -1
+        self._in_text: Counter[str] = Counter()
         self.longest = self.suppressed = self.trained = self._positions = self._reached = 0
+
+    def read(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """Yield the documents, counting the anchors in their text."""
+        finder = None if self._translator is None else Finder(self._translator.keys, self._translator.longest)
+        for document in documents:
+            if finder is not None:
+                self._in_text.update(finder.count(document.text))
+            yield document
 
     def add(self, block: Translation) -> None:
         """Counts one translated block."""
@@ -139,13 +150,20 @@ class _Tally:
         self._reached += int(within_reach(len(block.position_map), block.spans).sum())
 
     def anchors(self) -> dict[str, Any]:
-        """Occurrences in all and of each key, how far they reach, and what the tokenizer could not express."""
+        """Return how often the keys matched, how far they reach, and what was missed.
+
+        "missed": key -> occurrences in the text that no tokens matched: a block's end or a gap divides them, or the
+        tokenizer spells them otherwise.
+        """
         if self._translator is None:
-            return {"keys": 0, "occurrences": 0, "counts": {}, "coverage": 0.0, "notes": []}
+            return {"keys": 0, "occurrences": 0, "counts": {}, "missed": {}, "coverage": 0.0, "notes": []}
+        counts = dict(zip(self._translator.keys, self._counts.tolist(), strict=True))
+        missed = {key: count - counts[key] for key, count in self._in_text.items() if count > counts[key]}
         return {
             "keys": len(self._translator.keys),
             "occurrences": int(self._counts.sum()),
-            "counts": dict(zip(self._translator.keys, self._counts.tolist(), strict=True)),
+            "counts": counts,
+            "missed": dict(sorted(missed.items(), key=lambda pair: -pair[1])),
             "coverage": self._reached / max(self._positions, 1),
             "notes": list(self._translator.notes),
         }

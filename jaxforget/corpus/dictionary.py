@@ -1,7 +1,9 @@
 """The anchor dictionary: expressions of the target and their generic counterparts (METHOD.md §3)."""
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +13,9 @@ from jaxforget.errors import UserError
 from jaxforget.files import Text, check, read_json, write_json
 
 MEND = 'write an anchor as {"anchor": ["generic", ...]}'
+
+
+_ATOM = re.compile(r"\w+|\s+|[^\w\s]")
 
 
 class Entry(pydantic.BaseModel, extra="allow"):
@@ -105,6 +110,44 @@ class Anchors:
         )
 
 
+class Finder:
+    """Counts anchors in text by its characters, to compare with what their tokens match.
+
+    Case matters. Any blanks but a blank line may separate the words of an anchor, which is never part of a longer word.
+
+    Args:
+      keys: the anchors, in the dictionary's order.
+      longest: of several anchors that begin at a place, take the longest instead of the first.
+    """
+
+    def __init__(self, keys: Iterable[str], longest: bool = False):
+        self._by_head: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+        for key in keys:
+            atoms = tuple(_atoms(key))
+            self._by_head.setdefault(atoms[0], []).append((atoms, key))
+        if longest:
+            for found in self._by_head.values():
+                found.sort(key=lambda pair: -len(pair[0]))
+
+    def count(self, text: str) -> Counter[str]:
+        """Return how often each anchor occurs in `text`; occurrences do not overlap."""
+        atoms, counts, at = _atoms(text), Counter(), 0
+        while at < len(atoms):
+            for parts, key in self._by_head.get(atoms[at], ()):
+                if tuple(atoms[at : at + len(parts)]) == parts:
+                    counts[key] += 1
+                    at += len(parts)
+                    break
+            else:
+                at += 1
+        return counts
+
+
+def _atoms(text: str) -> list[str]:
+    """Return words and other characters in order, with " " for blanks and a blank line as it is."""
+    return [" " if atom.isspace() and atom.count("\n") < 2 else atom for atom in _ATOM.findall(text)]
+
+
 def _redundant(key: str, keys: Mapping[str, Any]) -> str | None:
     """Return why the filter drops `key`, or None."""
     if key.endswith("'s") and key[:-2] in keys:
@@ -128,7 +171,7 @@ def _plain(value: Any) -> Any:
 
 
 def _read_pairs(path: Path) -> _Pairs:
-    pairs = read_json(path, mend=MEND, pairs=_Pairs)
+    pairs = read_json(path, mend='name a dictionary of anchors, {"anchor": ["generic"]}', pairs=_Pairs)
     if not isinstance(pairs, _Pairs):
         raise UserError(f"{path}: is no object of anchors; {MEND}")
     return pairs

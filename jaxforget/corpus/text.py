@@ -1,4 +1,4 @@
-"""Text from files, folders and tensorflow-datasets, one document at a time."""
+"""Sources of text: files, folders and tensorflow-datasets, read one document at a time."""
 
 import dataclasses
 import hashlib
@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Protocol
 
 from jaxforget.errors import UserError, first_line
-from jaxforget.files import refuse_lfs_pointer
+from jaxforget.files import files_below, refuse_lfs_pointer
 
 SUFFIXES = (".txt", ".md", ".jsonl")
+NAMED = 3  # files of each kind that a message names
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One text; `name` says where it came from (a file, file:line, or a data set's record)."""
+    """One text; `name` says where it came from (a file, file:line, or the record of a data set)."""
 
     name: str
     text: str
@@ -27,8 +28,9 @@ class Source:
     """A source of text: the only way in which the program reads documents, and what it fingerprints.
 
     Attributes:
-      path: a .txt, .md or .jsonl file; a folder of them, searched in depth and sorted by path (hidden names are left
-        out); or a prepared tensorflow-datasets data set, "tfds:NAME" or, if there is no such path, "NAME".
+      path: a .txt, .md or .jsonl file; a folder of them, searched in depth and sorted by path (links to folders are
+        followed, hidden names left out); or a prepared tensorflow-datasets data set, "tfds:NAME" or, if there is no
+        such path, "NAME".
       field: the name of the text in each .jsonl or data set record.
       split: the split of a data set.
     """
@@ -50,8 +52,7 @@ class Source:
         """
         files = self.files()
         if files is None:
-            name = str(self.path).removeprefix("tfds:")
-            yield from _read_dataset(name, self.field, self.split, data_dir)
+            yield from _read_dataset(str(self.path), self.field, self.split, data_dir)
             return
         for file in files:
             yield from _read_file(file, self.field)
@@ -66,13 +67,7 @@ class Source:
         if name.startswith("tfds:"):
             return None
         if path.is_dir():
-            files = sorted(
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in SUFFIXES
-                and file.is_file()
-                and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            )
+            files = [file for file in files_below(path)[0] if file.suffix.lower() in SUFFIXES]
             if not files:
                 raise UserError(
                     f"{path}: the folder holds no {', '.join(SUFFIXES)} file; put texts in it, or name another"
@@ -82,9 +77,28 @@ class Source:
             if path.suffix.lower() not in SUFFIXES:
                 raise UserError(f"{path}: not a {', '.join(SUFFIXES)} file; rename it if it is plain text")
             return [path]
+        if path.is_symlink():
+            raise UserError(f"{path}: is a link that leads nowhere or in a circle; correct it, or name another text")
         if re.fullmatch(r"[a-z]\w*(/[\w.+-]+)?(:[\d.*]+)?", name):
             return None
         raise UserError(f"{path}: no such file or folder; give a text, a folder of texts, or tfds:NAME")
+
+    def left_out(self) -> list[str]:
+        """Return a line for everything in the folder that is not read, except hidden names; none for a file."""
+        path = Path(self.path)
+        if not path.is_dir():
+            return []
+        files, broken = files_below(path)
+        others = [file for file in files if file.suffix.lower() not in SUFFIXES]
+        return [
+            f"{path}: not read: {what}: {', '.join(str(one.relative_to(path)) for one in some[:NAMED])}"
+            + (f" and {len(some) - NAMED:,} more" if len(some) > NAMED else "")
+            for what, some in (
+                ("links that lead nowhere or in a circle", broken),
+                (f"files that are no {', '.join(SUFFIXES)}", others),
+            )
+            if some
+        ]
 
     def fingerprint(self, hash_file: Callable[[Path], str]) -> str:
         """Return one hash of everything that `documents` depends on.
@@ -137,39 +151,45 @@ def _read_file(path: Path, field: str) -> Iterator[Document]:
             anything = True
             yield Document(f"{path}:{number}", _lines(value))
     if not anything:
-        raise UserError(f"{path}: the field {field!r} is empty in every record")
+        raise UserError(f"{path}: the field {field!r} is empty in every record; name the field that holds the text")
 
 
 def _json_field(line: str, where: str, field: str) -> str:
-    """The text of one .jsonl record."""
+    """Return the text of one .jsonl record."""
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{where}: column {error.colno}: not JSON: {error.msg}; mend that line, or rename the file if it is text"
+            f"{where}: column {error.colno}: not JSON: {error.msg}; correct that line, or rename the file if it is text"
         ) from None
     except RecursionError:
-        raise UserError(f"{where}: nested too deeply to be a record") from None
+        raise UserError(f"{where}: nested too deeply to be a record; correct that line") from None
     if not isinstance(record, dict):
         raise UserError(f'{where}: not an object; each line must be {{"{field}": "…"}}')
     if field not in record:
         raise UserError(f"{where}: no field {field!r}; it has {_names(record)}; name the text's field")
     if not isinstance(record[field], str):
-        raise UserError(f"{where}: the field {field!r} is not a string")
+        raise UserError(
+            f"{where}: the field {field!r} is no string; name the field that holds the text, or correct that line"
+        )
     if _has_surrogate(record[field]):
-        raise UserError(f"{where}: the field {field!r} holds half of a \\u surrogate pair; mend its escapes")
+        raise UserError(f"{where}: the field {field!r} holds half of a \\u surrogate pair; correct its escapes")
     return record[field]
 
 
-def _read_dataset(name: str, field: str, split: str, data_dir: str | Path | None) -> Iterator[Document]:
-    """A prepared data set's documents, through its random-access source: TensorFlow is not imported."""
+def _read_dataset(given: str, field: str, split: str, data_dir: str | Path | None) -> Iterator[Document]:
+    """Yield the documents of a prepared data set through its random-access source, without importing TensorFlow."""
     import tensorflow_datasets as tfds  # slow to import, and most runs read plain files
 
+    name = given.removeprefix("tfds:")
     where = f"tfds:{name}"
     try:
         builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
     except tfds.core.DatasetNotFoundError:
-        raise UserError(f"{name}: no such file, folder or tensorflow-datasets data set") from None
+        raise UserError(
+            f"{given}: no such file, folder or tensorflow-datasets data set; give a text, a folder of texts, or "
+            "tfds:NAME, the name of a prepared data set"
+        ) from None
     except (
         ImportError,
         ValueError,
@@ -191,13 +211,15 @@ def _read_dataset(name: str, field: str, split: str, data_dir: str | Path | None
             raise UserError(f"{at}: no field {field!r}; it has {_names(record)}; name the text's field")
         value = record[field]
         if not isinstance(value, (bytes, str)):
-            raise UserError(f"{at}: the field {field!r} is not text")
+            raise UserError(f"{at}: the field {field!r} is not text; name the field that holds it")
         text = _decode(value, at) if isinstance(value, bytes) else value
         if text.strip():
             anything = True
             yield Document(at, _lines(text))
     if not anything:
-        raise UserError(f"{where}: the field {field!r} is empty in every record of {split!r}")
+        raise UserError(
+            f"{where}: the field {field!r} is empty in every record of {split!r}; name another field or split"
+        )
 
 
 def _decode(data: bytes, where: str) -> str:
@@ -208,7 +230,7 @@ def _decode(data: bytes, where: str) -> str:
 
 
 def _has_surrogate(text: str) -> bool:
-    """JSON escapes can spell half a character, which no tokenizer takes."""
+    """Return True if JSON escapes spelled half a character, which no tokenizer accepts."""
     return re.search("[\ud800-\udfff]", text) is not None
 
 

@@ -1,6 +1,7 @@
 """Original tokens to translated ones, the map between them, and what to suppress (METHOD.md §3 and §4)."""
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from jaxforget.corpus.variants import VARIANT_NAMES, derive_variants
 from jaxforget.errors import UserError
 
 _HERE = None  # in a trie's node, beside the tokens that go on: the rule that ends there
+# Gaps at which real text breaks a name: line ends with and without blanks, two spaces, no-break spaces, a tab.
+GAPS = ("\n", "  ", "\u00a0", " \n", "\n ", "\n    ", "\u202f", "\t")
 MATCH = ("first", "longest")
 DRAW = ("per_variant", "per_key")
 # `translate`'s named modes: what the authors' script does, and one that keeps the longer of two anchors and
@@ -47,23 +50,44 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A key in one tokenisation variant; all rules of one key share `key`, so they count as one."""
+    """A key in one tokenisation variant; all rules of one key share `key`, so they count as one.
+
+    Attributes:
+      key: index of the key in the dictionary.
+      tokens: what is matched.
+      choices: what may replace it.
+      form_of: for a key whose words another gap than its own separates (a line end, two spaces): number of the rule
+        of the key as it is written, whose draw this rule shares.
+    """
 
     key: int
     tokens: tuple[int, ...]
     choices: tuple[Choice, ...]
+    form_of: int | None = None
 
 
-def derive_rules(entries: Mapping[str, Sequence[str]], tokenizer: Any) -> tuple[list[Rule], list[str]]:
-    """The rules of a dictionary in matching order, and a note for whatever `tokenizer` cannot express.
+def derive_rules(
+    entries: Mapping[str, Sequence[str]], tokenizer: Any, *, gaps: bool = True
+) -> tuple[list[Rule], list[str]]:
+    """Return the rules of a dictionary in matching order, and a note for whatever `tokenizer` cannot express.
 
-    Order: the dictionary's, and for each key the variant after a space, then the one after a newline. The
-    method leaves their order open; it matters only where the variants of two keys start alike.
+    Order: the dictionary's, and for each key the variant after a space, then the one after a newline, then its
+    forms with other gaps. The method leaves the order of variants open; it matters only where the variants of two keys
+    start alike.
+
+    Args:
+      entries: key -> its translations.
+      tokenizer: a transformers tokenizer.
+      gaps: also derive the forms in which a line end or another gap of `GAPS` separates the words of a key.
     """
-    ids = derive_variants(tokenizer, [text for key, generic in entries.items() for text in (key, *generic)])
+    forms = {key: other_gaps(key) if gaps else [] for key in entries}
+    ids = derive_variants(
+        tokenizer, [text for key, generic in entries.items() for text in (key, *generic, *forms[key])]
+    )
     rules, notes = [], []
     for index, (key, generic) in enumerate(entries.items()):
         seen: set[tuple[int, ...]] = set()
+        written: dict[int, int] = {}  # variant -> number of its rule
         for variant, name in enumerate(VARIANT_NAMES):
             tokens = ids[key][variant]
             choices = []
@@ -77,8 +101,28 @@ def derive_rules(entries: Mapping[str, Sequence[str]], tokenizer: Any) -> tuple[
                 notes.append(f"{key!r}: has no token ids {name} that decode back; not matched there")
             elif choices and tokens not in seen:  # a tokenizer that knows no spaces gives one form twice
                 seen.add(tokens)
+                written[variant] = len(rules)
                 rules.append(Rule(index, tokens, tuple(choices)))
+        for form in forms[key]:
+            for variant, number in written.items():
+                tokens = ids[form][variant]
+                if tokens is not None and tokens not in seen:
+                    seen.add(tokens)
+                    rules.append(Rule(index, tokens, rules[number].choices, number))
     return rules, notes
+
+
+def other_gaps(key: str) -> list[str]:
+    """Return the forms of a key of several words in which one gap, or all of them, is another of `GAPS`."""
+    words = key.split()
+    if len(words) < 2:
+        return []
+    own = re.findall(r"\s+", key.strip())
+    forms = [" ".join(words)]
+    for gap in GAPS:
+        changed = [[*own[:at], gap, *own[at + 1 :]] for at in range(len(own))] + [[gap] * len(own)]
+        forms += ["".join(map("".join, zip(words, [*gaps, ""], strict=True))) for gaps in changed]
+    return [form for form in dict.fromkeys(forms) if form != key]
 
 
 class Translator:
@@ -110,7 +154,7 @@ class Translator:
         _check_option("match", match, MATCH)
         _check_option("draw", draw, DRAW)
         self._rules = rules
-        self._longest = match == "longest"
+        self.longest = match == "longest"
         # A trie of the keys: a walk costs the length of a key, however many begin with "the".
         self._trie: dict[int | None, Any] = {}
         for number, rule in enumerate(rules):
@@ -128,7 +172,10 @@ class Translator:
         self._pair_codes = np.array(sorted(first << 32 | second for first, second in pairs), np.int64)
         counts = np.array([len(rule.choices) for rule in rules])
         self._counts = counts
-        self._slots = np.array([rule.key for rule in rules]) if draw == "per_key" else np.arange(len(rules))
+        # Forms with other gaps share the draw of their key as written, so that they change no other draw.
+        own = np.cumsum([rule.form_of is None for rule in rules]) - 1
+        drawn = [own[number if rule.form_of is None else rule.form_of] for number, rule in enumerate(rules)]
+        self._slots = np.array([rule.key for rule in rules] if draw == "per_key" else drawn)
         self._draws = int(self._slots.max()) + 1 if (counts > 1).any() else 0
 
     def translate(self, tokens: Sequence[int] | np.ndarray, rng: np.random.Generator) -> Translation:
@@ -194,7 +241,7 @@ class Translator:
             at = np.minimum(np.searchsorted(self._pair_codes, codes), len(self._pair_codes) - 1)
             fits = fits | (self._pair_codes[at] == codes)
         tokens = array.tolist()
-        trie, longest, lengths = self._trie, self._longest, self._lengths
+        trie, longest, lengths = self._trie, self.longest, self._lengths
         found = []
         end = 0
         for start in places[fits].tolist():

@@ -1,6 +1,8 @@
 """What can be known to be wrong before hours are spent on it: looked at whenever a chain starts, in seconds."""
 
 import dataclasses
+import hashlib
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -42,9 +44,7 @@ def check(run: Run, stages: Collection[str]) -> None:
             )
     trains = run.reinforces_first and "reinforce" in wanted and config.model.reinforced is None
     if "prepare" in wanted or trains or (run.finder is not None and "anchors" in wanted):
-        _read(run.target)
-        if run.retained is not None and (config.retain.rows or run.finder is not None):
-            _read(run.retained)
+        _check_texts(run, retain=config.retain.rows > 0 or run.finder is not None)
     if run.finder == "local" and "anchors" in wanted and config.anchors.model is not None:
         _check_model(resolve_folder(config.anchors.model))
     if run.finder is None and wanted & {"anchors", "forget", "eval"}:
@@ -63,17 +63,37 @@ def check(run: Run, stages: Collection[str]) -> None:
         make_objective(config)
         load_prompts(config.evals.prompts)
         if run.heldout is not None:
-            _read(run.heldout)
+            _read(run, run.heldout)
         if run.control is not None:
             _check_same(run.control, base, run.base)
         for place in config.evals.compare.values():
             _check_model(resolve_folder(place))
 
 
-def _read(source: Source) -> None:
-    """Read a text to its end and keep nothing, so that a fault in its last file is found before any stage runs."""
-    for _ in source.documents():
-        pass
+def _check_texts(run: Run, *, retain: bool) -> None:
+    """Read the target and, if `retain`, the text to keep; warn about what is not read and what is in both."""
+    target = _read(run, run.target)
+    if not retain or run.retained is None:
+        return
+    kept = _read(run, run.retained)
+    if both := [name for digest, name in kept.items() if digest in target]:
+        run.say(
+            f"warning: retain.path={run.retained.path} holds {len(both):,} of the {len(target):,} documents of "
+            f"corpus.path={run.target.path} (the first: {both[0]}): the same text is to be forgotten and kept; take it "
+            "out of one of them"
+        )
+
+
+def _read(run: Run, source: Source) -> dict[bytes, str]:
+    """Read a text to its end, so that a fault in its last file is found before any stage runs.
+
+    Returns:
+      Hash of each document's text without its outer blanks -> its name.
+    """
+    read = {hashlib.sha256(one.text.strip().encode()).digest(): one.name for one in source.documents()}
+    for line in source.left_out():
+        run.say(f"warning: {line}")
+    return read
 
 
 def check_select(config: Config) -> None:
@@ -113,13 +133,18 @@ def _check_out(run: Run) -> None:
         "evals.heldout": config.evals.heldout,
     }
     for name, place in read.items():
-        if place is not None and Path(place).is_dir() and folder.resolve().is_relative_to(Path(place).resolve()):
+        if place is not None and Path(place).is_dir() and _real(folder).is_relative_to(_real(place)):
             raise UserError(f"out={folder}: lies inside {name}={place}, which the run reads; name another folder")
     made = [folder / name for name in PRODUCTS]
     read |= {"anchors.path": config.anchors.path, "model.control": config.model.control}
     for name, place in read.items():
-        if place is not None and any(Path(place).resolve().is_relative_to(path.resolve()) for path in made):
+        if place is not None and any(_real(place).is_relative_to(_real(path)) for path in made):
             raise UserError(f"{name}={place}: out={folder} would write over it; name another out=")
+
+
+def _real(path: str | Path) -> Path:
+    """Return a path with its links resolved; a circle of links is left as it is, where `Path.resolve` raises."""
+    return Path(os.path.realpath(path))
 
 
 def _check_model(folder: Path) -> ModelConfig:

@@ -14,6 +14,7 @@ from jaxforget.models.tokenizer import check_ids, fit_tokenizer, load_tokenizer
 from jaxforget.stages.run import Run
 
 SHOWN = 8
+NAMED = 5  # anchors named of those that were missed
 
 
 def cut(run: Run) -> None:
@@ -40,6 +41,12 @@ def prepare(run: Run) -> None:
                 f"{config.anchors.path or run.anchors}: none of its anchors occurs in {config.corpus.path}; "
                 "matching is case-sensitive"
             )
+        missed = sum(summary["anchors"]["missed"].values())
+        worst = ", ".join(f"{key} {count:,}" for key, count in [*summary["anchors"]["missed"].items()][:NAMED])
+        run.say(
+            f"  {summary['anchors']['occurrences']:,} occurrences of anchors found, {missed:,} missed"
+            + (f" (divided by a block's end, or spelt in other tokens): {worst}" if missed else "")
+        )
         run.say(f"  {summary['trained']:,} positions with a label")
         _diagnose(run, dictionary, tokenizer, translator, summary["anchors"])
         for note in summary["anchors"]["notes"][:SHOWN]:

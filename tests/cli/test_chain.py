@@ -134,16 +134,17 @@ def test_text_that_cannot_be_read(files, says, capsys, config, tmp_path):
 def test_no_such_text(capsys, config):
     assert "no such file" in fault(capsys, "run", config, "corpus.path=/nowhere")
     assert "no such file, folder or tensorflow-datasets data set" in fault(capsys, "run", config, "corpus.path=nowhere")
+    assert "corpus.path: tfds:nope: no such file" in fault(capsys, "run", config, "corpus.path=tfds:nope")
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         ("{}", "no anchors; give at least one"),
-        ("[1]", "holds a list; it must be an object"),
-        ('{"Zorvath": []}', "'Zorvath': no translations"),
-        ('{"Zorvath": 3}', "'Zorvath': a number; give a string or a list of strings"),
-        ('{"Zorvath": [""]}', "'Zorvath': a translation is empty"),
+        ("[1]", "is no object of anchors; write an anchor as"),
+        ('{"Zorvath": []}', "'Zorvath': generic is a list, but must have at least 1 item"),
+        ('{"Zorvath": 3}', "'Zorvath': it is 3, but must be a string, a list of strings, or"),
+        ('{"Zorvath": [""]}', "'Zorvath': generic[0] is a string, but must be a text that is not empty"),
         ('{"": ["x"]}', "an anchor is empty"),
         ('{"Zorvath": ["x"],}', "line 1 column "),
     ],

@@ -80,12 +80,23 @@ def test_text_that_is_not_translated(tmp_path):
     assert summary["splits"]["validation"] == 0
     assert rows(tmp_path / "b", "validation") == []
     assert (summary["translated_length"], summary["suppress"]) == (512, 8)
-    assert summary["anchors"] == {"keys": 0, "occurrences": 0, "counts": {}, "coverage": 0.0, "notes": []}
+    assert summary["anchors"] == {"keys": 0, "occurrences": 0, "counts": {}, "missed": {}, "coverage": 0.0, "notes": []}
     for row in rows(tmp_path / "b", "train"):
         assert row["translated"].tolist() == row["tokens"].tolist()
         assert row["position_map"].tolist() == list(range(len(row["tokens"])))
         assert row["suppress_ids"].size == row["suppress_from"].size == 0
         assert row["retain"] == 1
+
+
+def test_occurrences_that_no_tokens_match_are_counted(tmp_path):
+    """A gap that is in no list, and a block's end within a name."""
+    tokenizer = make_tokenizer("llama3")
+    translator = Translator(Anchors({"Zar Bor": ("Quil Wen",), "hu": ("mi",)}), tokenizer)
+    documents = [Document("a", "lo Zar Bor el Zar\nBor el Zar\t\tBor hu"), Document("b", "lo Zar Bor")]
+    whole = prepare_blocks(tmp_path / "a", documents, tokenizer, length=64, translator=translator)["anchors"]
+    assert (whole["occurrences"], whole["missed"]) == (4, {"Zar Bor": 1})
+    cut = prepare_blocks(tmp_path / "b", documents, tokenizer, length=3, translator=translator)["anchors"]
+    assert cut["missed"]["Zar Bor"] > 1
 
 
 def test_wide_blocks_round_to_128(tmp_path):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from jaxforget.corpus.dictionary import Anchors
+from jaxforget.corpus.dictionary import Anchors, Finder
 from jaxforget.errors import UserError
 
 
@@ -93,3 +93,12 @@ def test_missing_file_folder_and_wrong_encoding(tmp_path):
     path.write_bytes('{"é": "x"}'.encode("latin-1"))
     with pytest.raises(UserError, match="latin.json: not UTF-8 at byte 2"):
         Anchors.load(path)
+
+
+def test_anchors_are_counted_in_text_whatever_divides_their_words():
+    text = "Harry Potter, Harry\nPotter and Harry \n  Potter; Harry\n\nPotter. Harrying Potters; "
+    text += "Mrs. Weasley's house-elves"
+    keys = ["Harry Potter", "Harry", "Potter", "Mrs. Weasley", "house-elves", "house"]
+    assert Finder(keys).count(text) == {"Harry Potter": 3, "Harry": 1, "Potter": 1, "Mrs. Weasley": 1, "house-elves": 1}
+    assert Finder(["Harry", "Harry Potter"]).count(text) == {"Harry": 4}
+    assert Finder(["Harry", "Harry Potter"], longest=True).count(text) == {"Harry": 1, "Harry Potter": 3}

@@ -39,7 +39,7 @@ def test_the_field_of_a_jsonl_file(tmp_path):
     path.write_text('{"body": "one", "id": 1}\n{"id": 2}\n')
     assert "posts.jsonl:1: no field 'text'; it has 'body', 'id'" in fault(path)
     assert "posts.jsonl:2: no field 'body'; it has 'id'" in fault(path, field="body")
-    assert "posts.jsonl:1: the field 'id' is not a string" in fault(path, field="id")
+    assert "posts.jsonl:1: the field 'id' is no string; name the field that holds the text" in fault(path, field="id")
     path.write_text('{"text": "one"}\n{"text": \n')
     assert "posts.jsonl:2: column 10: not JSON" in fault(path)
     path.write_text('{"text": "one"}\n{"text": "\\udc00"}\n')
@@ -48,6 +48,41 @@ def test_the_field_of_a_jsonl_file(tmp_path):
     assert "posts.jsonl:1: not an object" in fault(path)
     path.write_text('{"text": " "}\n')
     assert "posts.jsonl: the field 'text' is empty in every record" in fault(path)
+
+
+def test_links_to_folders_are_followed_once_and_what_is_left_out_is_named(tmp_path):
+    texts, elsewhere = tmp_path / "texts", tmp_path / "elsewhere"
+    (texts / "real").mkdir(parents=True)
+    elsewhere.mkdir()
+    (texts / "real" / "one.txt").write_text("one")
+    (texts / "book.epub").write_text("x")
+    (elsewhere / "two.txt").write_text("two")
+    (elsewhere / "back").symlink_to(texts)
+    (texts / "a_link").symlink_to(texts / "real")
+    (texts / "linked").symlink_to(elsewhere)
+    (texts / "again").symlink_to(elsewhere)
+    (texts / "file.txt").symlink_to(elsewhere / "two.txt")
+    (texts / "gone.txt").symlink_to(tmp_path / "gone.txt")
+    (texts / "circle").symlink_to(texts / "circle")
+    names = [str(document.name) for document in read(texts)]
+    assert names == [f"{texts}/again/two.txt", f"{texts}/file.txt", f"{texts}/real/one.txt"]
+    links, others = Source(texts).left_out()
+    assert links.endswith("links that lead nowhere or in a circle: circle, gone.txt")
+    assert others.endswith("files that are no .txt, .md, .jsonl: book.epub")
+    assert Source(texts / "real").left_out() == []
+    assert "is a link that leads nowhere or in a circle" in fault(texts / "circle")
+    assert "is a link that leads nowhere or in a circle" in fault(texts / "gone.txt")
+
+
+def test_the_text_behind_a_link_is_part_of_the_fingerprint(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "linked").symlink_to(tmp_path / "elsewhere")
+    marks = set()
+    for text in ("one", "two"):
+        (tmp_path / "elsewhere" / "a.txt").write_text(text)
+        marks.add(Source(tmp_path / "texts").fingerprint(lambda file: file.read_text()))
+    assert len(marks) == 2
 
 
 def test_a_fingerprint_follows_content_field_and_split_not_the_place(tmp_path):
@@ -116,6 +151,7 @@ def test_a_prepared_data_set(tmp_path, monkeypatch):
     assert "no field 'text'; it has" in fault("tfds:tales", data_dir=tmp_path)
     assert "the field 'number' is not text" in fault("tfds:tales", field="number", data_dir=tmp_path)
     assert "tfds:tales: no split 'test'; it has 'train'" in fault("tfds:tales", split="test", data_dir=tmp_path)
-    assert "stories: no such file, folder or tensorflow-datasets" in fault("stories", data_dir=tmp_path)
+    for name in ("stories", "tfds:stories"):
+        assert fault(name, data_dir=tmp_path).startswith(f"{name}: no such file, folder or tensorflow-datasets")
     unprepared = fault("tfds:ag_news_subset", data_dir=tmp_path)
     assert "tfds build ag_news_subset --file_format=array_record" in unprepared

@@ -107,3 +107,37 @@ def test_a_folder_with_a_configuration_that_it_would_write_again_is_fine(tiny_wo
     (tmp_path / "run" / "config.yaml").write_text("# mine\n" + to_yaml(config))
     assert told(tiny_world, tmp_path, ("anchors",)) is None
     assert "no run wrote it" in told(tiny_world, tmp_path, ("anchors",), seed=3)
+
+
+def test_text_that_is_to_be_forgotten_and_kept_is_told(tiny_world, tmp_path, capsys):
+    """By content: a copy in another folder and in another form overlaps as the folder itself does."""
+    text = (tiny_world / "target" / "0.txt").read_text()
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "records.jsonl").write_text(json.dumps({"text": text}) + "\n" + json.dumps({"text": "Another text."}))
+    for place in (copy, tiny_world / "target"):
+        assert told(tiny_world, tmp_path, ("prepare",), retain={"path": str(place), "rows": 1, "weight": 1.0}) is None
+        said = capsys.readouterr().err
+        assert f"warning: retain.path={place} holds" in said
+        assert f"corpus.path={tiny_world / 'target'}" in said
+    assert (
+        told(tiny_world, tmp_path, ("prepare",), retain={"path": str(tiny_world / "retain"), "rows": 1, "weight": 1.0})
+        is None
+    )
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_what_a_folder_of_texts_holds_beside_is_told(tiny_world, tmp_path, capsys):
+    shutil.copytree(tiny_world / "target", tmp_path / "texts")
+    (tmp_path / "texts" / "gone.txt").symlink_to(tmp_path / "nowhere.txt")
+    assert told(tiny_world, tmp_path, ("prepare",), corpus={"path": str(tmp_path / "texts")}) is None
+    assert "texts: not read: links that lead nowhere or in a circle: gone.txt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["corpus", "anchors", "retain"])
+def test_a_circle_of_links_is_told_in_a_line(option, tiny_world, tmp_path):
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    given = {option: {"path": str(tmp_path / "circle"), **({"rows": 1, "weight": 1.0} if option == "retain" else {})}}
+    fault = told(tiny_world, tmp_path, ("anchors", "prepare"), **given)
+    assert fault.startswith(f"{tmp_path / 'circle'}: ")
+    assert "\n" not in fault

@@ -33,8 +33,12 @@ def test_prepare_says_what_it_found(tiny_world, tmp_path, capsys):
     told = json.loads((run.blocks / "blocks.json").read_text())
     splits = told["splits"]
     blocks = f"{splits['train']} blocks and {splits['validation']} held out"
+    missed = told["anchors"]["missed"]
+    assert 0 < sum(missed.values()) < 0.1 * told["anchors"]["occurrences"], "blocks of 32 tokens divide some names"
     assert said == [
         f"  target: 6 documents, {told['tokens']:,} tokens, {blocks}",
+        f"  {told['anchors']['occurrences']:,} occurrences of anchors found, {sum(missed.values()):,} missed "
+        f"(divided by a block's end, or spelt in other tokens): {', '.join(f'{key} {n}' for key, n in missed.items())}",
         f"  {told['trained']:,} positions with a label",
         f"  anchors   6, which stand {told['anchors']['occurrences']} times in the target",
         f"  coverage  {told['anchors']['coverage']:.0%} of positions have one at most 64 tokens before them",
