@@ -147,21 +147,22 @@ def _real(path: str | Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _check_model(folder: Path) -> ModelConfig:
+def _check_model(folder: Path, *, tokenizer: bool = True) -> ModelConfig:
     """Return the shape of a model whose files are complete and fit each other; no weight is loaded."""
     config = read_config(folder)[0]
     if is_adapter(folder):
         adapter = read_adapter(folder)
         AdapterFile(adapter, config)
-        return _check_model(resolve_base(adapter))
+        return _check_model(resolve_base(adapter), tokenizer=tokenizer)
     Checkpoint(folder).check(config)
-    find_tokenizer(folder)
+    if tokenizer:
+        find_tokenizer(folder)
     return config
 
 
-def _check_same(folder: Path, base: ModelConfig, base_folder: Path) -> None:
+def _check_same(folder: Path, base: ModelConfig, base_folder: Path, *, tokenizer: bool = True) -> None:
     """That a model is base trained otherwise: its tokens and its forward pass are base's."""
-    other = _check_model(folder)
+    other = _check_model(folder, tokenizer=tokenizer)
     free = {name: getattr(base, name) for name in ("bos_token_id", "eos_token_id", "max_position_embeddings")}
     if dataclasses.replace(other, **free) != base:
         raise UserError(
@@ -182,7 +183,8 @@ def _check_reinforced(run: Run, base: ModelConfig) -> None:
             f"reinforce.weights=lora: model.reinforced={folder} holds whole weights; set reinforce.weights=full, or "
             "int8-delta to hold them as int8 over base"
         )
-    _check_same(folder, base, run.base)
+    # Only its weights are read: texts are encoded by base's tokenizer.
+    _check_same(folder, base, run.base, tokenizer=False)
 
 
 def check_rank(config: Config, base: ModelConfig) -> None:

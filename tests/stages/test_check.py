@@ -141,3 +141,12 @@ def test_a_circle_of_links_is_told_in_a_line(option, tiny_world, tmp_path):
     fault = told(tiny_world, tmp_path, ("anchors", "prepare"), **given)
     assert fault.startswith(f"{tmp_path / 'circle'}: ")
     assert "\n" not in fault
+
+
+@pytest.mark.parametrize("name", ["base", "control", "reinforced"])
+def test_a_model_without_tokenizer_is_found_before_anything_runs(name, tiny_world, tmp_path):
+    folder = shutil.copytree(tiny_world / ("base" if name == "reinforced" else name), tmp_path / "model")
+    (folder / "tokenizer.json").unlink()
+    fault = told(tiny_world, tmp_path, {"forget", "eval"}, model={{"base": "folder"}.get(name, name): str(folder)})
+    # The reinforced model is only ever given ids of base's tokenizer.
+    assert fault is None if name == "reinforced" else f"{folder}: no tokenizer.json" in fault
