@@ -11,6 +11,8 @@ from jaxforget.anchors.scan import LINKS, MID, START, TITLES, Scan, bare
 # log2 contrasts. A capital inside sentences says "name", so less contrast is asked of it than of ordinary words.
 NAME, PHRASE, RARE, ORDINARY = 3.0, 1.0, 5.0, 6.5
 RARE_SHARE, ORDINARY_SHARE = 1e-7, 2.5e-5  # general shares up to which a lower-case word is rare, and may count at all
+# Occurrences asked at most of a lower-case word that general language knows; one more for so many words of text.
+KNOWN_LEAST, WORDS_EACH = 10, 20_000
 COMMON = 3e-6  # general share from which everybody knows a word
 CAPITAL = 0.7  # share of a word's places inside sentences from which a capital is its ordinary form
 RETAINED = 3.0  # log2 contrast asked against retained text
@@ -20,6 +22,12 @@ LEARNT, STRONG, ASKED_LEAST = 2.0, 4.0, 3
 _STRETCHED = re.compile(r"(.)\1\1")
 # Endings of verbs, adverbs and adjectives on a known stem: what a text does, or how, is not what it is about.
 _FORMED = re.compile(r"(?<=..)(?:ed|ing|ly|est|less|like|ish|ful|ous|able|ible)$")
+_ABSTRACT = re.compile(
+    r"(?<=..)(?:ness(?:es)?|it(?:y|ies)|[ts]ions?|ments?|[ae]nc(?:e|es|y|ies)|tude|acy|acies|ures?|als?|isms?)$"
+)
+_SPELLINGS = (("z", "s"), ("s", "z"), ("s", "c"), ("x", "ct"), ("ew", "ow"), ("y", "i"), ("i", "y"), ("u", "oo"),
+              ("pt$", "pped"), ("pt$", "ped"), ("t$", "ed"), ("([lnprst])(?!\\1)", "\\1\\1"), ("ck$", "c"),
+              ("our", "or"), ("or", "our"), ("e", "ae"), ("en", "in"), ("in", "en"), ("u(?=s)", "oo"))  # fmt: skip
 _MANNER = re.compile(r"(?<=..)(?:ing|ed|i|ous|ful|less|ish|ab|ib|al|iv)ly$")
 
 
@@ -127,6 +135,8 @@ def _single_words(found: Scan, general: General, least: int, lenient: float) -> 
     plain, narrative = _plain_words(), words_of("narrative")
     # In text without capitals a name looks like any word, and only rarity is left to go by.
     cased = found.cased()
+    # In a long text some ordinary words are frequent by chance, so more occurrences are asked of them.
+    known_least = min(KNOWN_LEAST, least + found.words // WORDS_EACH)
     for form, places in found.places.items():
         count = sum(places)
         if form.islower():
@@ -148,6 +158,8 @@ def _single_words(found: Scan, general: General, least: int, lenient: float) -> 
             continue
         value, asked = contrast
         over = general.over_retained(lower, count, found.words)
+        if cased and not name and count < known_least and general.frequency(lower) > 0:
+            continue  # an ordinary word of the language must show more than a coined one
         if value < asked - lenient or (over is not None and over < RETAINED):
             continue
         out[form] = Candidate(
@@ -198,6 +210,12 @@ def _is_noun_like(word: str, general: General) -> bool:
     """Whether a lower-case word may name something, by its form alone."""
     if "'" in word or "’" in word or _MANNER.search(word):
         return False
+    if word.startswith("un") and general.frequency(word[2:]) > 1e-7:
+        return False
+    if _ABSTRACT.search(word) and general.frequency(word) > 0:
+        return False  # a quality or an act: no list holds a counterpart of that kind
+    if any(general.frequency(other) > 1e-6 for other in spellings(word)):
+        return False  # surprize, shewn, dropt: a common word in another spelling
     if word.endswith("in") and general.frequency(word + "g") > 1e-6:
         return False  # anythin', written as it is spoken
     parts = word.split("-")
@@ -205,6 +223,14 @@ def _is_noun_like(word: str, general: General) -> bool:
         return len(parts) == 2 and not any(_FORMED.search(part) for part in parts)
     formed = _FORMED.search(word)
     return not (formed and (general.frequency(word) > 0 or _known_stem(word[: formed.start()], general)))
+
+
+def spellings(word: str) -> set[str]:
+    """Return a word in other spellings: z for s, x for ct, ew for ow, y for i, -pt for -pped, one letter for two."""
+    found = set()
+    for old, new in _SPELLINGS:
+        found |= {word[: m.start()] + m.expand(new) + word[m.end() :] for m in re.finditer(old, word)}
+    return found - {word}
 
 
 def _known_stem(stem: str, general: General) -> bool:

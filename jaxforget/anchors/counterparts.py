@@ -13,6 +13,9 @@ from jaxforget.anchors.scan import LINKS, TITLES, Scan, bare
 
 # Ranks options for an anchor: larger fits better; None where no model is asked.
 Prefer = Callable[[str, Sequence[str]], Sequence[float]] | None
+# Titles that stand before a family name; others (Sir, Aunt, King) stand before a first name.
+_FAMILY = "mr mrs ms miss dr prof professor doctor captain colonel major general sergeant lieutenant inspector missus"
+FAMILY_TITLES = frozenset(_FAMILY.split())
 VOWELS = "aeiouAEIOU"
 _IRREGULAR = {"man": "men", "woman": "women", "calf": "calves", "wolf": "wolves", "goose": "geese", "mouse": "mice",
               "ox": "oxen", "fish": "fish", "deer": "deer", "moose": "moose", "elk": "elk", "trout": "trout",
@@ -69,7 +72,10 @@ def find_counterparts(
             parts = {**out, **{word: chooser.choose(word, part) for word, part in rest.items()}}
             out[text] = _compose(words, parts, each)
         elif len(heavy) == 2 and heavy[0].lower() in TITLES and len(words) == 2:
-            named = chooser.choose(heavy[1], part_of(natures[text], heavy[1]))
+            part = part_of(natures[text], heavy[1])
+            if heavy[0].lower() in FAMILY_TITLES and part.pool in ("people_male", "people_female"):
+                part = dataclasses.replace(part, pool="families")
+            named = chooser.choose(heavy[1], part)
             out[text] = [f"{heavy[0]} {option}" for option in named]
         elif len(heavy) > 1 and (kept := _head(words, natures, general)) is not None:
             out[text] = chooser.phrase(text, words, kept)
@@ -86,9 +92,14 @@ def part_of(nature: Nature, text: str) -> Part:
 
 
 def stems(texts: Iterable[str]) -> dict[str, str]:
-    """Plurals among the anchors whose singular is one too: plural -> singular (Weasleys -> Weasley)."""
+    """Return the plurals whose singular is an anchor too, plural -> singular: Weasleys -> Weasley."""
     known = set(texts)
-    return {text: text[:-1] for text in known if len(text) > 3 and text.endswith("s") and text[:-1] in known}
+    return {
+        text: text[: -len(ending)]
+        for text in known
+        for ending in ("es", "s")
+        if len(text) > 3 and text.endswith(ending) and text[: -len(ending)] in known
+    }
 
 
 class _Chooser:

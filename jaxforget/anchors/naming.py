@@ -7,8 +7,8 @@ from typing import Any
 
 from jaxforget.anchors.candidates import Candidate
 from jaxforget.anchors.contexts import Context
-from jaxforget.anchors.counterparts import part_of, pool, written
-from jaxforget.anchors.kinds import KINDS, Nature, judge, sorts_of
+from jaxforget.anchors.counterparts import part_of, pool, stems, written
+from jaxforget.anchors.kinds import KINDS, Nature, judge, names_of, sorts_of
 from jaxforget.anchors.scan import LINKS, TITLES
 
 COMMON_NOUNS = ("peoples", "roles")  # what the articles before a capital tell, and base need not be asked
@@ -33,6 +33,11 @@ def name_parts(candidates: Sequence[Candidate], contexts: Mapping[str, Sequence[
         if nature.kind == "person":
             firsts |= set(words[:-1])
             families.add(words[-1])
+    # Two capitals of which the first is an everyday first name; and whoever has a plural, as "the Churchills" do.
+    given = names_of("people_male") | names_of("people_female")
+    pairs = [one.text.split() for one in candidates if len(one.text.split()) == 2]
+    families |= {last for first, last in pairs if first in given and last in singles and last not in firsts}
+    families |= set(stems(singles).values()) - firsts
     for text in singles - firsts:
         behind = sum(bool(one.before) and one.before[0] in TITLES for one in contexts[text])
         if behind > TITLED * max(1, len(contexts[text])):
