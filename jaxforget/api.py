@@ -1,4 +1,4 @@
-"""The Python API: what notebooks and tests call."""
+"""The Python API, for notebooks and scripts."""
 
 import functools
 import inspect
@@ -45,7 +45,15 @@ WIDTH = 128
 
 
 def logits(model: Model, tokens: Any) -> jax.Array:
-    """Logits, float32 [B, S, V], of int tokens [B, S]. Holds the whole vocabulary axis: for small inputs."""
+    """Return the logits of a model, with the whole vocabulary axis: for small inputs only.
+
+    Args:
+      model: a loaded model.
+      tokens: int [B, S].
+
+    Returns:
+      float32 [B, S, V].
+    """
     tokens = _token_ids(tokens, model, axes=2)
     return _logits(model.module, model.params, tokens)
 
@@ -56,7 +64,7 @@ def _logits(module: Transformer, params: Any, tokens: jax.Array) -> jax.Array:
 
 
 def _token_ids(tokens: Any, model: Model, axes: int) -> np.ndarray:
-    """int32 ids, checked: a gather past the vocabulary would silently take its last word."""
+    """Return checked int32 ids: a gather beyond the vocabulary would silently take its last token."""
     ids = np.asarray(tokens)
     if ids.ndim != axes or not ids.size:
         raise UserError(
@@ -66,23 +74,26 @@ def _token_ids(tokens: Any, model: Model, axes: int) -> np.ndarray:
         raise UserError(f"tokens has dtype {ids.dtype}; give whole numbers")
     if ids.min() < 0 or ids.max() >= model.config.vocab_size:
         raise UserError(
-            f"tokens hold {ids.min()} to {ids.max()}; {model.folder} has words 0 to {model.config.vocab_size - 1}"
+            f"tokens hold {ids.min()} to {ids.max()}; {model.folder} has tokens 0 to {model.config.vocab_size - 1}"
         )
     return ids.astype(np.int32)
 
 
 def generic_labels(base: Model, reinforced: Model, tokens: Any, t: Translation, alpha: float = 5.0) -> np.ndarray:
-    """What each position of one block should predict: int32 [S], -1 where not trained (WHP, equation 1).
+    """Return the generic labels of one block (WHP, equation 1).
 
     Args:
       base: runs on `t.translated`.
       reinforced: runs on `tokens`.
       tokens: the original block, int [S].
       t: its translation, from `translate(tokens, anchors, tokenizer)`.
-      alpha: of equation 1.
+      alpha: strength of equation 1.
+
+    Returns:
+      int32 [S]: the token that each position should predict, -1 where it is not trained.
     """
     if not (isinstance(alpha, int | float) and 0 <= alpha < float("inf")):
-        raise UserError(f"alpha={alpha!r}: equation 1 wants a finite number, 0 or more (the paper has 5)")
+        raise UserError(f"alpha={alpha!r}: give a finite number, 0 or more (the paper has 5)")
     tokens = _token_ids(tokens, base, axes=1)
     if tokens.shape != t.position_map.shape:
         raise UserError(
@@ -91,10 +102,10 @@ def generic_labels(base: Model, reinforced: Model, tokens: Any, t: Translation, 
         )
     arrays = {name: getattr(t, name) for name in ("translated", "position_map", "suppress_ids", "suppress_from")}
     record = {"tokens": tokens, **arrays, "weights": np.ones(len(tokens), np.float32), "retain": 0}
-    # Widths rounded up, so that blocks of about one size share a compilation.
+    # Widths are rounded up, so that blocks of similar size share a compilation.
     sizes = {"length": len(tokens), "translated_length": len(t.translated), "suppress": len(t.suppress_ids) + 1}
     widths = {name: -(-size // WIDTH) * WIDTH for name, size in sizes.items()}
-    # Every device labels the same row; the first one's answer is taken.
+    # Every device labels the same row, and the first result is used.
     rows = row_shards(base.mesh)
     batch = collate([record] * rows, [{**widths, "pad_id": 0}])
     step = _label_step(base.module, base.mesh, float(alpha))
@@ -104,7 +115,7 @@ def generic_labels(base: Model, reinforced: Model, tokens: Any, t: Translation, 
 
 @functools.lru_cache(maxsize=8)
 def _label_step(module: Transformer, mesh: Mesh, alpha: float) -> Callable:
-    # Kept, so that labelling block after block compiles once.
+    # Cached, so that labelling many blocks compiles once.
     return make_label_step(make_forward(module), Whp(alpha=alpha), StepOptions(tile=1024), mesh)
 
 
@@ -117,17 +128,30 @@ def complete(
     top_p: float = 1.0,
     seed: int = 0,
 ) -> list[str]:
-    """The text that follows each prompt; `temperature` 0 is greedy."""
+    """Return the text that follows each prompt.
+
+    Args:
+      model: a loaded model.
+      prompts: texts.
+      new_tokens: the largest number of tokens that are generated.
+      temperature: of the sampling; 0 takes the most likely token.
+      top_p: sample from the most likely tokens that hold this share of the probability.
+      seed: of the sampling.
+    """
     return complete_texts(model, prompts, new_tokens, temperature=temperature, top_p=top_p, seed=seed)
 
 
-def run(config: str | Path | dict[str, Any] | Config, **overrides: Any) -> dict[str, Any]:
-    """Runs the chain. Like the command, it joins the hosts of a run and keeps compilations between runs.
+def run(
+    config: str | Path | dict[str, Any] | Config, *, again: bool = False, force: bool = False, **overrides: Any
+) -> dict[str, Any]:
+    """Run the chain. Like the command, it joins the hosts of a run and stores compilations between runs.
 
     Args:
       config: a YAML file, a run's folder, nested values, or a `Config`.
-      overrides: top-level keys or whole sections, as `out="runs/x", forget={"max_steps": 3}`, or dotted ones
-        from a dict.
+      again: replace finished results of other options; without it that is refused.
+      force: accept an `out` that holds other files or lies inside another run.
+      overrides: top-level keys or whole sections, as `out="runs/x", forget={"max_steps": 3}`, or dotted keys from a
+        dict, as `**{"forget.max_steps": 3}`.
 
     Returns:
       {"folder": the run's, "folders": {"reinforced", "unlearned", "export"}, "summary": rows of evidence,
@@ -144,7 +168,7 @@ def run(config: str | Path | dict[str, Any] | Config, **overrides: Any) -> dict[
         OmegaConf.update(layered, key, value, merge=True, force_add=True)
     whole = config_from(OmegaConf.to_container(layered))
     start_jax()
-    done = run_chain(whole)
+    done = run_chain(whole, again=again, force=force)
     return {
         "folder": str(done.folder),
         "folders": {"reinforced": str(done.reinforced), "unlearned": str(done.unlearned), "export": str(done.export)},
@@ -230,10 +254,10 @@ def _published(suite: str, model: Model, settings: dict[str, Any]) -> list[dict[
 
 
 def export(model: Model, folder: str | Path, dtype: str = "float32") -> Path:
-    """Writes `model` as a Hugging Face folder: sharded safetensors, config, tokenizer and a model card.
+    """Write a model as a Hugging Face folder: sharded safetensors, config, tokenizer and a model card.
 
     Raises:
-      UserError: `folder` is a file, or holds something that is no exported model: nothing of it is replaced.
+      UserError: `folder` is a file, or holds something else than an exported model; nothing is replaced.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():

@@ -1,10 +1,10 @@
-"""The one exception that a user's mistake raises."""
+"""The exception for mistakes of the user."""
 
 
 class UserError(Exception):
-    """A fault that the user can mend: one line naming the file, key or value, and the mend.
+    """An error that the user can mend: one line that names the file, key or value, and the remedy.
 
-    The command line prints it on standard error and exits with status 2; a traceback is shown only with `--debug`.
+    The command line prints the line on standard error and ends with status 2; `--debug` shows the traceback.
     """
 
 

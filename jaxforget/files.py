@@ -31,7 +31,7 @@ def write_text(path: str | Path, text: str) -> None:
             out.write(text)
             out.flush()
             os.fsync(out.fileno())
-        # mkstemp makes files private; an artefact gets the permissions that an ordinary open() would have given.
+        # mkstemp makes private files; this one gets the permissions that an ordinary open() gives.
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)

@@ -1,4 +1,4 @@
-"""What a run was made of: versions, devices, times, and the fingerprint of every stage's inputs."""
+"""The record of a run: versions, devices, times, and the fingerprint of every stage's inputs."""
 
 import datetime
 import hashlib
@@ -31,10 +31,10 @@ PACKAGES = (
 
 
 class Manifest:
-    """`manifest.json` of a run's folder; only the first process writes it.
+    """The file manifest.json in a run's folder; only the first process writes it.
 
     Raises:
-      UserError: the file there is none that this class wrote.
+      UserError: the file exists but is no manifest.
     """
 
     def __init__(self, run: Path):
@@ -48,32 +48,39 @@ class Manifest:
         self._hashes = self._values.setdefault("hashes", {})
 
     def stage(self, name: str) -> dict[str, Any] | None:
-        """What was recorded when the stage last finished, or None."""
+        """Return what was recorded when the stage last finished, or None."""
         return self._values.get("stages", {}).get(name)
 
-    def record(self, name: str, inputs: Mapping[str, str], seconds: float) -> None:
-        """Notes that the stage finished with these inputs."""
+    def record(
+        self, name: str, inputs: Mapping[str, str], seconds: float, *, options: Mapping[str, str] | None = None
+    ) -> None:
+        """Record that the stage finished with these inputs.
+
+        Args:
+          options: all options of the run that are no layout options, to tell later which of them changed.
+        """
         entry = {
             "fingerprint": fingerprint(inputs),
             "seconds": round(seconds, 3),
             "inputs": dict(inputs),
-            "devices": self._devices,  # of the start that finished it; None of one that looked at none
+            "options": dict(options or {}),
+            "devices": self._devices,  # those of the start that finished it; None if it did not ask for them
             "finished": _now(),
         }
         self._values.setdefault("stages", {})[name] = entry
         self._save()
 
     def strike(self, name: str) -> None:
-        """Strikes the stage: from here on its output is in the making."""
+        """Remove the record of a stage, because its output is about to be replaced."""
         if self._values.get("stages", {}).pop(name, None) is not None:
             self._save()
 
     def described(self) -> bool:
-        """Whether the surroundings of an earlier start are noted."""
+        """Return True if an earlier start recorded its versions and devices."""
         return "devices" in self._values
 
     def describe(self, command: list[str]) -> None:
-        """Notes the surroundings of this start."""
+        """Record the versions, devices and command of this start."""
         devices = jax.devices()
         self._values["versions"] = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
         self._values["git"] = _git_state()
@@ -84,10 +91,13 @@ class Manifest:
         self._save()
 
     def hash_path(self, path: Path, keep: Callable[[Path], bool] = lambda name: True) -> str:
-        """SHA-256 of a file, or of a folder's files and their names.
+        """Return the SHA-256 of a file, or of a folder's files and their names.
 
-        In a folder, files count for whose relative path `keep` holds; nothing hidden does. A file unchanged in size and
-        time is not read again.
+        A file whose size and time are unchanged is not read again.
+
+        Args:
+          path: a file or a folder.
+          keep: selects files of a folder by their relative paths; hidden files never count.
         """
         if path.is_file():
             return self._hash_file(path)
@@ -114,12 +124,12 @@ class Manifest:
 
 
 def fingerprint(inputs: Mapping[str, str]) -> str:
-    """One hash of a stage's named inputs."""
+    """Return one hash of a stage's named inputs."""
     return hashlib.sha256(json.dumps(dict(inputs), sort_keys=True).encode()).hexdigest()
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """The names of the inputs that differ."""
+    """Return the names of the inputs that differ."""
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
 
@@ -135,9 +145,9 @@ def _version(package: str) -> str | None:
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Commit and cleanness of this program's own source, where it is a checkout."""
+    """Return the commit of this program's source and whether it was changed; None if it is no checkout."""
     root = Path(sys.modules["jaxforget"].__file__).resolve().parents[1]
-    # Installed among other packages, it may lie inside a checkout of something else.
+    # An installed package may be inside the checkout of another project.
     if not (root / ".git").exists():
         return None
 

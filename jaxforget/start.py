@@ -1,4 +1,4 @@
-"""What a process needs before its first computation, from the command line as from Python."""
+"""Start of JAX: join the hosts of a run, choose the platform, and set the compilation cache."""
 
 import atexit
 import importlib.util
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from jaxforget.errors import UserError, first_line
 
-# With libtpu installed (it is what plans compile with) and no TPU, JAX asks libtpu for devices and libtpu complains
-# that it knows no host and no accelerator. Told some, it looks, finds nothing, and says nothing.
+# With libtpu installed (plans compile with it) and no TPU, JAX asks libtpu for devices, and libtpu prints errors about
+# an unknown host and accelerator. With these values it searches, finds nothing, and prints nothing.
 _NO_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -24,12 +24,12 @@ _NO_TPU = {
 # Names of the share of a GPU's memory that JAX may take; JAX reads either, and refuses both together.
 _GPU_SHARES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 _GPU_SHARE = "0.95"  # the rest is for what CUDA and its libraries allocate themselves
-PATIENCE = 300.0  # seconds that hosts wait for each other: they are set up one by one
+PATIENCE = 300.0  # seconds that hosts wait for each other, because they are set up one by one
 _METADATA = "http://{}/computeMetadata/v1/instance/attributes/{}"
 _METADATA_SECONDS = 3.0
 _METADATA_TRIES = 3
 _EVERY_WORKER = (
-    "the same command must run on every worker (scripts/tpu_vm run, or gcloud compute tpus tpu-vm ssh --worker=all); "
+    "run the same command on every worker (scripts/tpu_vm run, or gcloud compute tpus tpu-vm ssh --worker=all); "
     "JAX_PLATFORMS=cpu uses this host's processors alone, TPU_PROCESS_BOUNDS=1,1,1 "
     "TPU_CHIPS_PER_PROCESS_BOUNDS=2,2,1 its chips alone"
 )
@@ -37,14 +37,14 @@ _EVERY_PROCESS = "start all of JAX_NUM_PROCESSES, each with its own JAX_PROCESS_
 
 
 def start_jax(*, alone: bool = False) -> None:
-    """Joins the hosts of a run, and keeps compilations between runs. A second call does nothing.
+    """Join the hosts of a run and store compilations between runs. A second call does nothing.
 
     Args:
-      alone: the command works on one host for itself. One of a pod then computes on its own processors: its chips
-        answer only when all hosts ask.
+      alone: True for a command that runs on one host only. On a host of a pod it then uses the CPU, because the chips
+        of a pod work only when all hosts use them.
 
     Raises:
-      UserError: there are hosts to join, and this process has computed before, or not all of them came.
+      UserError: there are other hosts, and this process used JAX before, or not all hosts joined in time.
     """
     useless = importlib.util.find_spec("libtpu") is not None and not _has_tpu(Path("/dev"))
     if useless:
@@ -54,7 +54,7 @@ def start_jax(*, alone: bool = False) -> None:
     import jax
 
     if useless and not _has_gpu(Path("/dev")) and not jax.config.jax_platforms:
-        # There is nothing to look for; and the profiler crashes where JAX has loaded libtpu to look for chips.
+        # There is no chip to search for, and the profiler crashes in a process in which JAX loaded libtpu.
         jax.config.update("jax_platforms", "cpu")
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ and jax.config.jax_compilation_cache_dir is None:
@@ -66,7 +66,7 @@ def start_jax(*, alone: bool = False) -> None:
     if not alone:
         join_processes()
     elif (hosts := count_hosts()) > 1:
-        print(f"one of {hosts} hosts alone: computing on its processors", file=sys.stderr, flush=True)
+        print(f"one of {hosts} hosts alone: computing on its CPU", file=sys.stderr, flush=True)
         jax.config.update("jax_platforms", "cpu")
 
 
@@ -86,26 +86,29 @@ def allow_whole_gpu() -> None:
 
 
 def join_processes(patience: float = PATIENCE) -> None:
-    """Joins the hosts of a pod, or the processes named by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID.
+    """Join the hosts of a pod, or the processes that JAX_COORDINATOR_ADDRESS and its companions describe.
 
-    A single process needs none of it. Called once, before the first computation. From then on JAX's own handler takes
-    SIGTERM and tells the other hosts; see `jaxforget.train.loop`.
+    A single process needs no joining. Call this once, before the first computation. From then on JAX's own handler
+    takes SIGTERM and tells the other hosts; see `jaxforget.train.loop`.
+
+    Args:
+      patience: seconds to wait for the other hosts.
 
     Raises:
-      UserError: half a description of processes; this process has computed before; after `patience` seconds some host
-        is missing. JAX is then left halfway, so a new process is needed to try again; this one ends with status 2.
+      UserError: JAX_NUM_PROCESSES or JAX_PROCESS_ID is missing; this process used JAX before; a host is missing after
+        `patience` seconds. JAX cannot start again in this process, which ends with status 2.
     """
     import jax
 
     coordinator = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    # Given up here and not in JAX, which ends the whole process with a stack trace when its own time is up.
+    # The wait ends here: JAX's own timeout would end the process with a stack trace.
     endless = int(patience) + 10**6
     if coordinator is not None:
         try:
             count, index = int(os.environ["JAX_NUM_PROCESSES"]), int(os.environ["JAX_PROCESS_ID"])
         except (KeyError, ValueError):
             raise UserError(
-                "JAX_COORDINATOR_ADDRESS is set; JAX_NUM_PROCESSES and JAX_PROCESS_ID must be whole numbers beside it"
+                "JAX_COORDINATOR_ADDRESS is set; set JAX_NUM_PROCESSES and JAX_PROCESS_ID to whole numbers, too"
             ) from None
         if jax.config.jax_platforms == "cpu":
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -116,7 +119,7 @@ def join_processes(patience: float = PATIENCE) -> None:
             _EVERY_PROCESS,
         )
     elif (hosts := count_hosts()) > 1:
-        # Who they are, the platform tells JAX.
+        # The platform tells JAX the addresses.
         _join(
             f"{hosts} hosts",
             lambda: jax.distributed.initialize(initialization_timeout=endless),
@@ -126,7 +129,7 @@ def join_processes(patience: float = PATIENCE) -> None:
 
 
 def _join(whom: str, initialize: Callable[[], None], patience: float, mend: str) -> None:
-    """Calls `initialize`, which returns when all are there; it waits in a thread, so that this one hears Ctrl-C."""
+    """Call `initialize`, which waits for all processes, in a thread, so that this thread receives Ctrl-C."""
     print(f"joining {whom} ...", file=sys.stderr, flush=True)
     faults: list[Exception] = []
 
@@ -136,13 +139,13 @@ def _join(whom: str, initialize: Callable[[], None], patience: float, mend: str)
         except Exception as fault:
             faults.append(fault)
 
-    # Left halfway, JAX would wait for the others once more when the process ends.
+    # Without this, JAX would wait for the others again when the process ends.
     atexit.register(_leave)
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(patience)
     if thread.is_alive():
-        raise UserError(f"joining {whom}: not all came within {patience:.0f} s; {mend}")
+        raise UserError(f"joining {whom}: not all joined within {patience:.0f} s; {mend}")
     atexit.unregister(_leave)
     if not faults:
         return
@@ -161,11 +164,11 @@ def _leave() -> None:
 
 
 def count_hosts() -> int:
-    """How many hosts share the TPU slices that this process is going to use; 1 where it uses none.
+    """Return the number of hosts that share the TPU slices of this process; 1 if it uses none.
 
-    The environment says so on Kubernetes (TPU_PROCESS_ADDRESSES, TPU_WORKER_HOSTNAMES, MEGASCALE_NUM_SLICES), the
-    metadata server on machines that gcloud made. TPU_SKIP_MDS_QUERY keeps from asking it; TPU_PROCESS_BOUNDS=1,1,1
-    tells libtpu, and here, to leave the other hosts alone.
+    The environment tells it on Kubernetes (TPU_PROCESS_ADDRESSES, TPU_WORKER_HOSTNAMES, MEGASCALE_NUM_SLICES), the
+    metadata server on machines that gcloud made. TPU_SKIP_MDS_QUERY disables that server; TPU_PROCESS_BOUNDS=1,1,1
+    restricts libtpu, and this function, to one host.
     """
     import jax
 
@@ -188,7 +191,7 @@ def count_hosts() -> int:
                 slices = named[1] if named else None
         except ConnectionError as error:
             if workers is None:
-                print(f"{error}: hosts that it would name are not joined", file=sys.stderr, flush=True)
+                print(f"{error}: no other hosts are joined", file=sys.stderr, flush=True)
     try:
         return len((workers or "").split(",")) * int(slices or 1)
     except ValueError:
@@ -196,14 +199,14 @@ def count_hosts() -> int:
 
 
 def _attribute(name: str) -> str | None:
-    """What the cloud's metadata server says of this machine under `name`; None where that is nothing.
+    """Return the attribute `name` of this machine from the cloud's metadata server; None if it has none.
 
     Raises:
-      ConnectionError: it does not answer.
+      ConnectionError: the server does not answer.
     """
     address = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")
     request = urllib.request.Request(_METADATA.format(address, name), headers={"Metadata-Flavor": "Google"})
-    # It is this machine's own: no proxy knows it.
+    # The server belongs to this machine, so a proxy cannot reach it.
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     for left in reversed(range(_METADATA_TRIES)):
         try:
@@ -220,10 +223,10 @@ def _attribute(name: str) -> str | None:
 
 
 def _has_tpu(devices: Path) -> bool:
-    """Whether the kernel shows a TPU's device files, under either of the names that generations use."""
+    """Return True if the kernel shows the device files of a TPU, under either name that generations use."""
     return any(devices.glob("accel[0-9]*")) or any(devices.glob("vfio/[0-9]*"))
 
 
 def _has_gpu(devices: Path) -> bool:
-    """Whether there are device files of NVIDIA's driver, AMD's, or of either through Windows."""
+    """Return True if there are device files of a GPU driver: NVIDIA, AMD, or either through Windows."""
     return any(devices.glob("nvidia[0-9]*")) or any((devices / name).exists() for name in ("kfd", "dxg"))

@@ -312,7 +312,7 @@ def test_evaluations_that_are_none(base, tiny_world):
 @pytest.mark.parametrize("alpha", [-1, float("nan"), float("inf"), "5"])
 def test_an_alpha_that_equation_1_cannot_take(alpha, base, reinforced, anchors, blocks):
     t = jaxforget.translate(blocks[0], anchors, base.tokenizer)
-    with pytest.raises(UserError, match="equation 1 wants a finite number, 0 or more"):
+    with pytest.raises(UserError, match="give a finite number, 0 or more"):
         jaxforget.generic_labels(base, reinforced, blocks[0], t, alpha=alpha)
 
 

@@ -1,4 +1,4 @@
-"""What a CPU is told otherwise gives what the plain expression gives; other backends get that expression."""
+"""Expressions for CPUs give the results of the plain expressions, which other backends get."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What a run notes about itself, and how it tells that an input changed."""
+"""The record of a run, and the detection of changed inputs."""
 
 import json
 import os

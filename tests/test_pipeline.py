@@ -1,10 +1,12 @@
-"""Which stages run, and when: their work replaced by one that only writes."""
+"""Stages that run again when an input changes; their work is replaced by one that only writes its outputs."""
 
 import dataclasses
 import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,13 +24,13 @@ NAMES = tuple(stage.name for stage in STAGES)
 ALL = list(NAMES[:-1])  # the page is always made again
 
 
-def chain(world: Path, out: Path, stages: tuple[str, ...] = NAMES, **sections):
-    return run_chain(config_from(settings(world, out, **sections)), stages)
+def chain(world: Path, out: Path, stages: tuple[str, ...] = NAMES, again: bool = True, **sections):
+    return run_chain(config_from(settings(world, out, **sections)), stages, again=again)
 
 
 @pytest.fixture
 def stubbed(tiny_world, tmp_path, monkeypatch):
-    """`go(**sections) -> (stages that worked, what was said)` on a world of one's own, in `tmp_path`."""
+    """`go(**sections) -> (stages that worked, lines that were printed)` on a copy of the world in `tmp_path`."""
     world = shutil.copytree(tiny_world, tmp_path / "world")
     worked: list[str] = []
 
@@ -73,7 +75,7 @@ def test_touching_without_changing_does_nothing(stubbed):
 
 AFTER_PREPARE = ALL[1:]
 AFTER_REINFORCE = ALL[2:]
-# The reinforced model reads the original text only: another dictionary, or text to retain, is nothing to it.
+# The reinforced model reads the original text only, so another dictionary or text to keep does not change it.
 AFTER_TRANSLATION = [name for name in AFTER_PREPARE if name != "reinforce"]
 AFTER_FORGET = ALL[3:]
 RETAIN = {"weight": 1.0, "rows": 8, "path": "WORLD/retain"}
@@ -99,15 +101,21 @@ RETAIN = {"weight": 1.0, "rows": 8, "path": "WORLD/retain"}
         ({"forget": {"batch": 16}}, AFTER_FORGET),
         ({"forget": {"select": "retained"}}, AFTER_FORGET),
         ({"targets": {"alpha": 4.0}}, AFTER_FORGET),
-        ({"targets": {"kind": "soft"}}, AFTER_FORGET),
+        ({"method": "whp_soft"}, AFTER_FORGET),
         ({"evals": {"completion_tokens": 5}}, ["eval"]),
         ({"evals": {"heldout_blocks": 5}}, ["eval"]),
         ({"evals": {"prompts": None}}, ["eval"]),
         ({"evals": {"compare": {"other": "WORLD/control"}}}, ["eval"]),
         ({"model": {"control": "WORLD/control"}}, ["eval"]),
+        ({"reinforce": {"weights": "int8-delta"}}, AFTER_FORGET),
+        ({"forget": {"weights": "lora"}, "lora": {"rank": 4}}, AFTER_FORGET),
+        ({"lora": {"rank": 4, "alpha": 3.0}}, []),
+        ({"anchors": {"min_count": 9, "calls": 3, "language": "de"}}, []),
+        ({"endpoint": {"model": "m", "retries": 1}}, []),
+        ({"evals": {"passages": 9, "relearn_steps": 2, "grader": "endpoint"}}, []),
         ({"export": {"dtype": "bfloat16"}}, ["export"]),
         ({"export": {"shard_gigabytes": 1.0}}, ["export"]),
-        # Only where and in what pieces it is computed:
+        # Layout options change no result:
         ({"mesh": {"data": 2, "fsdp": 2, "tensor": 2}}, []),
         ({"targets": {"tile": 32}}, []),
         ({"targets": {"cache": True}}, []),
@@ -136,7 +144,7 @@ def test_an_option_reruns_exactly_what_depends_on_it(sections, reran, stubbed):
         assert first.startswith(f"{reran[0]} again: ")
         (section, value), *_ = sections.items()
         names = {f"{section}.{key}" for key in value} if isinstance(value, dict) else {section}
-        # A model to compare with is an input under its own name.
+        # A model in the tables is an input under its own name.
         assert names & set(re.findall(r"[\w.]+", first)) or re.search("model (other|control)", first), first
     assert stubbed(**sections)[0] == []
 
@@ -207,7 +215,7 @@ def test_a_reinforced_model_that_is_given_needs_no_blocks_to_find_anchors(stubbe
 
 def test_finding_anchors_brings_what_it_needs(stubbed, tiny_world, tmp_path):
     values = settings(stubbed.world, tmp_path / "run", **FOUND)
-    done = run_chain(config_from(values), ("anchors",))
+    done = run_chain(config_from(values), ("anchors",), again=True)
     assert list(done.manifest._values["stages"]) == ["text", "reinforce", "anchors"]
 
 
@@ -277,10 +285,10 @@ def test_checkpoints_go_once_their_stage_is_recorded(stubbed, monkeypatch):
 
         return dataclasses.replace(stage, work=work) if stage.name in kept else stage
 
-    def killed(self, name, inputs, seconds):
+    def killed(self, name, inputs, seconds, **options):
         if name == "reinforce":
             raise KeyboardInterrupt
-        record(self, name, inputs, seconds)
+        record(self, name, inputs, seconds, **options)
 
     monkeypatch.setattr(pipeline, "STAGES", tuple(training(stage) for stage in pipeline.STAGES))
     monkeypatch.setattr(Manifest, "record", killed)
@@ -330,3 +338,79 @@ def test_seconds_are_those_of_the_stages(stubbed):
     stubbed()
     run = run_chain(config_from(settings(stubbed.world, stubbed.run)), ("report",))
     assert list(stage_seconds(run)) == [*ALL, "report"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "stage", "changed"),
+    [
+        ({"forget": {"learning_rate": 1e-9}}, "forget", "forget.learning_rate"),
+        ({"reinforce": {"max_steps": 9}}, "reinforce", "reinforce.max_steps"),
+        ({"export": {"dtype": "bfloat16"}}, "export", "export.dtype"),
+        ({"blocks": {"length": 16}}, "reinforce", "blocks.length"),
+    ],
+    ids=json.dumps,
+)
+def test_a_finished_result_is_replaced_only_on_request(sections, stage, changed, stubbed):
+    stubbed()
+    before = {path: path.read_bytes() for path in stubbed.run.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=f"stage {stage} is finished, and {changed} changed since; add --again"):
+        chain(stubbed.world, stubbed.run, again=False, **sections)
+    after = {path: path.read_bytes() for path in stubbed.run.rglob("*") if path.is_file()}
+    kept = {path for path in before if path.name not in ("manifest.json", ".lock", "report.html")}
+    assert {path: after[path] for path in kept} == {path: before[path] for path in kept}
+    assert stubbed(**sections)[0] != []
+
+
+def test_results_that_nothing_replaces_need_no_request(stubbed):
+    stubbed()
+    chain(stubbed.world, stubbed.run, again=False)
+    chain(stubbed.world, stubbed.run, again=False, evals={"completion_tokens": 5})
+    shutil.rmtree(stubbed.run / "unlearned")
+    chain(
+        stubbed.world,
+        stubbed.run,
+        again=False,
+        evals={"completion_tokens": 5},
+        forget={"max_steps": 5},
+        stages=("forget",),
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        ({}, FOUND, "anchors again: anchors.path changed"),
+        (FOUND, {}, "anchors again: anchors.path changed"),
+        ({"retain": RETAIN | {"weight": 0.0, "rows": 0}}, {"retain": RETAIN}, "prepare again: retain.rows"),
+        ({}, {"corpus": {"field": "body"}}, "prepare again: corpus.field changed"),
+    ],
+    ids=json.dumps,
+)
+def test_only_options_that_changed_are_named(first, second, told, stubbed):
+    place = {"path": str(stubbed.world / "retain")}
+    first, second = (
+        {name: {**value, **(place if name == "retain" else {})} for name, value in sections.items()}
+        for sections in (first, second)
+    )
+    stubbed(**first)
+    assert told in "\n".join(stubbed(**second)[1])
+
+
+def test_two_commands_in_one_folder(stubbed, tmp_path):
+    """The second one is refused at once; the lock of a process that was killed holds nobody."""
+    stubbed()
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from jaxforget.config import config_from; from jaxforget.stages.folder import locked\n"
+        "from jaxforget.stages.run import Run\n"
+        "with locked(Run(config_from({'out': sys.argv[1]}))):\n"
+        "    print('locked', flush=True); time.sleep(600)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, stubbed.run], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "locked\n"
+    with pytest.raises(UserError, match=rf"another command is working in it \(process {other.pid} on .*\); wait"):
+        stubbed()
+    chain(stubbed.world, stubbed.run, stages=("report",))  # only reads
+    other.kill()
+    other.wait()
+    assert stubbed()[0] == []

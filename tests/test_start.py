@@ -1,4 +1,4 @@
-"""What is set before the first computation, in processes of their own where that is once and for all."""
+"""Settings before the first computation; those that hold for a whole process are tested in separate ones."""
 
 import http.server
 import json
@@ -218,9 +218,7 @@ def test_without_a_server_or_a_tpu_there_is_one_host(on_tpu, joined, monkeypatch
 def test_a_server_that_does_not_answer_is_told_of_and_not_waited_for(on_tpu, joined, capsys):
     join_processes()
     assert not joined
-    assert (
-        "no answer about worker-network-endpoints: hosts that it would name are not joined" in capsys.readouterr().err
-    )
+    assert "no answer about worker-network-endpoints: no other hosts are joined" in capsys.readouterr().err
 
 
 def test_alone_on_a_pod_the_processors_compute(on_tpu, joined, monkeypatch, capsys):
@@ -258,7 +256,7 @@ def test_hosts_that_do_not_come_are_given_up():
     address = f"localhost:{free_port()}"
     hosts = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}
     done = python(code, JAX_PLATFORMS="cpu", **hosts)
-    assert re.fullmatch(r"joining 2 processes: not all came within 1 s; .*JAX_PROCESS_ID.*\n", done.stdout)
+    assert re.fullmatch(r"joining 2 processes: not all joined within 1 s; .*JAX_PROCESS_ID.*\n", done.stdout)
     assert (done.stderr, done.returncode) == ("joining 2 processes ...\n", 2)
 
 

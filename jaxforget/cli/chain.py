@@ -77,6 +77,9 @@ def add(add_command) -> None:
                 action="store_true",
                 help="with anchors.extractor=endpoint: ask nothing, show what the endpoint would be asked",
             )
+        if name != "report":
+            parser.add_argument("--again", action="store_true", help="replace finished results of other options")
+            parser.add_argument("--force", action="store_true", help="fill a folder that holds other files")
         add_config(parser)
 
 
@@ -100,7 +103,7 @@ def run(given: argparse.Namespace) -> int:
         elif suites:
             run_suites(config, suites[-1].removeprefix("suite="), dry_run=given.dry_run)
         else:
-            run_chain(config, names)
+            run_chain(config, names, again=getattr(given, "again", False), force=getattr(given, "force", False))
     except Preempted as stopped:
         tell(str(stopped))
         return 128 + stopped.signal

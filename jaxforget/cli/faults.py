@@ -1,4 +1,4 @@
-"""A user's fault as one line, and how a command that is interrupted ends."""
+"""Errors as one line, and the end of an interrupted command."""
 
 import contextlib
 import errno
@@ -22,21 +22,26 @@ MENDS = {
     errno.EROFS: "name a place that can be written",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
-OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")  # JAX of a device, and of a CPU
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")  # what JAX says on a device, and on a CPU
 
 
 class Terminated(BaseException):
-    """SIGTERM outside a training loop, which has its own way of stopping."""
+    """SIGTERM outside a training loop, which handles the signal itself."""
 
 
 def users_fault(error: Exception, out: str) -> str | None:
-    """One line for what the user can mend; None for what is ours. `out` is where the command writes."""
+    """Return one line for an error that the user can mend, None for a fault of the program.
+
+    Args:
+      error: the exception.
+      out: the folder that the command writes to.
+    """
     if isinstance(error, UserError):
         return " ".join(str(error).splitlines())
     if isinstance(error, OSError) and error.errno is not None:
         mend = MENDS.get(error.errno, "mend that, and run the same command again")
         return f"{error.filename or out or 'a file'}: {error.strerror}; {mend}"
-    if "No space left on device" in str(error):  # the kinds of error that other libraries have for it
+    if "No space left on device" in str(error):  # other libraries raise errors of their own
         named = re.search(r"""(?:^|[\s"'])(/[^\s"';]+)""", str(error))
         return f"{named[1] if named else out}: No space left on device; {MENDS[errno.ENOSPC]}"
     if missing := _missing_platform(error):
@@ -50,16 +55,16 @@ def users_fault(error: Exception, out: str) -> str | None:
 
 
 def _missing_platform(error: Exception) -> str | None:
-    """What JAX was told to run on and has not."""
+    """Return the platform that JAX was told to use and lacks, or None."""
     if found := re.search(r"Unable to initialize backend '(\w+)'", str(error)):
         return found[1]
-    # Of a platform whose plugin is not installed JAX says nothing but that no platform is left.
+    # If the plugin of a platform is not installed, JAX only asserts that some platform is left.
     within = [frame.name for frame in traceback.extract_tb(error.__traceback__)][-1:]
     return os.environ.get("JAX_PLATFORMS", "") if isinstance(error, AssertionError) and within == ["backends"] else None
 
 
 def tell(line: str) -> None:
-    """A last line on standard error; its reader may be gone, which must not change the status (`2>&1 | tee`)."""
+    """Print a last line on standard error; a closed pipe (`2>&1 | tee`) must not change the exit status."""
     try:
         print(f"jaxforget: {line}", file=sys.stderr, flush=True)
     except OSError:
@@ -67,13 +72,13 @@ def tell(line: str) -> None:
 
 
 def silence(stream: TextIO) -> None:
-    """Sends what a stream still holds nowhere: nothing more can be said to it, not even at exit."""
+    """Discard what a stream still holds, so that Python does not fail to write it at exit."""
     with contextlib.suppress(OSError, AttributeError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def abandoned(status: int, *, whole: bool) -> int:
-    """Ends a `whole` process at once: threads stopped in the midst of their work would abort it on its way out."""
+    """End a `whole` process at once: threads that are stopped while they work would abort it at exit."""
     if whole:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):
@@ -83,18 +88,23 @@ def abandoned(status: int, *, whole: bool) -> int:
 
 
 def quiet_threads(debug: bool) -> None:
-    """Libraries log a thread's fault with its traceback, and then raise it here, where it is told in a line."""
+    """Silence libraries that log the error of a thread with its traceback and then raise it here, too."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.NOTSET if debug else logging.CRITICAL)
 
 
 @contextlib.contextmanager
 def stoppable(interrupted: str, *, whole: bool) -> Iterator[list[BaseException]]:
-    """While it lasts, SIGTERM raises `Terminated`; a second Ctrl-C that gets here ends a `whole` process at once.
+    """Raise `Terminated` on SIGTERM; end a `whole` process at once on a second Ctrl-C.
 
-    The first one raises KeyboardInterrupt, which a library may swallow, or wait for its own threads on its way out.
-    `interrupted` is what is said then. The list holds what was raised: a library that is being imported may raise an
-    error of its own in its place.
+    The first Ctrl-C raises KeyboardInterrupt, which a library may swallow, or delay by waiting for its threads.
+
+    Args:
+      interrupted: the line that the second Ctrl-C prints.
+      whole: True if the process runs only this command.
+
+    Yields:
+      The exceptions raised so far: a library that is being imported may replace one by an error of its own.
     """
     raised: list[BaseException] = []
     if threading.current_thread() is not threading.main_thread():
@@ -111,7 +121,7 @@ def stoppable(interrupted: str, *, whole: bool) -> Iterator[list[BaseException]]
         raise raised[-1]
 
     def leave(*_: object) -> NoReturn:
-        # By the descriptor: what is interrupted may be writing to the stream. Whoever read it may be gone.
+        # Written to the descriptor, because the interrupted code may hold the stream. The pipe may be closed.
         with contextlib.suppress(OSError):
             os.write(2, f"{interrupted}\n".encode())
         os._exit(130)
@@ -128,9 +138,9 @@ def stoppable(interrupted: str, *, whole: bool) -> Iterator[list[BaseException]]
 
 @contextlib.contextmanager
 def stopped_at_once(last: Callable[[], None], *, whole: bool) -> Iterator[None]:
-    """While it lasts, SIGINT and SIGTERM end a `whole` process after `last()`, whatever its main thread is about.
+    """End a `whole` process on SIGINT or SIGTERM after calling `last`, even during a long compilation.
 
-    Python runs its handlers between instructions of its own: a compilation of minutes would be waited for.
+    Python runs signal handlers only between its own instructions, so a thread waits for the signal instead.
     """
     if not whole or threading.current_thread() is not threading.main_thread():
         yield
@@ -143,7 +153,7 @@ def stopped_at_once(last: Callable[[], None], *, whole: bool) -> Iterator[None]:
             if number[0] in before:
                 try:
                     last()
-                except OSError:  # nobody reads it (| head), and nothing but this thread ends the process
+                except OSError:  # the pipe is closed (| head); this thread must still end the process
                     silence(sys.stdout)
                 finally:
                     tell("interrupted" if number[0] == signal.SIGINT else "stopped by SIGTERM")

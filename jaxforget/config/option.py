@@ -1,4 +1,4 @@
-"""How an option of the schema is declared: its default, range and help text, and what it affects."""
+"""Declaration of an option of the schema: its default, range and help text, and what it affects."""
 
 import dataclasses
 from collections.abc import Sequence

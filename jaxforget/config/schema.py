@@ -141,7 +141,7 @@ class AnchorOptions:
 
 @dataclasses.dataclass(frozen=True)
 class BlockOptions:
-    """How text becomes blocks of tokens."""
+    """Blocks of tokens that the text is cut into."""
 
     length: int = result(512, CUT, "tokens in a block", least=2, most=MOST_ROWS, essential=True)
     mode: str = result(
@@ -231,7 +231,7 @@ class LoraOptions:
 
 @dataclasses.dataclass(frozen=True)
 class EvalOptions:
-    """What is measured during unlearning, and after it."""
+    """Measures during unlearning, and evaluations after it."""
 
     every: int = result(20, FORGET, "steps of unlearning between evaluations; 0 evaluates at both ends only", least=0)
     probes: str | None = place(
@@ -250,10 +250,7 @@ class EvalOptions:
         None, SUITES, "file", 'suite multiple_choice: .jsonl of {"context", "choices", "answer"}'
     )
     tfds: str | None = place(
-        None,
-        SUITES,
-        "folder",
-        "suite benchmarks: the data folder of tensorflow-datasets, prepared in array_record form",
+        None, SUITES, "folder", "suite benchmarks: data folder of tensorflow-datasets, in array_record form"
     )
     benchmarks: str = result(
         "arc_challenge,arc_easy,boolq,hellaswag,openbookqa,piqa,winogrande",
@@ -316,7 +313,7 @@ class CheckpointOptions:
 
 @dataclasses.dataclass(frozen=True)
 class MeshOptions:
-    """How devices are used; one size may be -1, which stands for all remaining devices."""
+    """The mesh of devices; one size may be -1, which stands for all remaining devices."""
 
     data: int = layout(1, MODELS, "copies of the weights")
     fsdp: int = layout(-1, MODELS, "devices that share the weights and the batch")
@@ -365,7 +362,7 @@ class Config:
     out: str | None = place(
         None, (*TEXTS, "forget", "eval", "export", "report"), "run", "the run's folder", essential=True
     )
-    seed: int = result(0, (*TEXTS, "forget"), "seed of block draws, order and held-out choice", least=0, most=2**32 - 1)
+    seed: int = result(0, (*TEXTS, "forget"), "seed of all random choices", least=0, most=2**32 - 1)
     method: str = result("whp", FORGET, "the unlearning method; the paper's is whp", essential=True)
     objective: dict[str, float] = result(
         {}, FORGET, "settings of the method, as name: value; on the command line objective.NAME=VALUE"

@@ -46,7 +46,8 @@ def run_demo(out: Path, seed: int) -> dict[str, Any]:
         with seconds(name):
             _say(f"== {name}: a toy Llama trained from scratch")
             folders[name] = out / name
-            run = run_chain(config_from(pretraining(out / "pretraining" / name, init, text)), ("prepare",))
+            settings = config_from(pretraining(out / "pretraining" / name, init, text))
+            run = run_chain(settings, ("prepare",), again=True, force=True)
             run_stage(run, pretrain_stage(folders[name]))
     models = {"folder": str(folders["base"]), "control": str(folders["control"])}
     with seconds("paper"):
@@ -87,7 +88,7 @@ def _chain(values: dict[str, Any], file: Path, stages: tuple[str, ...]) -> Run:
     """Saves the configuration where `jaxforget run FILE` finds it, and runs stages of it."""
     config: Config = config_from(values)
     write_text(file, OmegaConf.to_yaml(OmegaConf.create(values)))
-    return run_chain(config, stages)
+    return run_chain(config, stages, again=True, force=True)  # the folder of the demo is its own
 
 
 def _models(done: Run, paper: Run) -> dict[str, dict[str, float]]:

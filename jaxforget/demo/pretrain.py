@@ -15,10 +15,10 @@ from jaxforget.models.config import ModelConfig
 from jaxforget.models.export import save_params
 from jaxforget.models.tokenizer import load_tokenizer
 from jaxforget.models.transformer import Transformer
-from jaxforget.pipeline import Stage
 from jaxforget.stages.card import plain_card
 from jaxforget.stages.fit import batches_from, fit, load_student, save
 from jaxforget.stages.run import Run
+from jaxforget.stages.stage import Needs, Stage
 from jaxforget.train.objectives import NextToken
 from jaxforget.train.step import StepOptions
 from jaxforget.train.step import make_step as make_training_step
@@ -86,11 +86,11 @@ def pretrain_stage(folder: Path) -> Stage:
     """The stage that trains a run's base, random as it is, on its text and writes the model to `folder`."""
     return Stage(
         "pretrain",
-        lambda run: {
-            "prepare": run.manifest.stage("prepare")["fingerprint"],
-            "init": run.manifest.hash_path(run.base),
-            "recipe": repr((STEPS, BATCH, LEARNING_RATE, VECTOR_RATE, WARMUP, CLIP)),
-        },
+        lambda run: Needs(
+            ("prepare",),
+            files={"init": run.base},
+            values={"recipe": repr((STEPS, BATCH, LEARNING_RATE, VECTOR_RATE, WARMUP, CLIP))},
+        ),
         partial(_pretrain, folder=folder),
         lambda run: [folder / "config.json"],
         trains=True,

@@ -1,7 +1,10 @@
 """Stage `anchors`: the dictionary, read from the user's file or found in the text."""
 
 import functools
+import itertools
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +14,7 @@ from jaxforget.anchors.extract import Found, extract
 from jaxforget.anchors.local_model import LocalModel
 from jaxforget.anchors.models_judge import ModelsJudge
 from jaxforget.anchors.review.edits import apply_verdicts, read_verdicts
+from jaxforget.config import result_options
 from jaxforget.corpus.dictionary import Anchors
 from jaxforget.endpoint import Answer, Endpoint, settings_from
 from jaxforget.endpoint.answers import Messages
@@ -18,8 +22,39 @@ from jaxforget.errors import UserError
 from jaxforget.lm.model import load
 from jaxforget.models.folders import resolve_folder
 from jaxforget.stages.run import Run, wait_for_all
+from jaxforget.stages.stage import Needs, Stage
 
 SHOWN = 8  # notes printed; the rest are in anchors.json
+# The options that each extractor uses; one that a person's dictionary replaces uses none.
+COUNTING = ("anchors.language", "anchors.min_count", "anchors.most", "anchors.counterparts")
+USED = {
+    "models": (*COUNTING, "anchors.sample", "model.dtype", "model.base"),
+    "statistics": COUNTING,
+    "endpoint": ("anchors.calls", "endpoint"),
+    "local": ("anchors.calls", "anchors.answer_tokens", "model.dtype"),
+}
+
+
+def needs(run: Run) -> Needs:
+    """Return the inputs: the user's dictionary, or what its extractor reads."""
+    config = run.config
+    if run.finder is None:
+        return Needs(files={"anchors.path": run.dictionary}, unused=_unused(run, ("anchors.filter",)))
+    unused = _unused(run, ("seed", "anchors.extractor", *USED[run.finder]))
+    texts, models = {"corpus.path": run.target}, {}
+    if run.finder in ("models", "statistics"):
+        texts["retain.path"] = run.retained
+    if run.finder == "local" and config.anchors.model is not None:
+        models["anchors.model"] = resolve_folder(config.anchors.model)
+    if not run.reinforces_first:
+        return Needs(texts=texts, models=models, unused=unused)
+    models["model.folder"] = run.base
+    return Needs(("reinforce",), brings=("reinforce",), texts=texts, models=models, unused=unused)
+
+
+def _unused(run: Run, used: tuple[str, ...]) -> list[str]:
+    options = result_options(run.config, "anchors")
+    return [name for name in options if not {name, name.partition(".")[0]} & set(used)]
 
 
 def anchors(run: Run) -> None:
@@ -35,14 +70,28 @@ def anchors(run: Run) -> None:
     if verdicts:
         found = apply_verdicts(found, verdicts)
         run.say(f"  {len(verdicts):,} decisions of {run.review.name} applied")
-    if jax.process_index() == 0:
-        found.save(run.anchors)
+    if jax.process_index() == 0 and (former := _replace(run.anchors, found)):
+        run.say(f"  the former dictionary, which differs, is kept as {former.name}")
     for note in notes[:SHOWN]:
         run.say(f"  {'' if run.finder is None else 'warning: '}{note}")
     dropped = f", {len(found.dropped)} dropped by the filter" if found.dropped else ""
     run.say(f"  {len(found.entries):,} anchors{dropped}")
     if run.finder is not None:
         run.say(f"  review them: jaxforget anchors review {run.folder}")
+
+
+def _replace(path: Path, found: Anchors) -> Path | None:
+    """Write a dictionary; return where the former one is kept, which a person may have edited, or None."""
+    if not path.is_file():
+        found.save(path)
+        return None
+    former = next(name for n in itertools.count(1) if not (name := path.with_name(f"anchors.former-{n}.json")).exists())
+    shutil.copyfile(path, former)
+    found.save(path)
+    if former.read_bytes() != path.read_bytes():
+        return former
+    former.unlink()
+    return None
 
 
 def preview(run: Run) -> str:
@@ -109,3 +158,6 @@ def _ask_local(run: Run, asked: Sequence[Messages], tolerate: int) -> list[Answe
     model = load(folder, config.model.dtype, run.mesh, attention=config.model.attention)
     local = LocalModel(model, batch=config.evals.batch, answer_tokens=config.anchors.answer_tokens)
     return local.ask(asked, answers=run.answers, schema=Expressions, tolerate=tolerate, say=run.say)
+
+
+STAGE = Stage("anchors", needs, lambda run, _: anchors(run), lambda run: [run.anchors])

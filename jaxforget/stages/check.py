@@ -1,14 +1,13 @@
-"""What can be known to be wrong before hours are spent on it: looked at whenever a chain starts, in seconds."""
+"""Checks of a run before any stage works: models, texts, questions and the mesh, in seconds."""
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Collection
 from pathlib import Path
 
 from jax.sharding import Mesh
 
-from jaxforget.config import Config, load_config
+from jaxforget.config import Config
 from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.text import Source
 from jaxforget.errors import UserError
@@ -17,26 +16,30 @@ from jaxforget.models.adapters import AdapterFile, is_adapter, read_adapter
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.folders import read_config, resolve_base, resolve_folder
 from jaxforget.models.load import Checkpoint
-from jaxforget.models.tokenizer import find_tokenizer
+from jaxforget.models.tokenizer import find_tokenizer, fit_tokenizer, load_tokenizer
 from jaxforget.models.weights import dense_layers
 from jaxforget.sharding import row_shards
 from jaxforget.stages.build import make_objective
 from jaxforget.stages.run import Run
 
-# What a run writes into its folder: no input may lie there.
-PRODUCTS = ("anchors.json", "blocks", "reinforced", "unlearned", "export", "labels", "checkpoints", "evals")
 MODEL_STAGES = {"prepare", "reinforce", "forget", "eval", "export"}
 
 
 def check(run: Run, stages: Collection[str]) -> None:
-    """Raises `UserError` for whatever the named stages would stumble on: places, shapes, questions, the mesh."""
+    """Check what the named stages are going to read.
+
+    Raises:
+      UserError: a missing or unfit model, tokenizer, text, dictionary or question, or a batch that the mesh does not
+        divide.
+    """
     config, wanted = run.config, set(stages)
-    _check_out(run)
     base = None
     if run.reinforces_first and "anchors" in wanted:
-        wanted.add("reinforce")  # which helps to find them
+        wanted.add("reinforce")  # its model helps to find the anchors
     if wanted & MODEL_STAGES:
         base = _check_model(run.base)
+        if wanted - {"export"}:
+            fit_tokenizer(load_tokenizer(run.base), base)
         if config.blocks.length > base.max_position_embeddings:
             raise UserError(
                 f"blocks.length is {config.blocks.length}, beyond the {base.max_position_embeddings} positions "
@@ -97,10 +100,10 @@ def _read(run: Run, source: Source) -> dict[bytes, str]:
 
 
 def check_select(config: Config) -> None:
-    """That the measure which chooses the result (forget.select) will be taken.
+    """Check that something is measured by which forget.select can choose the result.
 
     Raises:
-      UserError: it has no questions; names the option that would give it some.
+      UserError: the measure has no questions; names the option that gives it some.
     """
     select, options = config.forget.select, config.evals
     if select == "perplexity" and options.heldout is None:
@@ -112,39 +115,6 @@ def check_select(config: Config) -> None:
             else f"{options.probes} has no such list, or an empty one"
         )
         raise UserError(f"forget.select={select}: nothing measures it: {where}; give evals.probes a list {select!r}")
-
-
-def _check_out(run: Run) -> None:
-    """The run's folder is no file, holds no other's work, and lies in nothing that the run reads."""
-    config, folder = run.config, run.folder
-    if "://" in (config.out or ""):
-        raise UserError(
-            f"out={config.out}: a run fills a folder of this machine; mount the bucket (gcsfuse) and name that"
-        )
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"out={folder}: is a file; name a folder, as out=runs/NAME")
-    written = folder / "config.yaml"
-    if written.exists() and not (folder / "manifest.json").exists() and load_config(folder) != config:
-        raise UserError(f"{written}: no run wrote it, and this one would write over it; name another out=")
-    read = {
-        "model.folder": config.model.folder,
-        "corpus.path": config.corpus.path,
-        "retain.path": config.retain.path,
-        "evals.heldout": config.evals.heldout,
-    }
-    for name, place in read.items():
-        if place is not None and Path(place).is_dir() and _real(folder).is_relative_to(_real(place)):
-            raise UserError(f"out={folder}: lies inside {name}={place}, which the run reads; name another folder")
-    made = [folder / name for name in PRODUCTS]
-    read |= {"anchors.path": config.anchors.path, "model.control": config.model.control}
-    for name, place in read.items():
-        if place is not None and any(_real(place).is_relative_to(_real(path)) for path in made):
-            raise UserError(f"{name}={place}: out={folder} would write over it; name another out=")
-
-
-def _real(path: str | Path) -> Path:
-    """Return a path with its links resolved; a circle of links is left as it is, where `Path.resolve` raises."""
-    return Path(os.path.realpath(path))
 
 
 def _check_model(folder: Path, *, tokenizer: bool = True) -> ModelConfig:
@@ -161,17 +131,17 @@ def _check_model(folder: Path, *, tokenizer: bool = True) -> ModelConfig:
 
 
 def _check_same(folder: Path, base: ModelConfig, base_folder: Path, *, tokenizer: bool = True) -> None:
-    """That a model is base trained otherwise: its tokens and its forward pass are base's."""
+    """Check that a model has base's tokens and forward pass, so that only its training differs."""
     other = _check_model(folder, tokenizer=tokenizer)
     free = {name: getattr(base, name) for name in ("bos_token_id", "eos_token_id", "max_position_embeddings")}
     if dataclasses.replace(other, **free) != base:
         raise UserError(
-            f"{folder}: its config.json describes another model than {base_folder}; give that one, trained otherwise"
+            f"{folder}: its config.json describes another model than {base_folder}; give a model of the same shape"
         )
 
 
 def _check_reinforced(run: Run, base: ModelConfig) -> None:
-    """A reinforced model that is given is a relative of base, in the form that reinforce.weights names."""
+    """Check that a given reinforced model fits base, and has the form that reinforce.weights names."""
     folder, weights = run.reinforced, run.config.reinforce.weights
     if is_adapter(folder):
         if weights != "lora":
@@ -188,7 +158,7 @@ def _check_reinforced(run: Run, base: ModelConfig) -> None:
 
 
 def check_rank(config: Config, base: ModelConfig) -> None:
-    """Raises `UserError` where the adapters' products would not be of lower rank than the layers beside them."""
+    """Raise `UserError` unless the adapters' rank is lower than that of every layer beside them."""
     least = min(min(shape[1:]) for shape in dense_layers(base).values())
     if config.lora.rank >= least:
         raise UserError(
@@ -198,7 +168,7 @@ def check_rank(config: Config, base: ModelConfig) -> None:
 
 
 def check_rows(config: Config, mesh: Mesh, stage: str) -> None:
-    """Raises `UserError` where the mesh and the microbatches do not divide the rows of a step of `stage`."""
+    """Raise `UserError` unless the mesh and the microbatches divide the rows of a step of `stage`."""
     options = getattr(config, stage)
     rows = config.retain.rows if stage == "forget" else 0
     shards = row_shards(mesh)

@@ -20,12 +20,25 @@ from jaxforget.stages.page_details import PASSAGE_MODELS, add_answers, add_token
 from jaxforget.stages.prepare import read_dictionary
 from jaxforget.stages.questions import questions_of
 from jaxforget.stages.run import Run, fetch
+from jaxforget.stages.stage import Needs, Stage
 from jaxforget.stages.suites.catalogue import PROBABILITY, SUITES
 from jaxforget.stages.suites.probability import CONVENTIONS
-from jaxforget.stages.suites.suite import Models, measure_model, write_table
+from jaxforget.stages.suites.suite import Models, compared, measure_model, write_table
 from jaxforget.train.objectives.whp import Whp
 from jaxforget.train.step import StepOptions, make_label_step
 from jaxforget.train.types import Frozen
+
+
+def needs(run: Run) -> Needs:
+    """Return the inputs: the questions, and every model of the tables with its tokenizer."""
+    evals, models = run.config.evals, compared(run)
+    return Needs(
+        ("forget",),
+        texts={"evals.heldout": run.heldout},
+        files={"evals.probes": evals.probes, "evals.prompts": evals.prompts},
+        models={f"model {name}": folder for name, folder in models.items()},
+        tokenizers={f"tokenizer {name}": folder for name, folder in models.items()},
+    )
 
 
 def evaluate(run: Run) -> None:
@@ -136,3 +149,11 @@ def _cell(value: float | None) -> str:
 def _write(run: Run, name: str, value: dict[str, Any]) -> None:
     if jax.process_index() == 0:
         write_json(run.evals / f"{name}.json", value)
+
+
+STAGE = Stage(
+    "eval",
+    needs,
+    lambda run, _: evaluate(run),
+    lambda run: [run.evals / f"{name}.json" for name in ("summary", "completions", "passage", "questions")],
+)

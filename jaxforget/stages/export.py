@@ -7,10 +7,18 @@ import jax.numpy as jnp
 
 from jaxforget.lm.model import load
 from jaxforget.models.adapters import is_adapter, read_adapter, save_merged
-from jaxforget.models.export import save_params
+from jaxforget.models.export import LICENCE_FILES, TOKENIZER_FILES, save_params
 from jaxforget.models.folders import read_config
 from jaxforget.stages.card import model_card
 from jaxforget.stages.run import Run
+from jaxforget.stages.stage import Needs, Stage
+
+PAPERS = (*TOKENIZER_FILES, *LICENCE_FILES, "generation_config.json")
+
+
+def needs(run: Run) -> Needs:
+    """Return the inputs: the unlearned model, and the small files that are copied beside it."""
+    return Needs(("forget",), extra_files={"tokenizer and licence": (run.base, PAPERS)})
 
 
 def export(run: Run) -> None:
@@ -84,3 +92,6 @@ def surviving_update(base: Any, params: Any, dtype: str) -> float:
         return sum(inner) / jnp.maximum(sum(size), 1e-30)
 
     return float(share(base, params))
+
+
+STAGE = Stage("export", needs, lambda run, _: export(run), lambda run: [run.export / "config.json"], keeps=True)

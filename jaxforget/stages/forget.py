@@ -19,7 +19,22 @@ from jaxforget.stages.hashes import hash_followed
 from jaxforget.stages.labels import cached_labels
 from jaxforget.stages.questions import questions_of
 from jaxforget.stages.run import Run
+from jaxforget.stages.stage import Needs, Stage
 from jaxforget.train.types import Frozen, TrainState
+
+
+def needs(run: Run) -> Needs:
+    """Return the inputs: the blocks, the models, and the questions where a measure selects the checkpoint."""
+    config = run.config
+    selects = config.forget.select != "last"
+    evals = config.evals
+    return Needs(
+        ("prepare", "reinforce"),
+        models={"model.folder": run.base},
+        texts={"evals.heldout": run.heldout} if selects else {},
+        files={"evals.probes": evals.probes, "evals.prompts": evals.prompts} if selects else {},
+        unused=[*([] if selects else ["evals"]), *([] if config.forget.weights == "lora" else ["lora"])],
+    )
 
 
 def forget(run: Run, mark: str) -> None:
@@ -72,3 +87,13 @@ def _references(run: Run, base: Model, scorer: Scorer, questions: Questions) -> 
         control = load(run.control, run.config.model.dtype, run.mesh, attention=run.config.model.attention)
         found["control"] = prompt_top_tokens(scorer, control.params, questions, base.tokenizer)
     return found
+
+
+STAGE = Stage(
+    "forget",
+    needs,
+    forget,
+    lambda run: [run.unlearned / "config.json", run.unlearned / "steps.json", run.evals / "curve.json"],
+    trains=True,
+    keeps=True,
+)

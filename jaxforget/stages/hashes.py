@@ -1,4 +1,4 @@
-"""What a stage or a suite depends on, as hashes of contents: names and places of files change no result."""
+"""Hashes of the contents that stages and suites read; names and places of files change no result."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -17,13 +17,13 @@ def hash_source(run: Run, source: Source) -> str:
 
 
 def hash_data(run: Run, place: str) -> str:
-    """Of a file, or of all files in a folder; of one that is not there, its name."""
+    """Return the hash of a file or of all files in a folder; the name of a place that does not exist."""
     path = Path(place)
     return run.manifest.hash_path(path) if path.exists() else place
 
 
 def hash_model(run: Run, folder: Path) -> str:
-    """Of a model's shape and weights: a README beside them, or the same weights in another form, changes nothing."""
+    """Return the hash of a model's shape and weights; other files beside them do not count."""
 
     def loaded(name: Path) -> bool:
         read = ("config.json", "generation_config.json", INDEX, ADAPTER)
@@ -33,12 +33,12 @@ def hash_model(run: Run, folder: Path) -> str:
 
 
 def hash_tokenizer_files(run: Run, folder: Path, patterns: Sequence[str] = TOKENIZER_FILES) -> str:
-    """Of a model folder's small files that match: by default its tokenizer."""
+    """Return the hash of the small files of a model folder that match, by default its tokenizer."""
     return run.manifest.hash_path(folder, lambda name: any(fnmatch(str(name), pattern) for pattern in patterns))
 
 
 def hash_questions(run: Run) -> dict[str, str]:
-    """What the models are asked: contents, and how much of them."""
+    """Return hashes of the questions (evals.*), and how many blocks of text are read."""
     evals = run.config.evals
     places = {"evals.probes": evals.probes, "evals.prompts": evals.prompts}
     heldout = {} if run.heldout is None else {"evals.heldout": hash_source(run, run.heldout)}
@@ -50,6 +50,6 @@ def hash_questions(run: Run) -> dict[str, str]:
 
 
 def hash_followed(run: Run) -> dict[str, str]:
-    """What is followed while a model forgets: the questions, and the control that stands beside."""
+    """Return hashes of all that is measured during unlearning: the questions, and the control beside the student."""
     control = {} if run.control is None else {"model.control": hash_model(run, run.control)}
     return {**hash_questions(run), **control}

@@ -12,9 +12,31 @@ from jaxforget.files import write_json
 from jaxforget.models.folders import read_config
 from jaxforget.models.tokenizer import check_ids, fit_tokenizer, load_tokenizer
 from jaxforget.stages.run import Run
+from jaxforget.stages.stage import Needs, Stage
 
 SHOWN = 8
 NAMED = 5  # anchors named of those that were missed
+
+
+def needs(run: Run) -> Needs:
+    """Return the inputs: the texts, base's tokenizer, and the dictionary where the run has one.
+
+    The dictionary counts by its content: a review changes it after the stage that wrote it.
+    """
+    return Needs(
+        after=("anchors",) if run.anchored else (),
+        files={"anchors.json": run.anchors} if run.anchored else {},
+        texts={"corpus.path": run.target, "retain.path": run.retained if run.config.retain.rows else None},
+        tokenizers={"tokenizer": run.base},
+        unused=("corpus", "retain") if run.anchored else ("corpus", "retain", "anchors"),
+    )
+
+
+def text_needs(run: Run) -> Needs:
+    """Return the inputs of blocks that nothing translates."""
+    return Needs(
+        texts={"corpus.path": run.target}, tokenizers={"tokenizer": run.base}, unused=("corpus", "retain", "anchors")
+    )
 
 
 def cut(run: Run) -> None:
@@ -87,7 +109,7 @@ def _tokenizer(run: Run) -> Any:
 
 
 def _settings(run: Run, *, target: bool = False) -> dict[str, Any]:
-    """How text is cut; of the target, some blocks are held out."""
+    """Return the settings by which a text is cut; some blocks of the target are held out."""
     blocks = run.config.blocks
     holdout = blocks.holdout if target else 0.0
     return {"length": blocks.length, "mode": blocks.mode, "seed": run.config.seed, "holdout": holdout}
@@ -101,3 +123,21 @@ def _describe(run: Run, name: str, summary: dict) -> None:
         f"  {name}: {summary['documents']:,} documents, {summary['tokens']:,} tokens, {splits['train']:,} blocks"
         f" and {splits['validation']:,} held out"
     )
+
+
+STAGE = Stage(
+    "prepare",
+    needs,
+    lambda run, _: prepare(run),
+    lambda run: [folder / "blocks.json" for folder in (run.blocks, run.retain_blocks) if folder is not None],
+    together=False,
+)
+# Blocks that need no dictionary, for a reinforced model that is trained before the anchors are known.
+TEXT = Stage(
+    "text",
+    text_needs,
+    lambda run, _: cut(run),
+    lambda run: [run.reinforce_blocks / "blocks.json"],
+    options="prepare",
+    together=False,
+)

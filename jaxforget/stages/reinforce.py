@@ -3,12 +3,35 @@
 from collections.abc import Callable
 from typing import Any
 
+from jaxforget.config import result_options
 from jaxforget.stages.build import make_adamw, make_training_step
 from jaxforget.stages.card import plain_card, what_trains
 from jaxforget.stages.fit import batches_from, count_steps, fit, load_student, save
 from jaxforget.stages.frozen import load_base
 from jaxforget.stages.run import Run
+from jaxforget.stages.stage import Needs, Stage
 from jaxforget.train.types import Frozen, TrainState
+
+
+def needs(run: Run) -> Needs:
+    """Return the inputs: the text as blocks and the base model, or the reinforced model that is given.
+
+    The stage that cut the blocks must be finished, but it is no input as a whole: the reinforced model reads the
+    original text, so another dictionary changes nothing.
+    """
+    config = run.config
+    if config.model.reinforced is not None:
+        return Needs(models={"model.reinforced": run.reinforced}, unused=result_options(config, "reinforce"))
+    lora = config.reinforce.weights == "lora"
+    return Needs(
+        after=("text",) if run.reinforces_first else ("prepare",),
+        brings=("text",) if run.reinforces_first else (),
+        texts={"corpus.path": run.target},
+        tokenizers={"tokenizer": run.base},
+        models={"model.folder": run.base},
+        # Trained whole, the model is the same however it is held afterwards.
+        unused=("corpus",) if lora else ("corpus", "lora", "model.base", "reinforce.weights"),
+    )
 
 
 def reinforce(run: Run, mark: str) -> None:
@@ -38,3 +61,6 @@ def reinforce(run: Run, mark: str) -> None:
     params, step = fit(run, "reinforce", mark, student, schedule, optimizer, steps, make_step, batches)
     what = f"base trained {step} steps further on a text: {what_trains(config, 'reinforce')}"
     save(run, run.reinforced, student, params, plain_card(what, config.model.folder), weights)
+
+
+STAGE = Stage("reinforce", needs, reinforce, lambda run: [run.reinforced / "config.json"], trains=True, keeps=True)

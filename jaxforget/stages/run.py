@@ -1,4 +1,4 @@
-"""A run: its configuration, its folder, and where everything in it lies."""
+"""A run: its configuration, its folder, and the paths of everything in it."""
 
 import dataclasses
 import functools
@@ -20,13 +20,13 @@ from jaxforget.sharding import make_mesh
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A configuration and the folder that it fills."""
+    """A configuration and the folder that a run fills."""
 
     config: Config
 
     @functools.cached_property
     def folder(self) -> Path:
-        """`out`."""
+        """The run's folder: `out`, which must be set."""
         return Path(_set(self.config.out, "out", "the folder that the run fills, as out=runs/NAME"))
 
     @functools.cached_property
@@ -36,7 +36,7 @@ class Run:
 
     @functools.cached_property
     def control(self) -> Path | None:
-        """Local folder of the control, where there is one."""
+        """Local folder of the control, or None."""
         return None if self.config.model.control is None else resolve_folder(self.config.model.control)
 
     @functools.cached_property
@@ -47,13 +47,13 @@ class Run:
 
     @functools.cached_property
     def mesh(self) -> Mesh:
-        """All devices, as the options mesh.* say."""
+        """The mesh of all devices, shaped by the options mesh.*."""
         mesh = self.config.mesh
         return make_mesh(mesh.data, mesh.fsdp, mesh.tensor)
 
     @functools.cached_property
     def manifest(self) -> Manifest:
-        """`manifest.json`."""
+        """The record in manifest.json."""
         return Manifest(self.folder)
 
     @property
@@ -84,33 +84,33 @@ class Run:
 
     @property
     def finder(self) -> str | None:
-        """Who finds the anchors (`anchors.extractor`); None where the user brings them, or where there are none."""
+        """The extractor that finds the anchors; None if the user gives them, or if there are none."""
         options = self.config.anchors
         return None if options.path is not None or options.extractor == "none" else options.extractor
 
     @property
     def anchored(self) -> bool:
-        """Whether the run has a dictionary, the user's or one that it finds."""
+        """True if the run has a dictionary, the user's or one that it finds."""
         return self.config.anchors.path is not None or self.finder is not None
 
     @property
     def reinforces_first(self) -> bool:
-        """Whether the reinforced model helps to find the anchors, so that it is made before they are known."""
+        """True if the reinforced model helps to find the anchors, and so is trained before they are known."""
         return self.finder == "models"
 
     @property
     def anchors(self) -> Path:
-        """The dictionary: the user's after its filter, or all that was found."""
+        """The dictionary: the user's after its filter, or the one that was found."""
         return self.folder / "anchors.json"
 
     @property
     def answers(self) -> Path:
-        """What a language model answered when it was asked for anchors."""
+        """Answers of a language model that was asked for anchors."""
         return self.folder / "anchors.answers.jsonl"
 
     @property
     def review(self) -> Path:
-        """What a person decided about single anchors; it outlives a dictionary that is found anew."""
+        """Decisions of a reviewer about single anchors; they are applied again to a new dictionary."""
         return self.folder / "anchors.review.json"
 
     @property
@@ -120,27 +120,27 @@ class Run:
 
     @property
     def reinforce_blocks(self) -> Path:
-        """Blocks that the reinforced model is trained on: the target's, of which it reads the original text only."""
+        """Blocks that the reinforced model is trained on; it reads their original text only."""
         return self.folder / "blocks" / "text" if self.reinforces_first else self.blocks
 
     @property
     def retain_blocks(self) -> Path | None:
-        """Blocks of the retained text, where the run has any."""
+        """Blocks of the text to keep, or None."""
         return self.folder / "blocks" / "retain" if self.config.retain.rows else None
 
     @property
     def unlearned(self) -> Path:
-        """The result, in the dtype that trained."""
+        """The unlearned model, in the dtype that trained."""
         return self.folder / "unlearned"
 
     @property
     def export(self) -> Path:
-        """The result for others."""
+        """The exported model."""
         return self.folder / "export"
 
     @property
     def evals(self) -> Path:
-        """What was measured."""
+        """The results of evaluations."""
         return self.folder / "evals"
 
     def checkpoints(self, stage: str) -> Path:
@@ -148,13 +148,13 @@ class Run:
         return self.folder / "checkpoints" / stage
 
     def say(self, text: str) -> None:
-        """A line for the person who watches; on the first process only."""
+        """Print a line on standard error, on the first process only."""
         if jax.process_index() == 0:
             print(text, file=sys.stderr, flush=True)
 
 
 def fetch(array: Any) -> np.ndarray:
-    """A global array, whole, on every process."""
+    """Return a whole global array on every process."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -163,7 +163,7 @@ def fetch(array: Any) -> np.ndarray:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns once every process has come here: what the first one wrote then stands."""
+    """Wait until every process gets here, so that all see what the first one wrote."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 

@@ -1,4 +1,4 @@
-"""What the commands' tests start from."""
+"""Fixtures of the tests of commands."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Commands as tests give them, and the one line that a faulty one says."""
+"""Run commands in tests, and read the one line that a wrong one prints."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a new user may bring to `run` and its stages: each fault is one line that names it and the mend."""
+"""Wrong inputs of `run` and its stages: each gives one line that names the input and the remedy."""
 
 import json
 import shutil
@@ -22,9 +22,7 @@ def test_out(capsys, config, tiny_world, tmp_path):
     (tmp_path / "file").write_text("mine")
     assert f"out={tmp_path}/file: is a file; name a folder" in fault(capsys, "run", config, f"out={tmp_path}/file")
     assert "cannot be made: Not a directory" in fault(capsys, "run", config, f"out={tmp_path}/file/run")
-    assert "out=gs://mine/run: a run fills a folder of this machine" in fault(
-        capsys, "run", config, "out=gs://mine/run"
-    )
+    assert "out=gs://mine/run: a run fills a local folder" in fault(capsys, "run", config, "out=gs://mine/run")
     inside = tiny_world / "target" / "run"
     assert f"lies inside corpus.path={tiny_world}/target" in fault(capsys, "run", config, f"out={inside}")
     assert f"lies inside model.folder={tiny_world}/base" in fault(capsys, "run", config, f"out={tiny_world}/base")
@@ -90,22 +88,21 @@ def test_models_that_are_not_the_one(capsys, config, tiny_world, tmp_path):
     )
     wider = tmp_path / "wider"
     save_llama(wider, 420, seed=0, hidden_size=64)
+    shutil.copy(base / "tokenizer.json", wider)
     for key in ("model.control", "model.reinforced"):
         assert f"{wider}: its config.json describes another model than {base}" in fault(
             capsys, "run", config, f"{key}={wider}"
         )
     mute = shutil.copytree(base, tmp_path / "mute")
     (mute / "tokenizer.json").unlink()
-    assert f"{mute}: no tokenizer.json" in fault(capsys, "run", config, f"model.folder={mute}", lines=9)
+    assert f"{mute}: no tokenizer.json" in fault(capsys, "run", config, f"model.folder={mute}")
     garbled = shutil.copytree(base, tmp_path / "garbled")
     (garbled / "tokenizer.json").write_text("{}")
-    assert f"{garbled}: its tokenizer cannot be read" in fault(
-        capsys, "run", config, f"model.folder={garbled}", lines=9
-    )
+    assert f"{garbled}: its tokenizer cannot be read" in fault(capsys, "run", config, f"model.folder={garbled}")
     small = tmp_path / "small"
     save_llama(small, 50, seed=0)
     shutil.copy(base / "tokenizer.json", small)
-    assert "beyond the model's vocab_size 50" in fault(capsys, "run", config, f"model.folder={small}", lines=9)
+    assert "beyond the model's vocab_size 50" in fault(capsys, "run", config, f"model.folder={small}")
 
 
 @pytest.mark.parametrize(
@@ -204,7 +201,7 @@ def test_a_stage_whose_predecessor_is_of_other_inputs_says_so(capsys, copied):
 def test_a_stage_whose_predecessor_lost_its_output_says_so(capsys, copied):
     shutil.rmtree(copied / "unlearned")
     told = fault(capsys, "export", copied)
-    assert f"{copied}/unlearned/config.json: stage forget made it, and it is gone; run jaxforget forget" in told
+    assert f"{copied}/unlearned/config.json: stage forget wrote it, and it is gone; run jaxforget forget" in told
 
 
 def test_a_moved_run_goes_on_where_it_is(capsys, copied, tiny_run):

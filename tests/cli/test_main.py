@@ -189,7 +189,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(capsys, config, tmp_path, m
         told
         == f"{tmp_path}/run/manifest.json: No space left on device; free space there, and run the same command again"
     )
-    assert [path.name for path in (tmp_path / "run").iterdir()] == []
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(capsys, config, tmp_path, m
     ],
 )
 def test_faults_of_the_machine_are_one_line(error, says, capsys, config, monkeypatch):
-    monkeypatch.setattr("jaxforget.pipeline.run_chain", lambda *_: (_ for _ in ()).throw(error))
+    monkeypatch.setattr("jaxforget.pipeline.run_chain", lambda *_, **__: (_ for _ in ()).throw(error))
     assert fault(capsys, "run", config).startswith(says.replace("OUT", str(config.parent / "run")))
 
 
@@ -226,7 +226,7 @@ def test_a_platform_that_is_not_there_and_memory_that_a_device_lacks(capsys, con
             "out of memory: ",
         ),
     ):
-        monkeypatch.setattr("jaxforget.pipeline.run_chain", lambda *_, error=error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr("jaxforget.pipeline.run_chain", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
         assert fault(capsys, "run", config).startswith(says)
 
 
@@ -244,13 +244,13 @@ def test_config_alone_is_what_a_command_asks_for(capsys):
 
 
 def test_our_own_faults_keep_their_traceback(config, monkeypatch):
-    monkeypatch.setattr("jaxforget.pipeline.run_chain", lambda *_: [][0])
+    monkeypatch.setattr("jaxforget.pipeline.run_chain", lambda *_, **__: [][0])
     with pytest.raises(IndexError):
         main(["run", str(config)])
 
 
 def test_interruptions(capsys, config, monkeypatch):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("jaxforget.pipeline.run_chain", interrupt)
@@ -258,7 +258,7 @@ def test_interruptions(capsys, config, monkeypatch):
     assert capsys.readouterr().err == (
         "jaxforget: interrupted; run the same command to go on from the last checkpoint\n"
     )
-    monkeypatch.setattr("jaxforget.pipeline.run_chain", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("jaxforget.pipeline.run_chain", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     assert status_of("run", config) == 143
     assert "stopped by SIGTERM" in capsys.readouterr().err
@@ -291,7 +291,7 @@ with stoppable("jaxforget: interrupted", whole=True):
 def test_an_error_in_the_place_of_an_interruption_is_one_all_the_same(capsys, config, monkeypatch):
     """A library that is being imported may make an ImportError of what a handler raised."""
 
-    def importing(*_):
+    def importing(*_, **__):
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         except BaseException:
@@ -350,7 +350,7 @@ import sys
 import jaxforget.pipeline
 from jaxforget.cli import chain, main
 from jaxforget.train.loop import Preempted
-def stopped(*_):
+def stopped(*_, **__):
     raise Preempted("forget", 3)
 jaxforget.pipeline.run_chain = stopped
 chain.check_places = lambda *_: None

@@ -384,7 +384,7 @@ def test_slice_presets_change_only_what_costs_memory(path):
 
 
 def test_a_saved_configuration_moves_with_its_run(tmp_path, monkeypatch):
-    """What lies inside the run is stored relative to it, everything else absolutely; names of the hub stay names."""
+    """Places inside the run are stored relative to it, others as absolute paths; names of the hub stay names."""
     monkeypatch.chdir(tmp_path)
     for name in ("run/world", "other", "run/old"):
         (tmp_path / name).mkdir(parents=True)

@@ -93,3 +93,12 @@ def test_a_missing_place_is_told_by_its_option(words, stages, fault):
 )
 def test_a_place_that_nothing_reads_may_be_missing(words, stages):
     check_places(config_from({}, [f"anchors.path={HERE}", *words]), stages)
+
+
+@pytest.mark.parametrize("option", ["corpus.path", "anchors.path", "model.folder", "evals.probes"])
+def test_a_loop_of_links_is_told(option, tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    anchors = [] if option == "anchors.path" else [f"anchors.path={HERE}"]
+    with pytest.raises(UserError, match=f"^{option}: {loop}: a link to nothing; give the file or folder itself$"):
+        check_places(config_from({}, [*anchors, f"{option}={loop}"]), CHAIN)

@@ -142,3 +142,21 @@ def test_passages_beyond_the_models_positions_are_told(tiny_world, tmp_path):
     run = asking_run(tiny_world, tmp_path, "local", model=str(tiny_world / "base"))
     with pytest.raises(UserError, match="are beyond the 128 positions"):
         anchors(run)
+
+
+def test_a_dictionary_that_a_person_may_have_edited_is_kept(tiny_world, tmp_path, capsys):
+    def write(**more):
+        (tmp_path / "given.json").write_text(json.dumps({"Zorvath": ["Martin"], **more}))
+        anchors(
+            Run(config_from(settings(tiny_world, tmp_path / "run", anchors={"path": str(tmp_path / "given.json")})))
+        )
+        return sorted(path.name for path in (tmp_path / "run").glob("anchors*.json"))
+
+    assert write() == ["anchors.json"]
+    assert write() == ["anchors.json"], "the same dictionary needs no copy"
+    edited = (tmp_path / "run" / "anchors.json").read_bytes() + b" "
+    (tmp_path / "run" / "anchors.json").write_bytes(edited)
+    assert write(Quillon=["Anna"]) == ["anchors.former-1.json", "anchors.json"]
+    assert "the former dictionary, which differs, is kept as anchors.former-1.json" in capsys.readouterr().err
+    assert (tmp_path / "run" / "anchors.former-1.json").read_bytes() == edited
+    assert len(write(Brindle=["Tom"])) == 3

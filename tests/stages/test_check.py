@@ -1,11 +1,11 @@
-"""What is looked at when a chain starts, and what is not; most messages are tested with the command line."""
+"""Checks at the start of a chain; most messages are tested with the command line."""
 
 import json
 import shutil
 
 import pytest
 
-from jaxforget.config import config_from, to_yaml
+from jaxforget.config import config_from
 from jaxforget.errors import UserError
 from jaxforget.stages.check import check, check_select
 from jaxforget.stages.run import Run
@@ -99,14 +99,6 @@ def test_control_may_end_its_texts_otherwise(tiny_world, tmp_path):
     assert told(tiny_world, tmp_path, ("eval",), model={"control": str(folder)}) is None
     path.write_text(path.read_text().replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-03'))
     assert "describes another model" in told(tiny_world, tmp_path, ("eval",), model={"control": str(folder)})
-
-
-def test_a_folder_with_a_configuration_that_it_would_write_again_is_fine(tiny_world, tmp_path):
-    (tmp_path / "run").mkdir()
-    config = config_from(settings(tiny_world, tmp_path / "run"))
-    (tmp_path / "run" / "config.yaml").write_text("# mine\n" + to_yaml(config))
-    assert told(tiny_world, tmp_path, ("anchors",)) is None
-    assert "no run wrote it" in told(tiny_world, tmp_path, ("anchors",), seed=3)
 
 
 def test_text_that_is_to_be_forgotten_and_kept_is_told(tiny_world, tmp_path, capsys):

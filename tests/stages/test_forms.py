@@ -39,7 +39,7 @@ LORA = {
 
 def chain(world: Path, out: Path, stages: tuple[str, ...] | None = None, **sections) -> Run:
     config = config_from(settings(world, out, **sections))
-    return run_chain(config) if stages is None else run_chain(config, stages)
+    return run_chain(config, again=True) if stages is None else run_chain(config, stages, again=True)
 
 
 def losses(run: Path, stage: str) -> list[float]:
@@ -69,7 +69,7 @@ def test_what_an_adapter_run_leaves(adapted, tiny_world):
         assert all(np.abs(tensor).max() > 0 for tensor in stored.values())
     assert "| what trained | LoRA of rank 4 and alpha 8 over base |" in (adapted / "export" / "README.md").read_text()
     inputs = json.loads((adapted / "manifest.json").read_text())["stages"]["forget"]["inputs"]
-    assert inputs["forget.weights"] == "lora"
+    assert inputs["forget.weights"] == "'lora'"
     assert inputs["lora.rank"] == "4"
 
 

@@ -1,4 +1,4 @@
-"""Where everything of a run lies, and what must be set."""
+"""Paths of a run, and options that must be set."""
 
 from pathlib import Path
 

@@ -1,0 +1,146 @@
+"""The folder of a run: which folders a run may fill, and the lock that keeps two commands from filling one."""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxforget.config import Config, load_config, options, value_of
+from jaxforget.errors import UserError
+from jaxforget.stages.run import Run
+
+# Names that a run writes into its folder: no input may be among them.
+PRODUCTS = ("anchors.json", "blocks", "reinforced", "unlearned", "export", "labels", "checkpoints", "evals")
+LOCK = ".lock"
+# Names that an empty folder may hold: those of file systems, of `jaxforget profile`, and of a run killed at its start.
+HARMLESS = {"lost+found", ".DS_Store", "xprof", LOCK}
+HARMLESS_STARTS = (".nfs", ".manifest.json.", ".config.yaml.")
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+def check_folder(run: Run, *, force: bool = False) -> None:
+    """Check that `out` names a folder that the run may fill.
+
+    Args:
+      run: the run; only its configuration is read.
+      force: accept a folder that holds other files or lies inside another run.
+
+    Raises:
+      UserError: `out` is no folder of this machine, holds other files, overlaps an input, or is inside another run.
+    """
+    config, folder = run.config, run.folder
+    if "://" in (config.out or ""):
+        raise UserError(f"out={config.out}: a run fills a local folder; mount the bucket (gcsfuse) and name the mount")
+    if os.path.islink(folder) and not folder.exists():
+        raise UserError(f"out={folder}: is a link to nothing; name a folder, as out=runs/NAME")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"out={folder}: is a file; name a folder, as out=runs/NAME")
+    _check_overlap(config, folder)
+    if not force:
+        _check_content(config, folder)
+
+
+def _check_content(config: Config, folder: Path) -> None:
+    """Refuse a folder whose files no run wrote, and a folder inside another run."""
+    advice = "name an empty or a new folder, or add --force"
+    here = _real(folder)
+    for above in here.parents:
+        if (above / "manifest.json").is_file() and (above / "config.yaml").is_file():
+            raise UserError(f"out={folder}: lies inside the run {above}; {advice}")
+    if not folder.is_dir() or (folder / "manifest.json").is_file():
+        return
+    names = {name for name in os.listdir(folder) if not name.startswith(HARMLESS_STARTS)} - HARMLESS
+    if "config.yaml" in names and load_config(folder) != _at(config, folder):
+        raise UserError(f"{folder / 'config.yaml'}: no run wrote it, and this run would replace it; {advice}")
+    if others := sorted(names - {"config.yaml"}):
+        raise UserError(f"out={folder}: holds files that no run wrote ({', '.join(others[:3])}); {advice}")
+
+
+def _at(config: Config, folder: Path) -> Config:
+    """The configuration as `load_config` reads it from the folder."""
+    return dataclasses.replace(config, out=str(folder))
+
+
+def _check_overlap(config: Config, folder: Path) -> None:
+    """Refuse a folder inside an input, and an input among the files that the run writes."""
+    inputs = [
+        (name, place)
+        for name, field in options()
+        if field.metadata["path"] not in (None, "run") and isinstance(place := value_of(config, name), str)
+    ]
+    for name, place in inputs:
+        if os.path.isdir(place) and _real(folder).is_relative_to(_real(place)):
+            raise UserError(f"out={folder}: lies inside {name}={place}, which the run reads; name another folder")
+    written = [_real(folder / name) for name in PRODUCTS]
+    for name, place in inputs:
+        if name != "model.reinforced" and any(_real(place).is_relative_to(path) for path in written):
+            raise UserError(f"{name}={place}: out={folder} would write over it; name another out=")
+
+
+def _real(path: str | Path) -> Path:
+    # Path.resolve raises on a loop of links in Python 3.11 and 3.12.
+    return Path(os.path.realpath(path))
+
+
+@contextlib.contextmanager
+def locked(run: Run) -> Iterator[None]:
+    """Hold the lock of the run's folder, which is made if it is missing.
+
+    The lock belongs to the process: the system releases it when the process ends, however it ends. It also holds
+    between hosts that share the folder over NFS. The first process of a run locks for all.
+
+    Raises:
+      UserError: the folder cannot be made, or another command holds its lock.
+    """
+    handle, fault = None, None
+    if jax.process_index() == 0:
+        try:
+            handle = _lock(run)
+        except UserError as error:
+            fault = error
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        taken = bool(multihost_utils.broadcast_one_to_all(np.asarray(fault is not None)))
+        if taken and fault is None:
+            fault = UserError(f"out={run.folder}: the first process could not lock it; see its message")
+    if fault is not None:
+        raise fault
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock(run: Run) -> int:
+    """Lock the folder; return the descriptor that holds the lock."""
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={run.folder}: cannot be made: {error.strerror}; give another out=") from None
+    handle = os.open(run.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            run.say(f"{run.folder}: its file system has no locks; let one command at a time work in it")
+            return handle
+        owner = os.read(handle, 200).decode(errors="replace").strip()
+        os.close(handle)
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        raise UserError(
+            f"out={run.folder}: another command is working in it ({owner or 'unknown'}); wait for its end, or name "
+            "another out="
+        ) from None
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+    return handle
