@@ -1,0 +1,52 @@
+"""Negative preference optimisation: NPO (arXiv 2404.05868) and SimNPO (arXiv 2410.07163), which needs no reference."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxforget.train.objectives.objective import Objective
+from jaxforget.train.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Npo(Objective):
+    """-(2 / beta) log sigmoid(-beta (log p(y) - log p_base(y))), a mean over rows; y are a row's counted tokens.
+
+    Attributes:
+      beta: inverse temperature; at 0 the loss becomes gradient ascent.
+    """
+
+    beta: float = 0.1
+
+    name: ClassVar[str] = "npo"
+    per_row: ClassVar[bool] = True
+
+    @property
+    def uses_base(self) -> bool:
+        return True
+
+    def row_loss(self, logp: Array, base_logp: Array | None, count: Array) -> Array:
+        return 2 / self.beta * jax.nn.softplus(self.beta * (logp - base_logp))
+
+
+@dataclasses.dataclass(frozen=True)
+class SimNpo(Objective):
+    """-(2 / beta) log sigmoid(beta (nll / |y| - delta)), a mean over rows.
+
+    Attributes:
+      beta: inverse temperature.
+      delta: margin on the mean negative log-probability of a token, nats.
+    """
+
+    weight: float = 0.125
+    beta: float = 4.5
+    delta: float = 0.0
+
+    name: ClassVar[str] = "simnpo"
+    per_row: ClassVar[bool] = True
+
+    def row_loss(self, logp: Array, base_logp: Array | None, count: Array) -> Array:
+        mean = -logp / jnp.maximum(count, 1.0)
+        return 2 / self.beta * jax.nn.softplus(-self.beta * (mean - self.delta))
