@@ -18,7 +18,7 @@ from jaxforget.tpu.topology import Slice, find_slice
 
 GIB = 2**30
 # What a compiled step is made of; a change elsewhere cannot change a row.
-CODE = ("cpu.py", "model.py", "sharding.py", "config", "models", "stages/build.py", "tpu", "train")
+CODE = ("cpu.py", "lm", "sharding.py", "config", "models", "stages/build.py", "tpu", "train")
 HEADER = (
     "slice",
     "model",
@@ -26,7 +26,7 @@ HEADER = (
     "blocks",
     "remat",
     "peak GiB",
-    "of",
+    "usable GiB",
     "arguments",
     "temporaries",
     "sent GiB",
@@ -143,7 +143,7 @@ def compile_presets(
 
 
 def as_markdown(rows: Sequence[tuple[Preset, dict[str, Any]]]) -> str:
-    """The table for the README."""
+    """Return the table of configs/slices/README.md."""
     lines = [HEADER, ("---",) * len(HEADER), *(_cells(preset, row) for preset, row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -151,7 +151,7 @@ def as_markdown(rows: Sequence[tuple[Preset, dict[str, Any]]]) -> str:
 def _cells(preset: Preset, row: dict[str, Any]) -> tuple[str, ...]:
     sent, projection = row["collective_bytes"], row["projection"]
     return (
-        f"[{preset.slice}](configs/slices/{preset.name}.yaml)",
+        f"[{preset.slice}]({preset.name}.yaml)",
         preset.config.model.folder.rpartition("/")[2].removesuffix("-chat-hf"),
         f"{row['trainable']}; {row['weights']}",
         str(row["blocks"]),

@@ -153,10 +153,12 @@ def test_help_names_every_command_and_option(cloud):
 
 def test_the_recipe_of_the_help_and_of_the_readme_works(cloud):
     """Every line of it that is the script's passes the checks, where the files that it sends exist."""
-    readme = (SCRIPT.parents[1] / "README.md").read_text().partition("`scripts/tpu_vm` does all of that")[2]
+    readme = (
+        (SCRIPT.parents[1] / "configs/slices/README.md").read_text().partition("`scripts/tpu_vm` does all of that")[2]
+    )
     for name in ("Llama-2-7b-chat-hf", "my_text", "my_anchors.json"):
         (cloud.home / name).touch()
-    for text in (cloud.run("--help").stdout, readme.partition("## A run's folder")[0]):
+    for text in (cloud.run("--help").stdout, readme):
         lines = [line.strip() for line in text.replace("\\\n", " ").splitlines()]
         commands = [shlex.split(line)[1:] for line in lines if line.startswith("scripts/tpu_vm ")]
         assert [words[0] for words in commands] == ["create", "send", "send", "send", "keep", "fetch", "delete"]
