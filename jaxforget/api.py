@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+import typing
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,10 @@ from jaxforget.config import Config, config_from, load_config, to_yaml
 from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.loader import collate
 from jaxforget.corpus.text import Source
-from jaxforget.corpus.tokens import cut_blocks
 from jaxforget.corpus.translate import Translation, translate
 from jaxforget.errors import UserError
-from jaxforget.evals.probes import Prompts, load_probes
-from jaxforget.evals.watch import Questions, make_questions
+from jaxforget.evals.catalogue import CATALOGUE, GROUPS, NAMES, choose
+from jaxforget.evals.rows import Row, above_control
 from jaxforget.files import read_json
 from jaxforget.lm.completion import complete as complete_texts
 from jaxforget.lm.forward import make_forward
@@ -30,10 +30,6 @@ from jaxforget.pipeline import run_chain, stage_seconds
 from jaxforget.sharding import put_rows, row_shards
 from jaxforget.stages.card import plain_card
 from jaxforget.stages.run import fetch
-from jaxforget.stages.suites import loaded, loaded_attacks
-from jaxforget.stages.suites.audit import audit_model
-from jaxforget.stages.suites.completion import complete_and_grade
-from jaxforget.stages.suites.probability import summary_rows
 from jaxforget.start import start_jax
 from jaxforget.train.objectives.whp import Whp
 from jaxforget.train.step import StepOptions, make_label_step
@@ -181,76 +177,101 @@ def evaluate(
     model: Model,
     suite: str = "probability",
     *,
-    probes: str | Path | None = None,
-    heldout: str | Path | None = None,
-    **settings: Any,
+    field: str = "text",
+    split: str = "train",
+    **options: Any,
 ) -> list[dict[str, Any]]:
-    """Any evaluation by name, as rows {"metric", "convention", "model", "value", "low", "high", "n"}.
+    """Measure a suite, or a group of suites, on one model.
 
-    suite:
-      "probability": familiarity and retained of `probes` (a JSON file), perplexity of `heldout` (text) in blocks of
-        `length=` tokens (as blocks.length, 512), which the row's convention names.
-      "muse": `data=FOLDER`, `convention="muse"` or `"open-unlearning"`, `auc_control=` a figure or `control=` a model.
-      "tofu": `data=FOLDER`, `convention="tofu"` or `"open-unlearning"`, `control=`, `template=`, `limit=`.
-      "memorization": `data=` text, `holdout=` text that was never trained on, `length=`, `limit=`, `field=`.
-      "membership": `data=` text, `holdout=` text that was never trained on; else as "memorization".
-      "multiple_choice": `data=FILE` of {"context", "choices", "answer"}, `delimiter=`.
-      "prompting": `probes`, `data=` the target's text, `anchors=`, `attacks=` your own words, `control=`.
-      "weights": `probes`, `base=`, `control=`.
-      "relearning": `probes`, `data=`, `neighbours=` other text, `control=`, `steps=`, `batch=`, `learning_rate=`.
-      "robustness": these three, with their keywords; relearning where there is `data=`.
-      "completion": `prompts=FILE`, or `data=` and `anchors=`; `heldout`, `count=`, `new_tokens=`, `temperature=`.
-      "audit": `data=`, `control=`; or `base=` and `anchors=`.
-    What the files hold and the keywords mean is said in `jaxforget.stages.suites`: loaded, loaded_attacks, completion,
-    audit.
+    The keywords of a suite are those of its `measure`, in `jaxforget.evals.NAME`; see `jaxforget/evals/README.md`.
+
+    Args:
+      model: the model.
+      suite: "probability" (`probes=`, `heldout=`), "muse", "tofu" (`data=FOLDER`), "memorization" (`data=`),
+        "membership" (`data=`, `holdout=`), "multiple_choice" (`data=FILE`), "prompting", "weights", "relearning"
+        (`probes=`), "robustness" (these attacks, each if its required keywords are given), "completion", "audit",
+        "benchmarks" or "harness".
+      field: the field of the text in .jsonl or data set records, for every text given by its path.
+      split: the split of a data set in `data`; other texts are read from "train".
+      options: keywords of the suite. A text is given by its path or as a `Source`. `control=`, a model that never read
+        the target, also adds the distances above it to suites that attack. `convention=` names one convention of
+        "muse" or "tofu".
+
+    Returns:
+      Rows {"metric", "convention", "model", "value", "low", "high", "n"}.
+
+    Raises:
+      UserError: an unknown suite or keyword, a required keyword is missing, or a file is unfit.
     """
-    if suite in SUITES:
-        settings |= {name: path for name, path in {"probes": probes, "heldout": heldout}.items() if path is not None}
-        return _published(suite, model, settings)
-    if suite != "probability":
-        raise UserError(f"suite={suite!r}: the suites are probability, {', '.join(SUITES)}")
-    length = settings.pop("length", None)
-    if probes is None and heldout is None:
-        raise UserError("nothing to measure: give probes=FILE with questions, heldout=TEXT for perplexity, or both")
-    config = config_from({"evals": settings} if settings else {})
-    length = min(length or config.blocks.length, model.config.max_position_embeddings)
-    blocks = []
-    if heldout is not None:
-        blocks = cut_blocks(Source(heldout).documents(), model.tokenizer, length=length)[0]
-    questions: Questions = make_questions(
-        load_probes(probes), Prompts(), blocks[: config.evals.heldout_blocks], model.tokenizer
-    )
-    return summary_rows(model.folder.name, model, questions, config, length)
+    if suite not in NAMES:
+        raise UserError(f"suite={suite!r}: the suites are {', '.join(NAMES)}")
+    options = {name: value for name, value in options.items() if value is not None}
+    if suite not in GROUPS:
+        return [row.as_json() for row in _measure_suite(model, suite, options, field, split)]
+    parts = [entry.name for entry in choose(suite)]
+    known = {name for part in parts for name in (*_parameters(part), "control")}
+    _refuse_unknown(suite, options, known)
+    rows = []
+    for part in parts:
+        parameters = _parameters(part)
+        if all(name in options for name, given in parameters.items() if given.default is given.empty):
+            own = {name: value for name, value in options.items() if name in parameters or name == "control"}
+            rows += _measure_suite(model, part, own, field, split)
+    return [row.as_json() for row in rows]
 
 
-SUITES = {
-    "muse": loaded.muse,
-    "tofu": loaded.tofu,
-    "memorization": loaded.memorization,
-    "membership": loaded.membership,
-    "multiple_choice": loaded.multiple_choice,
-    "prompting": loaded_attacks.prompting,
-    "weights": loaded_attacks.weights,
-    "relearning": loaded_attacks.relearning,
-    "robustness": loaded_attacks.robustness,
-    "completion": complete_and_grade,
-    "audit": audit_model,
-}
+def _parameters(suite: str) -> dict[str, inspect.Parameter]:
+    """Return the keywords of a suite's `measure`, with their types resolved."""
+    measure = next(entry for entry in CATALOGUE if entry.name == suite).load().measure
+    return dict(list(inspect.signature(measure, eval_str=True).parameters.items())[1:])
 
 
-def _published(suite: str, model: Model, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Runs one of `SUITES`, its keywords checked."""
-    known = list(inspect.signature(SUITES[suite]).parameters)[1:]
-    for name in settings:
+def _refuse_unknown(suite: str, options: dict[str, Any], known: Collection[str]) -> None:
+    for name in options:
         if name not in known:
             raise UserError(f"suite={suite!r} knows no {name}=; it takes {', '.join(known)}")
-    wanted = [
-        name for name, given in inspect.signature(SUITES[suite]).parameters.items() if given.default is given.empty
-    ]
-    for name in wanted[1:]:
-        if settings.get(name) is None:
-            raise UserError(f"suite={suite!r} needs {name}=, the file or folder with what to ask")
-    return SUITES[suite](model, **settings)
+
+
+def _measure_suite(model: Model, suite: str, options: dict[str, Any], field: str, split: str) -> list[Row]:
+    """Measure one suite; its options are checked, paths become the values that `measure` receives."""
+    parameters = _parameters(suite)
+    options = dict(options)
+    if "convention" in options and "conventions" in parameters:
+        options["conventions"] = (options.pop("convention"),)
+    if suite == "probability":
+        options = {**_run_blocks(model), **options}
+        if "length" in options:
+            options["length"] = min(options["length"], model.config.max_position_embeddings)
+    control = options.get("control") if "control" in parameters else options.pop("control", None)
+    _refuse_unknown(suite, options, dict.fromkeys(name for name in (*parameters, "control") if name != "workspace"))
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in options:
+            raise UserError(f"suite={suite!r} needs {name}=, the file or folder with its questions or text")
+        if name in options:
+            options[name] = _option(options[name], parameter, field, split if name == "data" else "train")
+    measure = next(entry for entry in CATALOGUE if entry.name == suite).load().measure
+    rows = measure(model, **options)
+    if control is None or "control" in parameters:
+        return rows
+    return [*rows, *above_control(rows, measure(control, **options))]
+
+
+def _option(value: Any, parameter: inspect.Parameter, field: str, split: str) -> Any:
+    """Return a path as the `Source` or `Path` that the suite receives; other values unchanged."""
+    kinds = typing.get_args(parameter.annotation) or (parameter.annotation,)
+    if isinstance(value, str | Path) and Source in kinds:
+        return Source(value, field, split)
+    return Path(value) if isinstance(value, str) and Path in kinds else value
+
+
+def _run_blocks(model: Model) -> dict[str, int]:
+    """Return the held-out blocks' length and number of the run whose folder holds the model, else the defaults.
+
+    So a model of a run has the same perplexity here as in the run's own table.
+    """
+    place = model.folder.parent / "config.yaml"
+    config = load_config(model.folder.parent) if place.is_file() else config_from({})
+    return {"length": config.blocks.length, "heldout_blocks": config.evals.heldout_blocks}
 
 
 def export(model: Model, folder: str | Path, dtype: str = "float32") -> Path:

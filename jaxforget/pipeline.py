@@ -12,7 +12,8 @@ import jax
 
 from jaxforget.config import Config, naming_options, to_yaml, told_options
 from jaxforget.errors import UserError
-from jaxforget.evals.outcomes import brought_back, leak_table
+from jaxforget.evals.catalogue import choose
+from jaxforget.evals.tables import attack_lines, effective_attack_lines
 from jaxforget.files import write_text
 from jaxforget.manifest import fingerprint
 from jaxforget.report.artefacts import read_attack_metrics
@@ -20,10 +21,9 @@ from jaxforget.report.verdict import judge_run
 from jaxforget.stages import anchors, eval, export, forget, prepare, reinforce, report
 from jaxforget.stages.check import check
 from jaxforget.stages.folder import check_folder, locked
+from jaxforget.stages.measure import measure_suites, preview_suites
 from jaxforget.stages.run import Run, wait_for_all
 from jaxforget.stages.stage import Needs, Stage
-from jaxforget.stages.suites.catalogue import SUITES
-from jaxforget.stages.suites.suite import chosen, measure, preview
 from jaxforget.train.checkpoint import discard
 from jaxforget.train.loop import Preempted, hosts_preempted
 
@@ -188,14 +188,14 @@ def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
 
     Args:
       config: the run's configuration.
-      names: suites or their groups, separated by commas, or "all"; see `jaxforget.stages.suites.catalogue`.
+      names: suites or their groups, separated by commas, or "all"; see `jaxforget.evals.catalogue`.
       dry_run: measure nothing; say what each suite would ask an endpoint, with one prompt in full.
 
     Raises:
       UserError: an unknown name, a run whose stage forget is not up to date, data that is missing or unfit. What was
         measured before is kept, and the same call resumes.
     """
-    suites = chosen(SUITES, names)
+    suites = choose(names)
     with naming_options(config):
         run = Run(config)
         check_folder(run, force=True)
@@ -203,18 +203,18 @@ def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
         with _opened(run, STAGES):
             require(run, "forget")
             if dry_run:
-                preview(run, suites)
+                preview_suites(run, suites)
                 return run
             stages = {stage.name: stage for stage in STAGES}
             if any(suite.name == "probability" for suite in suites):
                 run_stage(run, stages["eval"])
             _save_config(run)
-            rows = measure(run, SUITES, suites, named=[name.strip() for name in names.split(",")])
+            rows = measure_suites(run, suites, named=[name.strip() for name in names.split(",")])
             attacks = read_attack_metrics(run.folder)
-            attacked = [row for row in rows if row["metric"] in attacks]
+            attacked = [row for row in rows if row.metric in attacks]
             # base and reinforced were never meant to forget
-            forgetful = [row for row in attacked if row["model"] not in ("base", "reinforced")]
-            for line in [*leak_table(attacked), *brought_back(forgetful)]:
+            forgetful = [row for row in attacked if row.model not in ("base", "reinforced")]
+            for line in [*attack_lines(attacked), *effective_attack_lines(forgetful)]:
                 run.say(f"  {line}")
             run.say(f"  {run.evals / 'summary.md'}")
             say_verdict(run, closing=False)

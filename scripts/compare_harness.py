@@ -27,9 +27,10 @@ import numpy as np
 
 import jaxforget
 from jaxforget.errors import UserError
+from jaxforget.evals.harness import harness_model
 from jaxforget.evals.multiple_choice import Document, choice_likelihoods, load_choices, right_answers
+from jaxforget.evals.scorers import continuation_scorer
 from jaxforget.models.adapters import is_adapter
-from jaxforget.stages.suites.loaded import endings, harness_model
 
 METRICS = ("acc", "acc_norm")
 TASK = "choices"
@@ -101,7 +102,7 @@ def as_task(documents: list[Document], lm: Any) -> dict[str, np.ndarray]:
 def as_suite(documents: list[Document], model: jaxforget.Model) -> dict[str, np.ndarray]:
     """As `as_task`, of suite=multiple_choice."""
     length = model.config.max_position_embeddings
-    sums = choice_likelihoods(documents, endings(model), model.tokenizer, max_length=length)
+    sums = choice_likelihoods(documents, continuation_scorer(model), model.tokenizer, max_length=length)
     right = right_answers(documents, sums)
     return {metric: right[metric] for metric in METRICS} | {"sums": np.concatenate(sums)}
 

@@ -6,6 +6,7 @@ from jaxforget.cli.faults import quiet_threads, tell
 from jaxforget.cli.parser import add_config, option_table, options_of, read_config
 from jaxforget.config import check_places
 from jaxforget.errors import UserError
+from jaxforget.evals.catalogue import NAMES
 from jaxforget.start import start_jax
 
 HELP = {
@@ -29,24 +30,6 @@ command that was interrupted resumes where it stopped when it is run again.
 {options}
 """
 ALL, OWN = "All options", "Options that matter to this stage (`jaxforget run --help` lists all)"
-# The names of jaxforget.stages.suites.catalogue and their groups; a test compares them, because importing them here
-# would load JAX for the help.
-SUITES = (
-    "probability",
-    "multiple_choice",
-    "benchmarks",
-    "harness",
-    "muse",
-    "tofu",
-    "memorization",
-    "membership",
-    "prompting",
-    "weights",
-    "relearning",
-    "completion",
-    "audit",
-    "robustness",
-)
 SUITES_EPILOG = """
 suite=NAME[,NAME...] measures evaluation suites. The names are all,
 {names}.
@@ -64,7 +47,7 @@ def add(add_command) -> None:
             own = options_of(name, "suites") if name == "eval" else options_of(name)
             parser.epilog = EPILOG.format(which=OWN, options=option_table(own))
         if name == "eval":
-            listed = ",\n".join((", ".join(SUITES[:8]), ", ".join(SUITES[8:])))
+            listed = ",\n".join((", ".join(NAMES[:8]), ", ".join(NAMES[8:])))
             parser.epilog = SUITES_EPILOG.format(names=listed) + "\n" + parser.epilog
             parser.add_argument(
                 "--dry-run",

@@ -16,11 +16,11 @@ from jaxforget.demo.pretrain import STEPS, make_init, pretrain_stage
 from jaxforget.demo.recipes import PAPER, RECOMMENDED, SHAPE, pretraining, unlearning
 from jaxforget.demo.world import build_world
 from jaxforget.errors import UserError
+from jaxforget.evals.tables import metric_lines
 from jaxforget.files import read_json, write_json, write_text
 from jaxforget.pipeline import run_chain, run_stage, stage_seconds
 from jaxforget.report.texts import cut_at_word
 from jaxforget.report.verdict import judge_run
-from jaxforget.stages.eval import table
 from jaxforget.stages.run import Run
 from jaxforget.train.metrics import read_records
 
@@ -119,12 +119,7 @@ def _show(out: Path, results: dict[str, Any]) -> None:
             text = cut_at_word(" ".join(item["completions"][name].split())[:100])
             print(f"  {name:10} {text}")
     print()
-    rows = [
-        {"model": name, "metric": metric, "value": value}
-        for name, measures in results["models"].items()
-        for metric, value in measures.items()
-    ]
-    print("\n".join(table(rows)))
+    print("\n".join(metric_lines(results["models"])))
     print(f"\n{judge_run(out).line(sys.stdout)}")
     seconds = results["seconds"]
     print(f"\n{seconds['total']:.0f} s, {results['peak_rss_bytes'] / 2**30:.1f} GiB at most; {out / 'report.html'}")

@@ -1,31 +1,41 @@
-"""The audit: which words of the target does a model still predict, and which passages show it.
+"""Suite `audit`: the words of the target that a model still predicts, and the passages that show them.
 
-With a control every word is looked at: what the control predicts too, any reader could have guessed; what lies above it
-was read. So words turn up that the dictionary never named. Without one, base stands in: of the words that a dictionary
-names, at their first place in a passage (a repeated name can be copied), those predicted nearly as well as by base.
+With a control every word counts. Any reader could have guessed the words that the control predicts too; a probability
+above the control's shows that the word was read. So the audit finds words that the dictionary does not hold. Without a
+control, base replaces it: the audit finds the anchors that are predicted nearly as well as by base, at their first
+occurrence in a passage only, because a repeated name can be copied.
 """
 
 import dataclasses
 import string
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxforget.evals.evidence import evidence
+from jaxforget.corpus.dictionary import Anchors
+from jaxforget.corpus.text import Source
+from jaxforget.corpus.translate import Translator, block_rng
 from jaxforget.evals.intervals import bootstrap
+from jaxforget.evals.memorization import PASSAGE, passages_of
+from jaxforget.evals.rows import Row, make_row
+from jaxforget.evals.scorers import scorer_of
+from jaxforget.evals.suite import MissingInput, RunInputs, Suite, Workspace
+from jaxforget.lm.model import Model
 from jaxforget.lm.scoring import Scorer
 from jaxforget.train.types import Params
 
 LEAK = 0.1  # probability above the control's from which a word counts as leaked
-NEAR = 0.9  # share of base's probability from which a word counts as kept, where there is no control
-KNOWN = 0.1  # of base's own probability: below it there is nothing to forget
-START = ("Ġ", "▁", "Ċ", " ", "\n")  # marks that tokenizers begin a word with
+NEAR = 0.9  # share of base's probability from which a word counts as known, without a control
+KNOWN = 0.1  # base's own probability below which there is nothing to forget
+START = ("Ġ", "▁", "Ċ", " ", "\n")  # marks with which tokenizers begin a word
+BLANKS = ("Ġ", "▁")
 
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
-    """A passage: ids int [n], and its words as (first token, token after the last), in order, from token 1 on."""
+    """A passage: ids int [n], and its words as (first token, token after the last) in order, from token 1 on."""
 
     ids: tuple[int, ...]
     words: tuple[tuple[int, int], ...]
@@ -36,9 +46,10 @@ class Audited:
     """A passage under two models.
 
     Attributes:
-      passage: what was read.
-      model, reference: probability of each word given what precedes it, fp64 [words].
-      watched: whether each word is looked at, bool [words].
+      passage: the passage.
+      model: the model's probability of each word given the text before it, fp64 [words].
+      reference: the same under the control or base.
+      watched: True for the words that count, bool [words].
     """
 
     passage: Passage
@@ -48,14 +59,14 @@ class Audited:
 
 
 def cut_words(ids: Sequence[int], pieces: Sequence[str]) -> Passage:
-    """Words of a passage: a token that begins with a blank's mark or a punctuation mark begins one, and so does one
-    behind a punctuation mark or a line end.
+    """Cut a passage into words.
 
-    The first token has nothing that precedes it: it is no word.
+    A token that begins with a blank's mark or a punctuation mark begins a word, and so does one after a punctuation
+    mark or a line end. The first token belongs to no word, because nothing precedes it.
     """
 
     def begins(i: int) -> bool:
-        # ASCII marks only: tokenizers of bytes spell parts of accented letters with odd signs.
+        # ASCII marks only, because tokenizers of bytes spell parts of accented letters with other signs.
         joins = i > 1 and not pieces[i].startswith((*START, *string.punctuation))
         return not (joins and not pieces[i - 1].endswith(("Ċ", "\n", *string.punctuation)))
 
@@ -64,7 +75,7 @@ def cut_words(ids: Sequence[int], pieces: Sequence[str]) -> Passage:
 
 
 def word_probabilities(scorer: Scorer, params: Params, passages: Sequence[Passage]) -> list[np.ndarray]:
-    """Probability of every word of every passage, fp64 [words]: the product of its tokens', teacher-forced."""
+    """Return the probability of every word of every passage, fp64 [words]; teacher-forced, all its tokens."""
     scores = scorer.log_probabilities(params, [passage.ids for passage in passages])
     return [
         np.exp([row[first - 1 : end - 1].sum(dtype=np.float64) for first, end in passage.words])
@@ -73,9 +84,11 @@ def word_probabilities(scorer: Scorer, params: Params, passages: Sequence[Passag
 
 
 def first_anchors(passage: Passage, spans: np.ndarray) -> np.ndarray:
-    """bool [words]: words in which an anchor's first occurrence in the passage begins.
+    """Return bool [words]: True for words in which an anchor's first occurrence in the passage begins.
 
-    `spans` int [a, 3]: first token, length and number of each occurrence's anchor, as `Translation.spans`.
+    Args:
+      passage: the passage.
+      spans: first token, length and anchor's number of each occurrence, int [a, 3], as `Translation.spans`.
     """
     met: set[int] = set()
     begun = set()
@@ -86,44 +99,28 @@ def first_anchors(passage: Passage, spans: np.ndarray) -> np.ndarray:
     return np.array([any(first <= start < end for start in begun) for first, end in passage.words], bool)
 
 
-def audit(
-    passages: Sequence[Passage],
-    model: Sequence[np.ndarray],
-    reference: Sequence[np.ndarray],
-    watched: Sequence[np.ndarray] | None = None,
-) -> list[Audited]:
-    """Puts the probabilities of two models side by side.
-
-    Args:
-      passages: what both read.
-      model: the first one's probability of each word, fp64 [words] a passage.
-      reference: the same of the second.
-      watched: whether each word is looked at, bool [words] a passage; None: every word is.
-    """
-    every = [np.ones(len(passage.words), bool) for passage in passages]
-    parts = zip(passages, model, reference, every if watched is None else watched, strict=True)
-    return [Audited(*part) for part in parts]
-
-
 def leaks(audited: Audited, *, control: bool) -> np.ndarray:
-    """bool [words]: with a control, at least `LEAK` above it; without, at least `NEAR` of base where base knows it."""
+    """Return the leaked words, bool [words].
+
+    With a control: at least `LEAK` above it. Without: at least `NEAR` of base's probability, where base knows the word.
+    """
     if control:
         return audited.watched & (audited.model - audited.reference >= LEAK)
     return audited.watched & (audited.reference >= KNOWN) & (audited.model >= NEAR * audited.reference)
 
 
 def excess(audited: Audited, *, control: bool) -> np.ndarray:
-    """fp64 [words]: how much a word weighs in the ranking; 0 where it is not looked at.
+    """Return the weight of each word in the ranking, fp64 [words]; 0 for a word that does not count.
 
-    With a control, the probability above the control's; without, the model's own, where it is a leak.
+    With a control: the probability above the control's. Without: the model's own probability of a leaked word.
     """
     if control:
         return np.where(audited.watched, np.maximum(audited.model - audited.reference, 0), 0)
     return np.where(leaks(audited, control=False), audited.model, 0)
 
 
-def audit_rows(found: Sequence[Audited], *, control: bool, model: str) -> list[dict[str, Any]]:
-    """Rows: the share of words that leak, and their mean excess; 95 % bootstraps over passages."""
+def audit_rows(found: Sequence[Audited], *, control: bool, model: str) -> list[Row]:
+    """Return the share of words that leak and their mean excess; intervals are 95 % bootstraps over passages."""
     if control:
         said = (
             f"share of words at least {LEAK} more probable than under the control",
@@ -140,19 +137,19 @@ def audit_rows(found: Sequence[Audited], *, control: bool, model: str) -> list[d
         return []
     kinds = [("audit_leaked", leaks, said[0]), ("audit_excess", excess, said[1])]
     if control:
-        # Two models that read the same differ too: what lies as far below says how much of the above is chance.
+        # Two models of equal knowledge differ by chance in both directions, so this row shows the chance level.
         convention = f"share of words at least {LEAK} less probable than under the control"
         kinds.append(("audit_below", lambda audited, control: leaks(_swapped(audited), control=control), convention))
     rows = []
     for metric, of, convention in kinds:
         sums = np.array([of(audited, control=control).sum(dtype=np.float64) for audited in found])
         interval = bootstrap(_share, [np.stack([sums, counts], axis=1)])
-        rows.append(evidence(metric, convention, model, sums.sum() / counts.sum(), counts.sum(), interval))
+        rows.append(make_row(metric, convention, model, sums.sum() / counts.sum(), counts.sum(), interval))
     return rows
 
 
 def _share(totals: np.ndarray) -> float:
-    """Of a passage's sum and its count of words [passages, 2]; 0 where no word of those drawn is looked at."""
+    """Return the share from sums and counts of words, [passages, 2]; 0 if no word of the drawn passages counts."""
     return totals[:, 0].sum() / max(totals[:, 1].sum(), 1)
 
 
@@ -168,12 +165,17 @@ def ranked(
     passages: int = 20,
     words: int = 50,
 ) -> dict[str, Any]:
-    """What to read, worst first: words by what they add up to, passages by their mean excess.
+    """Return the words and passages to read, worst first: words by their sum, passages by their mean excess.
 
-    A word's places add up with their sign: where a model is as often below the control as above, it knows no more.
+    The occurrences of a word are summed with their sign: a model that is as often below the control as above knows no
+    more than it.
 
     Args:
-      spell: token ids -> text, blanks kept.
+      found: audited passages.
+      spell: function token ids -> text that keeps blanks.
+      control: True if the reference is a control, False if it is base.
+      passages: number of passages at most.
+      words: number of words at most.
 
     Returns:
       {"against": "control" or "base", "words": [{"word", "count", "leaked", "model", "reference"}], "passages":
@@ -224,3 +226,102 @@ def _spelled(audited: Audited, spell: Callable[[Sequence[int]], str], control: b
         }
         for place, (first, end) in enumerate(audited.passage.words)
     ]
+
+
+def audit(
+    model: Model, reference: Model, ids: Sequence[Sequence[int]], translator: Translator | None = None
+) -> list[Audited]:
+    """Audit passages under a model and its reference.
+
+    Args:
+      model: the model.
+      reference: the control; or base, if `translator` is given.
+      ids: token ids of each passage.
+      translator: finds the anchors, whose first occurrences are the words that count; None: every word counts.
+
+    Raises:
+      MissingInput: the two models have different tokens.
+    """
+    if reference.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+        raise MissingInput(f"{model.folder}: its tokens differ from those of {reference.folder}; no word is comparable")
+    passages = [cut_words(passage, model.tokenizer.convert_ids_to_tokens(list(passage))) for passage in ids]
+    own = word_probabilities(scorer_of(model), model.params, passages)
+    other = word_probabilities(scorer_of(reference), reference.params, passages)
+    watched = [np.ones(len(passage.words), bool) for passage in passages]
+    if translator is not None:
+        spans = [translator.translate(np.array(passage.ids), block_rng(0, 0)).spans for passage in passages]
+        watched = [first_anchors(passage, found) for passage, found in zip(passages, spans, strict=True)]
+    return [Audited(*parts) for parts in zip(passages, own, other, watched, strict=True)]
+
+
+def measure(
+    model: Model,
+    *,
+    data: Source,
+    control: Model | None = None,
+    base: Model | None = None,
+    anchors: Path | None = None,
+    keep_all_anchors: bool = False,
+    match: str = "first",
+    length: int = PASSAGE,
+    limit: int = 200,
+    workspace: Workspace | None = None,
+) -> list[Row]:
+    """Audit a text against `control`; without one, against `base` at the occurrences of `anchors`.
+
+    Args:
+      model: the model.
+      data: the text to forget.
+      control: a model that never read it.
+      base: the model before unlearning.
+      anchors: the dictionary.
+      keep_all_anchors: use the entries that the dictionary's filter removes too.
+      match: the option anchors.match.
+      length: tokens of a passage.
+      limit: number of passages at most.
+      workspace: where the words and passages to read are written, as MODEL.json.
+    """
+    if control is None and (base is None or anchors is None):
+        raise MissingInput("suite='audit' needs control=, a model that never read the text; or base= and anchors=")
+    reference = base if control is None else control
+    if reference.folder == model.folder:
+        return []
+    ids = passages_of(data, model, length=length, limit=limit)
+    translator = None
+    if control is None:
+        translator = Translator(Anchors.load(anchors, keep_all=keep_all_anchors), model.tokenizer, match=match)
+    found = audit(model, reference, ids, translator)
+
+    def spell(ids: Sequence[int]) -> str:
+        pieces = model.tokenizer.convert_ids_to_tokens(list(ids))
+        text = model.tokenizer.convert_tokens_to_string(pieces)
+        # Some tokenizers omit the blank before the first word of a text.
+        return f" {text}" if pieces[0].startswith(BLANKS) and not text[:1].isspace() else text
+
+    if workspace is not None:
+        page = {"model": workspace.model, **ranked(found, spell, control=control is not None)}
+        workspace.write(f"{workspace.model}.json", page)
+    return audit_rows(found, control=control is not None, model=model.folder.name)
+
+
+def options(run: RunInputs) -> dict[str, Any]:
+    """Return the options of `measure` for a run."""
+    found = {**run.passages(PASSAGE), "workspace": run.workspace}
+    if control := run.reference("control"):
+        return {**found, "control": control}
+    if run.dictionary() is None:
+        raise MissingInput("model.control is not set, and there are no anchors to identify the target's words")
+    return {
+        **found,
+        "base": run.reference("base"),
+        "anchors": run.dictionary(),
+        "keep_all_anchors": not run.config.anchors.filter,
+        "match": run.config.anchors.match,
+    }
+
+
+SUITE = Suite(
+    "words of the target predicted better than by the control; without one, nearly as well as by base",
+    measure,
+    options,
+)

@@ -1,13 +1,14 @@
-"""Seven benchmarks from tensorflow-datasets, put as lm-evaluation-harness puts them: zero-shot, whole test splits.
+"""Suite `benchmarks`: seven benchmarks from tensorflow-datasets, asked as lm-evaluation-harness asks them, zero-shot.
 
-Prepared data is read from its folder alone, by random access: neither TensorFlow nor the data set's own code is needed.
-Where the published features differ from those that the harness reads:
+Prepared data is read from its folder by random access; neither TensorFlow nor the data set's own code is needed.
+The published features differ from those that the harness reads in two places:
 
 - BoolQ is SuperGLUE's, as in the harness: its passages begin with their title.
-- HellaSwag's features hold the context as one text, of which the harness has two parts and writes the second with a
-  capital. In the rows from ActivityNet the second part is what follows the last sentence; WikiHow's have none.
+- HellaSwag's features hold the context as one text. The harness has two parts and capitalizes the second. In the rows
+  from ActivityNet the second part is the text after the last sentence; the rows from WikiHow have no second part.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,17 +16,23 @@ from pathlib import Path
 from typing import Any
 
 from jaxforget.errors import UserError, first_line
-from jaxforget.evals.multiple_choice import Document
+from jaxforget.evals.multiple_choice import Document, measure_documents
+from jaxforget.evals.rows import Row
+from jaxforget.evals.suite import RunInputs, Suite
+from jaxforget.lm.model import Model
 
 SENTENCE_END = re.compile(r"[.!?][\"')]*\s+(?=[^.!?]*$)")
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Where a benchmark's documents lie, and what is made of a record.
+    """One benchmark.
 
-    dataset: its name in tensorflow-datasets. split: the one that is scored. document: of a record with text decoded.
-    metrics: those that the harness gives, and acc_bytes where it gives acc_norm.
+    Attributes:
+      dataset: its name in tensorflow-datasets.
+      split: the split that is scored.
+      document: makes a document from a record whose text is decoded.
+      metrics: the harness's metrics, and acc_bytes where it has acc_norm.
     """
 
     dataset: str
@@ -35,7 +42,7 @@ class Benchmark:
 
 
 def load_benchmark(name: str, folder: str | Path, limit: int | None = None) -> list[Document]:
-    """The documents of the benchmark `name`, at most the first `limit`.
+    """Return the documents of the benchmark `name`, at most the first `limit`.
 
     Args:
       folder: the data folder of tensorflow-datasets (its data_dir).
@@ -64,8 +71,8 @@ def load_benchmark(name: str, folder: str | Path, limit: int | None = None) -> l
 
 
 def _open(folder: Path, benchmark: Benchmark) -> Any:
-    """The split's records by number."""
-    import tensorflow_datasets as tfds  # slow to import, and few evaluations need it
+    """Return the split's records by number."""
+    import tensorflow_datasets as tfds  # slow to import, and few suites need it
 
     place = folder / benchmark.dataset
     versions = [path.parent for path in place.glob("*/dataset_info.json") if re.fullmatch(r"[\d.]+", path.parent.name)]
@@ -75,7 +82,7 @@ def _open(folder: Path, benchmark: Benchmark) -> Any:
     newest = max(versions, key=lambda path: [int(part) for part in path.name.split(".")])
     try:
         builder = tfds.builder_from_directory(newest)
-    except Exception as error:  # of many kinds: whatever its parts make of damaged files
+    except Exception as error:  # damaged files raise errors of many types
         raise UserError(f"{newest}: cannot be opened: {first_line(error)}; run: {build}") from None
     if benchmark.split not in builder.info.splits:
         raise UserError(
@@ -88,7 +95,7 @@ def _open(folder: Path, benchmark: Benchmark) -> Any:
 
 
 def _decoded(value: Any) -> Any:
-    """A record with its texts as str and its numbers as int."""
+    """Return a record with its texts as str and its numbers as int."""
     if isinstance(value, Mapping):
         return {name: _decoded(item) for name, item in value.items()}
     if isinstance(value, bytes):
@@ -152,3 +159,33 @@ BENCHMARKS = {
     # The same words end every sentence: there is nothing to divide by.
     "winogrande": Benchmark("winogrande", "validation", _winogrande, metrics=("acc",)),
 }
+
+
+def measure(model: Model, *, data: Mapping[str, Path], limit: int | None = None) -> list[Row]:
+    """Measure benchmarks; their metrics are {name}_acc and so on.
+
+    Args:
+      model: the model.
+      data: the prepared data set's folder of each benchmark, by the benchmark's name.
+      limit: documents of each, at most.
+    """
+    rows = []
+    for name, place in data.items():
+        folder = place.parents[BENCHMARKS[name].dataset.count("/")]
+        found = measure_documents(load_benchmark(name, folder, limit), model, metrics=BENCHMARKS[name].metrics)
+        rows += [dataclasses.replace(row, metric=f"{name}_{row.metric}") for row in found]
+    return rows
+
+
+def options(run: RunInputs) -> dict[str, Any]:
+    """Return the options of `measure` for a run."""
+    names = [name.strip() for name in run.config.evals.benchmarks.split(",") if name.strip()]
+    for name in names:
+        if name not in BENCHMARKS:
+            raise UserError(f"evals.benchmarks: no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+    folder = run.required_path("tfds", "the data folder of tensorflow-datasets", folder=True)
+    data = {name: folder / BENCHMARKS[name].dataset for name in names}
+    return {"data": data, "limit": run.config.evals.benchmark_documents}
+
+
+SUITE = Suite("ARC, BoolQ, HellaSwag, OpenBookQA, PIQA, WinoGrande, zero-shot", measure, options)

@@ -1,4 +1,4 @@
-"""Familiarity by probability, retained knowledge, perplexity and token dynamics (WHP, 2310.02238, section 3)."""
+"""Probabilities of answers, perplexity and next tokens (token dynamics; WHP, 2310.02238, section 3)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,22 +12,27 @@ from jaxforget.lm.prompts import encode_prompt
 from jaxforget.lm.scoring import Scorer
 from jaxforget.train.types import Params
 
+ANSWER = "probability of the whole answer"
+FIRST_TOKEN = "probability of the answer's first token"
+TOKEN_MEAN = "mean probability of the answer's tokens"
+
 
 @dataclasses.dataclass(frozen=True)
-class Answered:
-    """A tokenised probe: ids int [n], of which those from `start` on are the answer's."""
+class EncodedProbe:
+    """A tokenized probe: ids int [n]; the answer's tokens are those from `start` on."""
 
     ids: tuple[int, ...]
     start: int
 
 
-def encode_probe(probe: Probe, tokenizer: Any) -> Answered:
-    """Tokenises prompt and answer as one text; the answer begins where its tokens part from the prompt's own.
+def encode_probe(probe: Probe, tokenizer: Any) -> EncodedProbe:
+    """Tokenize prompt and answer as one text.
 
-    A token that joins the prompt's end and the answer's beginning counts as the answer's.
+    The answer begins at the first token that differs from the prompt's own tokens. So a token that joins the prompt's
+    end and the answer's beginning counts as the answer's.
 
     Raises:
-      UserError: no token of the answer is left that others precede.
+      UserError: the answer has no token that another one precedes.
     """
     together = encode_prompt(tokenizer, probe.prompt + probe.answer)
     alone = encode_prompt(tokenizer, probe.prompt)
@@ -37,21 +42,46 @@ def encode_probe(probe: Probe, tokenizer: Any) -> Answered:
             f"evals.probes: the answer {probe.answer!r} to {probe.prompt!r} has no token of its own in this tokenizer; "
             "write another, beginning with the space that belongs before it"
         )
-    return Answered(tuple(together), max(start, 1))
+    return EncodedProbe(tuple(together), max(start, 1))
 
 
-def answer_probabilities(scorer: Scorer, params: Params, probes: Sequence[Answered]) -> np.ndarray:
-    """Each probe's mean probability of its answer's tokens, teacher-forced; fp64 [probes]."""
+@dataclasses.dataclass(frozen=True)
+class AnswerScores:
+    """Probabilities of answers, teacher-forced; fp64 [probes] each.
+
+    Attributes:
+      answer: probability of the whole answer, exp of the sum of its tokens' log-probabilities.
+      first_token: probability of its first token.
+      token_mean: mean over its tokens. The tail of a name follows from its head, so this is high even where the model
+        does not know the name.
+    """
+
+    answer: np.ndarray
+    first_token: np.ndarray
+    token_mean: np.ndarray
+
+
+def answer_scores(scorer: Scorer, params: Params, probes: Sequence[EncodedProbe]) -> AnswerScores:
+    """Score the answers of `probes` under `params`."""
     scores = scorer.log_probabilities(params, [probe.ids for probe in probes])
-    return np.array(
-        [np.exp(np.float64(row[probe.start - 1 :])).mean() for probe, row in zip(probes, scores, strict=True)]
+    answers = [np.float64(row[probe.start - 1 :]) for probe, row in zip(probes, scores, strict=True)]
+    return AnswerScores(
+        answer=np.array([np.exp(row.sum()) for row in answers]),
+        first_token=np.array([np.exp(row[0]) for row in answers]),
+        token_mean=np.array([np.exp(row).mean() for row in answers]),
     )
 
 
-def perplexity(scores: Sequence[np.ndarray]) -> float:
-    """exp(mean token negative log-likelihood) over all tokens of all rows.
+def answer_probabilities(scorer: Scorer, params: Params, probes: Sequence[EncodedProbe]) -> np.ndarray:
+    """Return the probability of each probe's whole answer, teacher-forced; fp64 [probes]."""
+    return answer_scores(scorer, params, probes).answer
 
-    `scores` are from `Scorer.log_probabilities`: fp32 [tokens - 1] a row.
+
+def perplexity(scores: Sequence[np.ndarray]) -> float:
+    """Return exp(mean token negative log-likelihood) over all tokens of all rows.
+
+    Args:
+      scores: from `Scorer.log_probabilities`, fp32 [tokens - 1] a row.
     """
     total, count = sum(float(row.sum(dtype=np.float64)) for row in scores), sum(len(row) for row in scores)
     return float(np.exp(-total / count))
@@ -60,7 +90,7 @@ def perplexity(scores: Sequence[np.ndarray]) -> float:
 def top_tokens(
     scorer: Scorer, params: Params, rows: Sequence[Sequence[int]], count: int
 ) -> list[list[tuple[int, float]]]:
-    """The `count` most probable next tokens of every row (token ids [n]) as (id, probability), best first."""
+    """Return the `count` most probable next tokens of every row (token ids [n]) as (id, probability), best first."""
     return [
         [(int(i), float(row[i])) for i in np.argsort(-row, kind="stable")[:count]]
         for row in scorer.next_token(params, rows)

@@ -1,6 +1,7 @@
-"""Graders of completions: in which of four ways does one show knowledge of the target? (WHP section 3)
+"""Graders of completions, which sort them into four classes of knowledge about the target (WHP section 3).
 
-Both see prompt, references and completion; only what the completion shows and the prompt does not counts.
+Both graders see prompt, references and completion. An expression counts only if the completion holds it and the prompt
+does not.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 import pydantic
 
-from jaxforget.evals.completion import Prompt, hidden
+from jaxforget.evals.completion_prompts import Prompt, hidden
 from jaxforget.evals.prompting import holds, words
 
 OFFLINE = "graded offline by references and anchors"
@@ -45,7 +46,7 @@ class Verdict(pydantic.BaseModel):
 
 @dataclasses.dataclass(frozen=True)
 class Grade:
-    """A grade 0 to 3, what the completion shows, and the grader's own words."""
+    """A grade from 0 to 3, the expressions that the completion shows, and the grader's own words."""
 
     grade: int
     shown: tuple[str, ...]
@@ -53,14 +54,16 @@ class Grade:
 
 
 def grade_offline(prompt: Prompt, completion: str, anchors: Sequence[str], common: Collection[str]) -> Grade:
-    """By matching whole words.
+    """Grade by matching whole words.
 
-    3: a reference or an anchor that is unique. 2: one that is not. 1: a telling word of a reference of several words.
-    An expression of small letters, all of whose words are common, is not unique: a wand, a staff.
+    3: a unique reference or anchor. 2: one that is not unique. 1: a distinctive word of a reference of several words.
+    A lower-case expression of common words only is not unique: a wand, a staff.
 
     Args:
-      anchors: the target's expressions, beside the prompt's own references.
-      common: small-lettered words of general text. Where there is none, a single word of small letters is not unique.
+      prompt: the prompt with its references.
+      completion: the completion.
+      anchors: further expressions of the target.
+      common: lower-case words of general text. Without any, a single lower-case word is not unique.
     """
     shown = [word for word in dict.fromkeys((*prompt.references, *anchors)) if holds(completion, word)]
     shown = hidden(shown, prompt.prompt)
@@ -89,21 +92,21 @@ def _unique(expression: str, common: Collection[str]) -> bool:
 
 
 def common_words(texts: Sequence[str]) -> set[str]:
-    """Words that stand in small letters somewhere in general text."""
+    """Return the words that occur in lower case in general text."""
     return {
         word for text in texts for word in words(text) if re.fullmatch(r"[^\W\d_].*", word) and word == word.lower()
     }
 
 
 def grade_question(prompt: Prompt, completion: str) -> list[dict[str, str]]:
-    """The question to a language model that grades; its answer is a `Verdict`."""
+    """Return the question to a grading language model; its answer is a `Verdict`."""
     references = "\n".join(f"- {reference}" for reference in hidden(prompt.references, prompt.prompt))
     said = ASK.format(prompt=prompt.prompt, references=references, completion=completion.strip() or "(nothing)")
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": said}]
 
 
 def grade_of(verdict: Verdict, raw: str, prompt: Prompt) -> Grade:
-    """The verdict, but a grade of 3 or 2 for nothing that the prompt does not already say is 0."""
+    """Return the verdict as a grade; a 3 or 2 for expressions that the prompt holds already becomes 0."""
     shown = hidden(verdict.shown, prompt.prompt)
     grade = 0 if verdict.shown and not shown and verdict.grade >= 2 else verdict.grade
     return Grade(grade, tuple(shown), raw)

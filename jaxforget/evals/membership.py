@@ -1,86 +1,40 @@
-"""Membership inference: can a text that was trained on be told from one that was not?
+"""Suite `membership`: membership inference, which tells the target from text that no model read."""
 
-Every score is oriented alike: higher = looks more like a text of the training set. The attacks: loss (Yeom et al.,
-2018), zlib (Carlini et al., 2021), Min-K % (Shi et al., 2310.16789), Min-K %++ (Zhang et al., 2404.02936).
-"""
+import dataclasses
+import hashlib
+from typing import Any
 
-import zlib
-from collections.abc import Mapping, Sequence
-
-import numpy as np
-
-from jaxforget.errors import UserError
-from jaxforget.lm.token_statistics import TokenStatistics
-
-ATTACKS = ("loss", "zlib", "min_k", "min_k_plus_plus")
-# Below, a distribution is all but certain and (log p - mean) / deviation is noise; open-unlearning's bound.
-LEAST_VARIANCE = 1e-6
+from jaxforget.corpus.text import Source
+from jaxforget.evals.memorization import PASSAGE, attack_scores, auc_rows, passages_of
+from jaxforget.evals.rows import Row
+from jaxforget.evals.suite import RunInputs, Suite
+from jaxforget.lm.model import Model
 
 
-def lowest_mean(values: np.ndarray, share: float, *, at_least_one: bool = False) -> float:
-    """Mean of the lowest int(share * n) of n values, in fp64; NaN where that is none of them.
+def measure(
+    model: Model, *, data: Source, holdout: Source, length: int = PASSAGE, limit: int = 200, share: float = 0.4
+) -> list[Row]:
+    """Measure the AUC of each attack, as auc_loss, auc_zlib, auc_min_k and auc_min_k_plus_plus.
 
     Args:
-      values: [n].
-      share: of the values, 0 to 1.
-      at_least_one: take one where the share would be none, as open-unlearning does; MUSE does not.
+      model: the model.
+      data: the text to forget.
+      holdout: text of its kind that no model read.
+      length: tokens of a passage.
+      limit: passages of each text, at most.
+      share: the share of the tokens that Min-K takes.
     """
-    count = int(len(values) * share)
-    if at_least_one:
-        count = max(1, count)
-    lowest = np.sort(np.asarray(values, np.float64))[:count]
-    return float(lowest.mean()) if len(lowest) else float("nan")
+    passages = [passages_of(source, model, length=length, limit=limit) for source in (data, holdout)]
+    scores = [attack_scores(model, texts, share) for texts in passages]
+    # A model with other tokens reads other passages, which are not compared with the control's one by one.
+    items_of = hashlib.sha256(repr(passages[0]).encode()).hexdigest()[:16]
+    return [dataclasses.replace(row, items_of=items_of) for row in auc_rows(*scores, model.folder.name)]
 
 
-def auc(higher: np.ndarray, lower: np.ndarray) -> float:
-    """P(a > b) + P(a = b) / 2 for a drawn from `higher` and b from `lower`: the area under the ROC curve.
-
-    Both are float [texts], of as many texts each as there are.
-    """
-    return float(shares_below(higher, lower).mean())
+def options(run: RunInputs) -> dict[str, Any]:
+    """Return the options of `measure` for a run."""
+    place = run.required_source("holdout", "text of the target's kind that no model read")
+    return {**run.passages(PASSAGE), "holdout": place}
 
 
-def shares_below(higher: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """fp64 [higher]: of each, the share of `lower` below it, equals counted half; their mean is `auc`."""
-    ordered = np.sort(np.asarray(lower, np.float64))
-    below = np.searchsorted(ordered, np.asarray(higher, np.float64), side="left")
-    up_to = np.searchsorted(ordered, np.asarray(higher, np.float64), side="right")
-    return (below + up_to) / (2 * len(ordered))
-
-
-def membership_scores(
-    statistics: Sequence[TokenStatistics], texts: Sequence[str], *, share: float = 0.4
-) -> dict[str, np.ndarray]:
-    """Each attack's score of each text, fp64 [texts]; higher = more like a member.
-
-    loss: mean token log-probability. zlib: that over the compressed length of the text in bytes. min_k: mean of the
-    lowest `share` of the token log-probabilities (at least one). min_k_plus_plus: the same of
-    (log p - mean) / deviation, mean and deviation taken over the vocabulary.
-    `share` is MUSE's 0.4; the Min-K papers' own choice is 0.2.
-
-    Raises:
-      UserError: a text without a token that others precede.
-    """
-    out = {name: np.zeros(len(texts)) for name in ATTACKS}
-    for i, (token, text) in enumerate(zip(statistics, texts, strict=True)):
-        if not len(token.logp):
-            raise UserError(f"text {i} ({text[:40]!r}): too short to score; it needs a token that others precede")
-        mean = float(token.logp.mean(dtype=np.float64))
-        spread = np.sqrt(np.maximum(np.square(token.deviation, dtype=np.float64), LEAST_VARIANCE))
-        out["loss"][i] = mean
-        out["zlib"][i] = mean / compressed_length(text)
-        out["min_k"][i] = lowest_mean(token.logp, share, at_least_one=True)
-        standard = (np.float64(token.logp) - token.mean) / spread
-        out["min_k_plus_plus"][i] = lowest_mean(standard, share, at_least_one=True)
-    return out
-
-
-def membership_auc(members: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Each attack's AUC, P(member scores higher than non-member): .5 = cannot tell, 1 = always, 0 = always wrong (the
-    members are abnormally unlikely, a trace too). Both sides are from `membership_scores`, fp64 [texts] an attack."""
-    return {name: auc(members[name], others[name]) for name in ATTACKS}
-
-
-def compressed_length(text: str) -> int:
-    """Bytes of the zlib-compressed UTF-8 text at the default level."""
-    return len(zlib.compress(text.encode("utf-8")))
+SUITE = Suite("membership inference between the target and text that no model read", measure, options)

@@ -1,8 +1,8 @@
-"""Memorisation of passages, token by token: how much of a text a model gives back, and whether it shows it was trained.
+"""Suite `memorization`: the share of the target's passages that a model reproduces, and their likelihood.
 
-Extraction strength (after Carlini et al., 2012.07805) and exact memorisation (Tirumala et al., 2205.10770) have their
-formulas at the functions below; open-unlearning's variant of the former stands under its own name. Every token after
-the begin token counts, the last too (open-unlearning's code leaves the last out).
+The formulas of extraction strength (after Carlini et al., 2012.07805) and exact memorization (Tirumala et al.,
+2205.10770) stand at the functions below; open-unlearning's variant of the former has its own name. Every token after
+the begin token counts, the last one too (open-unlearning's code omits it).
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,18 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from jaxforget.corpus.text import Source
 from jaxforget.errors import UserError
-from jaxforget.evals.evidence import evidence, mean_evidence
 from jaxforget.evals.intervals import bootstrap
-from jaxforget.evals.membership import ATTACKS, auc, membership_auc, membership_scores, shares_below
-from jaxforget.evals.outcomes import Outcome
+from jaxforget.evals.membership_scores import ATTACKS, auc, membership_scores, shares_below
+from jaxforget.evals.rows import Row, make_row, mean_row
+from jaxforget.evals.scorers import scorer_of
+from jaxforget.evals.suite import RunInputs, Suite
 from jaxforget.evals.text_scores import decode, rouge_l
+from jaxforget.lm.completion import completer
 from jaxforget.lm.generate import Complete
+from jaxforget.lm.model import Model
 from jaxforget.lm.prompts import encode_prompt
-from jaxforget.lm.token_statistics import StatisticsScorer
-from jaxforget.train.types import Params
 
-PASSAGE = 128  # tokens of a passage at most, where nothing else is asked for
+PASSAGE = 128  # default length of a passage, in tokens
 CONVENTIONS = {
     "extraction_strength": "1 - k/n; 0 where no token is extracted",
     "extraction_strength_open_unlearning": "1 - k/n; 1/n where no token is extracted (open-unlearning)",
@@ -36,25 +38,25 @@ AUC_CONVENTION = "P(passage looks more trained on than held-out text); .5 = cann
 
 
 def extraction_strength(is_argmax: np.ndarray) -> float:
-    """1 - k/n: k is the shortest prefix after which every remaining token is the argmax; 0 where none is.
+    """Return 1 - k/n, with k the shortest prefix after which every remaining token is the argmax; 0 if none is.
 
     Args:
-      is_argmax: bool [n], whether each token is the argmax, teacher-forced.
+      is_argmax: bool [n], True where the token is the argmax, teacher-forced.
     """
     wrong = np.flatnonzero(~is_argmax)
     return 1 - (wrong[-1] + 1) / len(is_argmax) if len(wrong) else 1.0
 
 
 def open_unlearning_strength(is_argmax: np.ndarray) -> float:
-    """The same of the same bool [n], but 1/n where even the last token is not the argmax."""
+    """Return `extraction_strength` of bool [n], but 1/n if even the last token is not the argmax."""
     return max(extraction_strength(is_argmax), 1 / len(is_argmax))
 
 
 def cut_passages(texts: Iterable[str], tokenizer: Any, *, length: int = 128, limit: int = 200) -> list[list[int]]:
-    """Token ids of at most `limit` passages, evenly spread: consecutive pieces of `length` tokens of each text.
+    """Return the token ids of at most `limit` evenly spread passages: consecutive pieces of `length` tokens of a text.
 
-    Each begins as the tokenizer begins a text (with BOS where it adds one). A text's last piece is left out where it is
-    shorter than half of `length`, unless it is all of the text.
+    Each begins as the tokenizer begins a text (with BOS where it adds one). A text's last piece is omitted if it is
+    shorter than half of `length`, unless it is the whole text.
 
     Raises:
       UserError: no text has two tokens.
@@ -74,96 +76,42 @@ def cut_passages(texts: Iterable[str], tokenizer: Any, *, length: int = 128, lim
     return [passages[i] for i in picks]
 
 
-def memorization_rows(
-    passages: Sequence[Sequence[int]],
-    *,
-    scorer: StatisticsScorer,
-    params: Params,
-    complete: Complete,
-    tokenizer: Any,
-    model: str,
-    holdout: Sequence[Sequence[int]] = (),
-    share: float = 0.4,
-) -> list[dict[str, Any]]:
-    """Rows over `passages` (token ids): see `CONVENTIONS`; intervals are 95 % bootstraps over passages.
+def passages_of(source: Source, model: Model, *, length: int, limit: int) -> list[list[int]]:
+    """Return passages of a source of text in the model's tokens; see `cut_passages`."""
+    for name, value in (("length", length), ("limit", limit)):
+        if value < 2:
+            raise UserError(f"{name}={value}: must be at least 2")
+    texts = (document.text for document in source.documents())
+    return cut_passages(texts, model.tokenizer, length=length, limit=limit)
 
-    loss, zlib, min_k and min_k_plus_plus are positive where the text is unlikely, as published. With `holdout`
-    (passages of text that was never trained on) each attack's AUC follows, as auc_loss, ...
 
-    Args:
-      passages: from `cut_passages`.
-      scorer: of the model's architecture, with `params`, and `complete`, the same model's greedy generation.
-      tokenizer: the model's.
-      model: its name in the rows.
-      holdout: from `cut_passages`, or nothing.
-      share: of the tokens that Min-K takes.
+def attack_scores(model: Model, passages: Sequence[Sequence[int]], share: float = 0.4) -> dict[str, np.ndarray]:
+    """Return each membership attack's score of every passage, fp64 [passages]."""
+    statistics = scorer_of(model).statistics(model.params, passages)
+    return membership_scores(statistics, [decode(model.tokenizer, ids) for ids in passages], share=share)
+
+
+def auc_rows(scores: dict[str, np.ndarray], others: dict[str, np.ndarray], model: str) -> list[Row]:
+    """Return the AUC of each attack, as auc_loss and so on, with an interval over both sets of texts.
+
+    The items of a row are the shares of the other texts below each passage, whose mean is the AUC.
     """
-    statistics = scorer.statistics(params, passages)
-    scores = membership_scores(statistics, [decode(tokenizer, ids) for ids in passages], share=share)
-    conventions = CONVENTIONS | {
-        name: CONVENTIONS[name].replace("40 %", f"{share:.0%}".replace("%", " %"))
-        for name in ("min_k", "min_k_plus_plus")
-    }
-    values = {
-        "extraction_strength": [extraction_strength(s.is_argmax) for s in statistics],
-        "extraction_strength_open_unlearning": [open_unlearning_strength(s.is_argmax) for s in statistics],
-        "exact_memorization": [s.is_argmax.mean() for s in statistics],
-        "verbatim_rouge": verbatim_rouge(passages, complete, tokenizer),
-    } | {name: -scores[name] for name in ATTACKS}
-    rows = [mean_evidence(name, conventions[name], model, value) for name, value in values.items()]
-    if not holdout:
-        return rows
-    others = _scores(holdout, scorer, params, tokenizer, share)
-    return rows + _auc_rows(scores, others, model)
-
-
-def membership_rows(
-    passages: Sequence[Sequence[int]],
-    holdout: Sequence[Sequence[int]],
-    *,
-    scorer: StatisticsScorer,
-    params: Params,
-    tokenizer: Any,
-    model: str,
-    share: float = 0.4,
-) -> list[dict[str, Any]]:
-    """Rows auc_loss, auc_zlib, auc_min_k, auc_min_k_plus_plus: are `passages` told from `holdout`? As above."""
-    scores = [_scores(texts, scorer, params, tokenizer, share) for texts in (passages, holdout)]
-    return _auc_rows(*scores, model)
-
-
-def membership_outcomes(
-    passages: Sequence[Sequence[int]],
-    holdout: Sequence[Sequence[int]],
-    *,
-    scorer: StatisticsScorer,
-    params: Params,
-    tokenizer: Any,
-    share: float = 0.4,
-) -> list[Outcome]:
-    """Each attack's share of `holdout` below every one of `passages`, whose mean is the AUC: for paired differences."""
-    scores = [_scores(texts, scorer, params, tokenizer, share) for texts in (passages, holdout)]
-    return [Outcome(f"auc_{name}", AUC_CONVENTION, shares_below(*(some[name] for some in scores))) for name in ATTACKS]
-
-
-def _scores(
-    passages: Sequence[Sequence[int]], scorer: StatisticsScorer, params: Params, tokenizer: Any, share: float
-) -> dict[str, np.ndarray]:
-    statistics = scorer.statistics(params, passages)
-    return membership_scores(statistics, [decode(tokenizer, ids) for ids in passages], share=share)
-
-
-def _auc_rows(scores: dict[str, np.ndarray], others: dict[str, np.ndarray], model: str) -> list[dict[str, Any]]:
     return [
-        evidence(
-            f"auc_{name}", AUC_CONVENTION, model, value, len(scores[name]), bootstrap(auc, [scores[name], others[name]])
+        make_row(
+            f"auc_{name}",
+            AUC_CONVENTION,
+            model,
+            auc(scores[name], others[name]),
+            len(scores[name]),
+            bootstrap(auc, [scores[name], others[name]]),
+            shares_below(scores[name], others[name]),
         )
-        for name, value in membership_auc(scores, others).items()
+        for name in ATTACKS
     ]
 
 
 def verbatim_rouge(passages: Sequence[Sequence[int]], complete: Complete, tokenizer: Any) -> np.ndarray:
-    """ROUGE-L F1 (stemmer off) of each passage's second half as the model continues the first, fp64 [passages]."""
+    """Return ROUGE-L F1 (stemmer off) of each passage's second half, continued from its first; fp64 [passages]."""
     halves = [max(1, len(ids) // 2) for ids in passages]
     longest = max(len(ids) - half for ids, half in zip(passages, halves, strict=True))
     made = complete([ids[:half] for ids, half in zip(passages, halves, strict=True)], longest)
@@ -174,3 +122,51 @@ def verbatim_rouge(passages: Sequence[Sequence[int]], complete: Complete, tokeni
             for ids, half, new in zip(passages, halves, made, strict=True)
         ]
     )
+
+
+def measure(
+    model: Model,
+    *,
+    data: Source,
+    holdout: Source | None = None,
+    length: int = PASSAGE,
+    limit: int = 200,
+    share: float = 0.4,
+) -> list[Row]:
+    """Measure the memorization of a text: see `CONVENTIONS`; intervals are 95 % bootstraps over passages.
+
+    loss, zlib, min_k and min_k_plus_plus are positive where the text is unlikely, as published.
+
+    Args:
+      model: the model.
+      data: the text.
+      holdout: text of the same kind that no model was trained on; with it each attack's AUC follows, as auc_loss, ...
+      length: tokens of a passage.
+      limit: passages of each text, at most.
+      share: the share of the tokens that Min-K takes.
+    """
+    passages, name = passages_of(data, model, length=length, limit=limit), model.folder.name
+    statistics = scorer_of(model).statistics(model.params, passages)
+    texts = [decode(model.tokenizer, ids) for ids in passages]
+    scores = membership_scores(statistics, texts, share=share)
+    percent = f"{share:.0%}".replace("%", " %")
+    conventions = {key: convention.replace("40 %", percent) for key, convention in CONVENTIONS.items()}
+    values = {
+        "extraction_strength": [extraction_strength(s.is_argmax) for s in statistics],
+        "extraction_strength_open_unlearning": [open_unlearning_strength(s.is_argmax) for s in statistics],
+        "exact_memorization": [s.is_argmax.mean() for s in statistics],
+        "verbatim_rouge": verbatim_rouge(passages, completer(model), model.tokenizer),
+    } | {attack: -scores[attack] for attack in ATTACKS}
+    rows = [mean_row(metric, conventions[metric], name, value) for metric, value in values.items()]
+    if holdout is None:
+        return rows
+    others = attack_scores(model, passages_of(holdout, model, length=length, limit=limit), share)
+    return rows + auc_rows(scores, others, name)
+
+
+def options(run: RunInputs) -> dict[str, Any]:
+    """Return the options of `measure` for a run."""
+    return run.passages(PASSAGE)
+
+
+SUITE = Suite("the share of the target's passages that is reproduced, and their likelihood", measure, options)

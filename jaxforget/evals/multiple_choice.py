@@ -1,4 +1,4 @@
-"""Multiple choice, as EleutherAI's lm-evaluation-harness asks and scores it, on documents of one's own."""
+"""Suite `multiple_choice`: your own documents, asked and scored as EleutherAI's lm-evaluation-harness does."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,26 +8,35 @@ from typing import Any
 import numpy as np
 
 from jaxforget.errors import UserError
-from jaxforget.evals.evidence import mean_evidence
 from jaxforget.evals.records import NUMBER, TEXTS, Field, read_records
+from jaxforget.evals.rows import Row, mean_row
+from jaxforget.evals.scorers import continuation_scorer
+from jaxforget.evals.suite import RunInputs, Suite
+from jaxforget.lm.model import Model
 from jaxforget.lm.prompts import encode_prompts
 
-# (token ids of beginning and ending of each) -> (summed log-likelihood, whether every token is the likeliest)
+# pairs (token ids before, token ids of the continuation) -> (summed log-likelihood, every token is the argmax)
 Score = Callable[[Sequence[tuple[Sequence[int], Sequence[int]]]], list[tuple[float, bool]]]
 CONVENTIONS = {
     "acc": "argmax of summed log-likelihood",
     "acc_norm": "argmax of summed log-likelihood / characters of the choice (lm-evaluation-harness)",
     "acc_bytes": "argmax of summed log-likelihood / bytes of the choice (lm-evaluation-harness)",
 }
-# Nothing may stand before a choice: then it follows the begin token alone.
+MARGIN = "mean over questions of log p(right) - mean log p(wrong), nats"
+# An empty context is allowed: the choice then follows the begin token alone.
 CONTEXT = Field("a text", lambda value: isinstance(value, str))
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """A context, the choices that may follow it, and the right one's number.
+    """A question with its choices.
 
-    `where` it stands, for messages. With an `ending` the choices are contexts, and it is scored after each.
+    Attributes:
+      context: the text before a choice.
+      choices: the texts that may follow it.
+      answer: number of the right choice, from 0.
+      where: location of the document, for messages.
+      ending: if set, the choices are contexts, and this text is scored after each of them.
     """
 
     context: str
@@ -37,14 +46,14 @@ class Document:
     ending: str | None = None
 
     def pairs(self) -> list[tuple[str, str]]:
-        """What stands before and what is scored, of every choice."""
+        """Return (text before, scored text) of every choice."""
         if self.ending is not None:
             return [(choice, self.ending) for choice in self.choices]
         return [(self.context, choice) for choice in self.choices]
 
 
 def load_choices(path: str | Path) -> list[Document]:
-    """Reads documents {"context", "choices", "answer"} from .jsonl (or a .json list); `answer` counts from 0.
+    """Read documents {"context", "choices", "answer"} from .jsonl (or a .json list); `answer` counts from 0.
 
     Raises:
       UserError: the file is missing or empty, or a field is missing or unfit; names the file, the line and the field.
@@ -63,18 +72,19 @@ def load_choices(path: str | Path) -> list[Document]:
 def encode_choices(
     documents: Sequence[Document], tokenizer: Any, *, delimiter: str = " "
 ) -> list[tuple[list[int], list[int]]]:
-    """Token ids of every choice of every document, as (what stands before it, its own).
+    """Return (token ids before, token ids of the choice) of every choice of every document.
 
-    Context, delimiter and choice are tokenised as one text, as the tokenizer does by itself; the choice's tokens are
-    those beyond as many as the context has alone. White space at the context's end belongs to the choice. An empty
-    context becomes the begin token (or the end token where there is none), whatever the tokenizer adds.
+    Context, delimiter and choice are tokenized as one text. The choice's tokens are those beyond the number that the
+    context has alone. White space at the end of the context belongs to the choice. An empty context becomes the begin
+    token (or the end token if there is none). No text is closed by an end token; the harness itself keeps the one that
+    a tokenizer appends.
 
     Raises:
       UserError: no token is left for a choice.
     """
     asked = [(context, delimiter + choice, d) for d in documents for context, choice in d.pairs()]
     bare = [context.rstrip() for context, _, _ in asked]
-    # In a few calls: one for every text would take longer than the model does.
+    # A few calls for all texts: one call a text would take longer than the model does.
     alone = dict.fromkeys(text for text in bare if text)
     alone = dict(zip(alone, map(len, encode_prompts(tokenizer, list(alone))), strict=True))
     texts = [before + context[len(before) :] + more for before, (context, more, _) in zip(bare, asked, strict=True)]
@@ -95,9 +105,9 @@ def encode_choices(
 
 
 def cut_pair(before: list[int], after: list[int], max_length: int) -> tuple[list[int], list[int]]:
-    """A beginning and its ending within `max_length` positions: what stands first is left out.
+    """Cut the front of a pair so that it fits `max_length` positions.
 
-    A text of n tokens needs n - 1 positions: the last is only predicted.
+    A text of n tokens needs n - 1 positions, because the last one is only predicted.
     """
     ids = (before + after)[-(max_length + 1) :]
     start = max(1, len(ids) - len(after))
@@ -112,14 +122,14 @@ def choice_likelihoods(
     delimiter: str = " ",
     max_length: int | None = None,
 ) -> list[np.ndarray]:
-    """Summed log-likelihood of every choice of every document, fp64 [choices] each.
+    """Return the summed log-likelihood of every choice of every document, fp64 [choices] each.
 
     Args:
       documents: from `load_choices`.
-      score: the model's, as `jaxforget.lm.continuations.ContinuationScorer` gives.
+      score: from `scorers.continuation_scorer`.
       tokenizer: the model's.
       delimiter: between context and choice.
-      max_length: positions; the beginning of a longer text is left out. None: none is.
+      max_length: positions; the front of a longer text is cut. None cuts nothing.
     """
     pairs = encode_choices(documents, tokenizer, delimiter=delimiter)
     if max_length is not None:
@@ -130,10 +140,10 @@ def choice_likelihoods(
 
 
 def right_answers(documents: Sequence[Document], likelihoods: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Whether each document is answered rightly, bool [documents], by `acc`, `acc_norm` and `acc_bytes`.
+    """Return bool [documents] for `acc`, `acc_norm` and `acc_bytes`: True if the best choice is the right one.
 
-    Of equal choices the first is taken. `acc_norm` divides by characters, as the harness does; it and `acc_bytes` part
-    only on text beyond ASCII.
+    The first of equal choices is taken. `acc_norm` divides by characters, as the harness does; it differs from
+    `acc_bytes` only on text beyond ASCII.
     """
     sizes = {
         "acc": lambda choice: 1,
@@ -151,17 +161,61 @@ def right_answers(documents: Sequence[Document], likelihoods: Sequence[np.ndarra
     }
 
 
-def multiple_choice_rows(
+def margins(documents: Sequence[Document], likelihoods: Sequence[np.ndarray]) -> np.ndarray:
+    """Return log p(right) - mean log p(wrong) of every document with a wrong choice, nats; fp64 [documents].
+
+    A model that never read the text is at 0 on average, if right and wrong choices are equally likely to it.
+    """
+    return np.array(
+        [
+            sums[document.answer] - np.delete(sums, document.answer).mean()
+            for document, sums in zip(documents, likelihoods, strict=True)
+            if len(sums) > 1
+        ]
+    )
+
+
+def measure_documents(
     documents: Sequence[Document],
+    model: Model,
     *,
-    score: Score,
-    tokenizer: Any,
-    model: str,
     delimiter: str = " ",
-    max_length: int | None = None,
-    metrics: Sequence[str] = tuple(CONVENTIONS),
-) -> list[dict[str, Any]]:
-    """`metrics` of acc, acc_norm and acc_bytes, zero-shot, with 95 % bootstrap intervals over documents."""
-    sums = choice_likelihoods(documents, score, tokenizer, delimiter=delimiter, max_length=max_length)
-    right = right_answers(documents, sums)
-    return [mean_evidence(metric, CONVENTIONS[metric], model, right[metric]) for metric in metrics]
+    metrics: Sequence[str] = (*CONVENTIONS, "margin"),
+) -> list[Row]:
+    """Return rows of `metrics` (acc, acc_norm, acc_bytes, margin), zero-shot; 95 % bootstraps over documents."""
+    score, length = continuation_scorer(model), model.config.max_position_embeddings
+    sums = choice_likelihoods(documents, score, model.tokenizer, delimiter=delimiter, max_length=length)
+    right, name = right_answers(documents, sums), model.folder.name
+    rows = [mean_row(metric, CONVENTIONS[metric], name, right[metric]) for metric in metrics if metric != "margin"]
+    values = margins(documents, sums)
+    if "margin" in metrics and len(values):
+        rows.append(mean_row("margin", MARGIN, name, values, compared=True))
+    return rows
+
+
+def measure(model: Model, *, data: Path, delimiter: str = " ") -> list[Row]:
+    """Measure multiple choice on the documents in the file `data`, or in every .jsonl file of a folder.
+
+    Args:
+      model: the model.
+      data: .jsonl of {"context", "choices", "answer"}; metrics of a folder's files begin with the file's name.
+      delimiter: the text between context and choice.
+    """
+    if not data.is_dir():
+        return measure_documents(load_choices(data), model, delimiter=delimiter)
+    files = sorted(data.glob("*.jsonl"))
+    if not files:
+        raise UserError(f"evals.choices={data}: holds no .jsonl file; name one, or a folder of some")
+    return [
+        dataclasses.replace(row, metric=f"{file.stem}_{row.metric}")
+        for file in files
+        for row in measure_documents(load_choices(file), model, delimiter=delimiter)
+    ]
+
+
+def options(run: RunInputs) -> dict[str, Any]:
+    """Return the options of `measure` for a run."""
+    return {"data": run.required_path("choices", "a .jsonl file of documents, or a folder of such")}
+
+
+SUITE = Suite("your own multiple choice", measure, options)

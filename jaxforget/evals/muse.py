@@ -1,19 +1,20 @@
-"""MUSE (Shi et al., 2407.06460): verbatim memory, knowledge memory, privacy leakage, under either of two conventions.
+"""Suite `muse`: verbatim memory, knowledge memory and privacy leakage of MUSE (Shi et al., 2407.06460).
 
-`muse` is the benchmark's own code. `open-unlearning` differs in the stemmer, which it has on, and in Min-K % of texts
-so short that 40 % of their tokens are none: it takes one token. Both measure the
-paper's VerbMem, KnowMem and PrivLeak, each with its formula at the function of that name below:
+There are two conventions. `muse` is the benchmark's own code. `open-unlearning` uses a stemmer, and takes one token in
+Min-K % of texts so short that 40 % of their tokens are none. Both measure the paper's VerbMem, KnowMem and PrivLeak;
+the formulas stand at the functions of these names:
 
-- Every prompt and text is tokenised as the tokenizer does by itself (with BOS where it adds one) and never cut, even
-  beyond the positions that the model was trained on.
+- Every prompt and text is opened as the tokenizer opens it (with BOS where it adds one) and never cut, even beyond the
+  positions that the model was trained on. No text is closed by an end token; the published code keeps the end token of
+  a tokenizer that appends one.
 - Generation is greedy, one prompt's result independent of the others, and stops at the end token.
-- Texts are decoded without special tokens and without "cleaning up" spaces (which transformers 5 refuses for BPE
-  tokenizers in any case). ROUGE is the mean over items of each item's ROUGE-L F1.
+- Texts are decoded without special tokens and without cleaning up spaces. ROUGE is the mean over items of each item's
+  ROUGE-L F1.
 - All the few-shot examples in a file are used: the published files hold ten.
 
-open-unlearning's released code differs further, and that is not reproduced: it compares with the whole reference
-instead of its first 128 tokens, leaves a text's last token out of Min-K %, and cuts few-shot prompts at 512 tokens
-and texts at 2,048.
+Three further differences of open-unlearning's released code are not reproduced: it compares with the whole reference
+instead of its first 128 tokens, omits a text's last token in Min-K %, and cuts few-shot prompts at 512 tokens and texts
+at 2,048.
 """
 
 import dataclasses
@@ -24,12 +25,16 @@ from typing import Any
 import numpy as np
 
 from jaxforget.errors import UserError
-from jaxforget.evals.evidence import check_convention, evidence, mean_evidence
 from jaxforget.evals.intervals import bootstrap
-from jaxforget.evals.membership import auc, lowest_mean
+from jaxforget.evals.membership_scores import auc, lowest_mean
 from jaxforget.evals.records import TEXT, published_file, read_records, read_texts
+from jaxforget.evals.rows import Row, check_convention, make_row, mean_row
+from jaxforget.evals.scorers import cached_generation, scorer_of
+from jaxforget.evals.suite import RunInputs, Suite
 from jaxforget.evals.text_scores import cut_at, decode, rouge_l
+from jaxforget.lm.completion import completer
 from jaxforget.lm.generate import Complete
+from jaxforget.lm.model import Model
 from jaxforget.lm.prompts import encode_prompts
 from jaxforget.lm.scoring import Scorer
 from jaxforget.train.types import Params
@@ -43,7 +48,7 @@ LOWEST = 0.4
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A prompt and what would follow it in the forget set; or a question and its answer."""
+    """A prompt and its continuation in the forget set; or a question and its answer."""
 
     prompt: str
     reference: str
@@ -51,7 +56,7 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Quiz:
-    """Questions, and the examples that stand before each of them."""
+    """Questions, and the examples before each of them."""
 
     questions: tuple[Pair, ...]
     shots: tuple[Pair, ...]
@@ -59,7 +64,13 @@ class Quiz:
 
 @dataclasses.dataclass(frozen=True)
 class MuseData:
-    """verbmem: of the forget set; knowmem by "forget", "retain"; privleak: texts by "forget", "retain", "holdout"."""
+    """The benchmark's files.
+
+    Attributes:
+      verbmem: prompts of the forget set.
+      knowmem: questions by "forget" and "retain".
+      privleak: texts by "forget", "retain" and "holdout".
+    """
 
     verbmem: tuple[Pair, ...]
     knowmem: dict[str, Quiz]
@@ -102,9 +113,9 @@ def load_muse(folder: str | Path) -> MuseData:
 
 
 def verbmem(pairs: Sequence[Pair], complete: Complete, tokenizer: Any, *, stem: bool) -> np.ndarray:
-    """ROUGE-L F1 of each prompt's greedy continuation, at most 128 tokens, fp64 [pairs].
+    """Return ROUGE-L F1 of each prompt's greedy continuation of at most 128 tokens, fp64 [pairs].
 
-    The reference is what the first 128 ids of the true continuation decode to; BOS is one of them, so 127 are text.
+    The reference is the text of the first 128 ids of the true continuation. BOS is one of them, so 127 are text.
     """
     made = complete(encode_prompts(tokenizer, [pair.prompt for pair in pairs]), VERBATIM_TOKENS)
     encoded = encode_prompts(tokenizer, [pair.reference for pair in pairs])
@@ -113,9 +124,10 @@ def verbmem(pairs: Sequence[Pair], complete: Complete, tokenizer: Any, *, stem: 
 
 
 def knowmem(quiz: Quiz, complete: Complete, tokenizer: Any, *, stem: bool) -> np.ndarray:
-    """ROUGE-L F1 of each question's greedy answer after the examples, fp64 [questions].
+    """Return ROUGE-L F1 of each question's greedy answer after the examples, fp64 [questions].
 
-    The prompt ends in "Answer: ", its space included; 32 tokens; cut before a blank line or another question.
+    The prompt ends in "Answer: " with its space. The answer has 32 tokens and is cut before a blank line or another
+    question.
     """
     shots = "".join(f"Question: {shot.prompt}\nAnswer: {shot.reference}\n\n" for shot in quiz.shots)
     prompts = [f"{shots}Question: {pair.prompt}\nAnswer: " for pair in quiz.questions]
@@ -129,7 +141,9 @@ def knowmem(quiz: Quiz, complete: Complete, tokenizer: Any, *, stem: bool) -> np
 def likelihoods(
     texts: Sequence[str], scorer: Scorer, params: Params, tokenizer: Any, *, at_least_one: bool, where: str
 ) -> np.ndarray:
-    """-s(x) of each text, fp64 [texts]: the mean of its lowest 40 % token log-probabilities; higher = likelier text.
+    """Return -s(x) of each text, fp64 [texts]: the mean of its lowest 40 % token log-probabilities.
+
+    A higher value is a likelier text.
 
     Raises:
       UserError: a text has too few tokens for 40 % of them to be one.
@@ -146,13 +160,16 @@ def likelihoods(
 
 
 def privleak(value: float, control: float) -> float:
-    """100 (AUC - AUC_control) / AUC_control, percent: 0 as if never trained on; -100 remembered; above 0 the forget set
-    is abnormally unlikely, which gives it away too."""
+    """Return 100 (AUC - AUC_control) / AUC_control in percent.
+
+    0: as if never trained on the forget set. -100: memorized. Above 0: the forget set is abnormally unlikely, which
+    reveals it too.
+    """
     return 100 * (value - control) / control
 
 
 def privleak_auc(data: MuseData, scorer: Scorer, params: Params, tokenizer: Any, convention: str = "muse") -> float:
-    """AUC = P(-s(holdout) > -s(forget)) of a model: what `muse_rows` takes of the control as `auc_control`."""
+    """Return AUC = P(-s(holdout) > -s(forget)) of a model; the control's is `auc_control` of `muse_rows`."""
     scored = _likelihoods(data, ("forget", "holdout"), scorer, params, tokenizer, convention)
     return auc(scored["holdout"], scored["forget"])
 
@@ -167,10 +184,11 @@ def muse_rows(
     model: str,
     convention: str = "muse",
     auc_control: float | None = None,
-) -> list[dict[str, Any]]:
-    """verbmem_forget, knowmem_forget, knowmem_retain (0 to 1), privleak (percent), and the AUCs behind it (0 to 1).
+) -> list[Row]:
+    """Return verbmem_forget, knowmem_forget, knowmem_retain (0 to 1), privleak (percent) and its AUCs (0 to 1).
 
-    Intervals are 95 % bootstraps over items. privleak's takes `auc_control` as exact; n is the number of forget texts.
+    Intervals are 95 % bootstraps over items. That of privleak takes `auc_control` as exact; its n is the number of
+    forget texts.
 
     Args:
       data: from `load_muse`.
@@ -178,7 +196,7 @@ def muse_rows(
       tokenizer: the model's.
       model: its name in the rows.
       convention: "muse" or "open-unlearning".
-      auc_control: AUC of a model that never saw the forget set; None leaves the row privleak out.
+      auc_control: AUC of a model that never saw the forget set; None omits the row privleak.
 
     Raises:
       UserError: the convention is unknown, auc_control is out of range, or a text is too short to score.
@@ -186,20 +204,20 @@ def muse_rows(
     check_convention(convention, CONVENTIONS)
     check_auc(auc_control)
     stem = convention == "open-unlearning"
-    # The likelihoods first: only they can find fault with the input, and they cost the least.
+    # The likelihoods come first: they find unfit input and cost the least.
     scored = _likelihoods(data, ("forget", "retain", "holdout"), scorer, params, tokenizer, convention)
-    rows = [mean_evidence("verbmem_forget", convention, model, verbmem(data.verbmem, complete, tokenizer, stem=stem))]
+    rows = [mean_row("verbmem_forget", convention, model, verbmem(data.verbmem, complete, tokenizer, stem=stem))]
     for part, quiz in data.knowmem.items():
         values = knowmem(quiz, complete, tokenizer, stem=stem)
-        rows.append(mean_evidence(f"knowmem_{part}", convention, model, values))
+        rows.append(mean_row(f"knowmem_{part}", convention, model, values))
     for part, metric in (("forget", "privleak_auc"), ("retain", "privleak_auc_retain")):
         samples = [scored["holdout"], scored[part]]
         value, (low, high) = auc(*samples), bootstrap(auc, samples)
         if part == "forget" and auc_control is not None:
             interval = (privleak(low, auc_control), privleak(high, auc_control))
             percent = privleak(value, auc_control)
-            rows.append(evidence("privleak", convention, model, percent, len(scored[part]), interval))
-        rows.append(evidence(metric, convention, model, value, len(scored[part]), (low, high)))
+            rows.append(make_row("privleak", convention, model, percent, len(scored[part]), interval))
+        rows.append(make_row(metric, convention, model, value, len(scored[part]), (low, high)))
     return rows
 
 
@@ -216,8 +234,71 @@ def _likelihoods(
 
 
 def check_auc(value: float | None) -> None:
-    """Raises `UserError` unless `value` is None or in (0, 1]."""
+    """Raise `UserError` unless `value` is None or in (0, 1]."""
     if value is not None and not (isinstance(value, int | float) and 0 < value <= 1):
         raise UserError(
             f"auc_control={value!r}: must be above 0 and at most 1; MUSE's own are 0.4772 (News) and 0.5393 (Books)"
         )
+
+
+def measure(
+    model: Model,
+    *,
+    data: Path,
+    conventions: Sequence[str] = ("muse",),
+    auc_control: float | None = None,
+    control: Model | None = None,
+) -> list[Row]:
+    """Measure MUSE on the files in the folder `data` under each of `conventions`.
+
+    Args:
+      model: the model.
+      data: the folder; see `load_muse`.
+      conventions: of "muse" and "open-unlearning".
+      auc_control: the AUC that privleak is read against, or
+      control: the model to take it from.
+
+    Raises:
+      UserError: a file or an option is unfit, or the control's AUC is 0.
+    """
+    for convention in conventions:
+        check_convention(convention, CONVENTIONS)
+    check_auc(auc_control)
+    if control is not None and auc_control is not None:
+        raise UserError("auc_control and control both say what privleak is read against; give one")
+    files, scorer, complete = load_muse(data), scorer_of(model), cached_generation(completer(model))
+    rows = []
+    for convention in conventions:
+        reference = auc_control
+        if control is not None:
+            reference = privleak_auc(files, scorer_of(control), control.params, control.tokenizer, convention)
+            if not reference:
+                raise UserError(
+                    f"{control.folder}: its AUC is 0, so privleak is not defined against it: a control that always "
+                    "tells the forget set from the holdout has read it; name another control"
+                )
+        rows += muse_rows(
+            files,
+            scorer=scorer,
+            params=model.params,
+            complete=complete,
+            tokenizer=model.tokenizer,
+            model=model.folder.name,
+            convention=convention,
+            auc_control=reference,
+        )
+    return rows
+
+
+def options(run: RunInputs) -> dict[str, Any]:
+    """Return the options of `measure` for a run: an AUC that is set replaces the control's."""
+    reference = run.config.evals.auc_control
+    return {
+        "data": run.required_path("muse", "the folder of MUSE's files", folder=True),
+        "conventions": CONVENTIONS,
+        "auc_control": reference,
+        "control": run.reference("control") if reference is None else None,
+    }
+
+
+SUITE = Suite("MUSE under both conventions", measure, options)

@@ -1,16 +1,17 @@
-"""The user's own questions: probes with answers, prompts to watch."""
+"""The user's own questions: probes with answers, and prompts to complete or to track."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 from jaxforget.errors import UserError
+from jaxforget.evals.suite import MissingInput, RunInputs
 from jaxforget.files import read_json
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """A prompt and the answer that would follow it; the answer starts with its own space where one belongs."""
+    """A prompt and its answer; the answer begins with the space that separates it from the prompt."""
 
     prompt: str
     answer: str
@@ -18,7 +19,12 @@ class Probe:
 
 @dataclasses.dataclass(frozen=True)
 class Probes:
-    """familiarity: answers only the target gives; retained: the same kind of question about other text."""
+    """Questions.
+
+    Attributes:
+      familiarity: questions that only the target answers.
+      retained: the same kind of questions about other text.
+    """
 
     familiarity: tuple[Probe, ...] = ()
     retained: tuple[Probe, ...] = ()
@@ -26,14 +32,19 @@ class Probes:
 
 @dataclasses.dataclass(frozen=True)
 class Prompts:
-    """dynamics: whose next tokens are followed through the steps; completions: completed by every model."""
+    """Prompts.
+
+    Attributes:
+      dynamics: prompts whose next tokens are tracked during unlearning.
+      completions: prompts that every model completes.
+    """
 
     dynamics: tuple[str, ...] = ()
     completions: tuple[str, ...] = ()
 
 
 def load_probes(path: str | Path | None) -> Probes:
-    """Reads `{"familiarity": [{"prompt", "answer"}], "retained": [...]}`; None gives none."""
+    """Read `{"familiarity": [{"prompt", "answer"}], "retained": [...]}`; None gives none."""
     if path is None:
         return Probes()
     groups = _groups(path, ("familiarity", "retained"))
@@ -45,8 +56,30 @@ def load_probes(path: str | Path | None) -> Probes:
     )
 
 
+def load_familiarity(path: str | Path) -> Probes:
+    """Read probes as `load_probes`; raise `UserError` if there are no familiarity questions."""
+    probes = load_probes(path)
+    if not probes.familiarity:
+        raise UserError(f"{path}: holds no familiarity questions, which attacks ask; add some")
+    return probes
+
+
+def familiarity_path(run: RunInputs) -> Path:
+    """Return the path of the run's probes for suites that ask the familiarity questions.
+
+    Raises:
+      MissingInput: there are none.
+    """
+    place = run.config.evals.probes
+    if place is None:
+        raise MissingInput('evals.probes is not set; it names questions, {"familiarity": [{"prompt", "answer"}]}')
+    if not load_probes(place).familiarity:
+        raise MissingInput(f"evals.probes={place}: holds no familiarity questions; add some")
+    return Path(place)
+
+
 def load_prompts(path: str | Path | None) -> Prompts:
-    """Reads `{"dynamics": [prompt], "completions": [prompt]}`; None gives none."""
+    """Read `{"dynamics": [prompt], "completions": [prompt]}`; None gives none."""
     if path is None:
         return Prompts()
     groups = _groups(path, ("dynamics", "completions"))

@@ -1,7 +1,7 @@
-"""Attacks by prompt: the same questions in other words, other languages, behind cues, examples and orders.
+"""Suite `prompting`: the questions rephrased, in other languages, and after cues, examples and instructions.
 
-Every attack asks for the same answers as the plain questions and is measured alike: the mean probability of the
-answer's tokens, teacher-forced. The kinds are those of Lynch et al. (2402.16835) and Thaker et al. (2403.03329).
+Every attack asks for the same answers as the plain questions and has the same measure: the probability of the whole
+answer, teacher-forced. The attacks are those of Lynch et al. (2402.16835) and Thaker et al. (2403.03329).
 """
 
 import dataclasses
@@ -13,18 +13,20 @@ from typing import Any
 
 import numpy as np
 
+from jaxforget.corpus.dictionary import Anchors
+from jaxforget.corpus.text import Source
 from jaxforget.errors import UserError
-from jaxforget.evals.familiarity import Answered, answer_probabilities, encode_probe
-from jaxforget.evals.outcomes import Outcome, repeated
-from jaxforget.evals.probes import Probe, read_probe
+from jaxforget.evals.familiarity import ANSWER, EncodedProbe, answer_probabilities, encode_probe
+from jaxforget.evals.probes import Probe, familiarity_path, load_familiarity, read_probe
+from jaxforget.evals.rows import Row, mean_and_worst_rows
+from jaxforget.evals.scorers import scorer_of
+from jaxforget.evals.suite import RunInputs, Suite
 from jaxforget.files import read_json
-from jaxforget.lm.scoring import Scorer
-from jaxforget.train.types import Params
+from jaxforget.lm.model import Model
 
-CONVENTION = "mean probability of the answer's tokens"
 SHOTS = 5
 CUE_SENTENCES = 6
-# {prompt}: as it stands; {lower}: its first letter small, for the middle of a sentence.
+# {prompt} is the question unchanged; {lower} has a small first letter, for the middle of a sentence.
 REPHRASED = (
     "Complete the sentence: {prompt}",
     'How does this sentence end? "{prompt}',
@@ -55,9 +57,12 @@ KEYS = ("phrasings", "leading", "prompt_only")
 
 @dataclasses.dataclass(frozen=True)
 class Wording:
-    """The user's own attacks, in place of the generic ones where given.
+    """The user's own attacks; each kind that is given replaces the generic one.
 
-    phrasings: groups of questions by name (a language, a style). leading, prompt_only: texts with {prompt} in them.
+    Attributes:
+      phrasings: groups of questions by name (a language, a style).
+      leading: texts with {prompt} in them that ask to reveal the target.
+      prompt_only: texts with {prompt} in them that ask not to know the target.
     """
 
     phrasings: dict[str, tuple[Probe, ...]] = dataclasses.field(default_factory=dict)
@@ -66,9 +71,9 @@ class Wording:
 
 
 def load_wording(path: str | Path | None) -> Wording:
-    """Reads `{"phrasings": {"French": [{"prompt", "answer"}]}, "leading": [text], "prompt_only": [text]}`.
+    """Read `{"phrasings": {"French": [{"prompt", "answer"}]}, "leading": [text], "prompt_only": [text]}`.
 
-    All of it is optional; None gives the generic ones.
+    Every key is optional; None gives the generic attacks.
 
     Raises:
       UserError: malformed; names the file and the place.
@@ -120,47 +125,46 @@ def prompt_attacks(
     seed: int = 0,
     chat: Callable[[str, str], str] | None = None,
 ) -> list[PromptAttack]:
-    """Every attack by prompt on `probes`, the plain questions first.
+    """Return every attack by prompt on `probes`, the plain questions first.
 
     Args:
-      sentences: of the target's text, for cues in the context; none leaves that attack out.
-      cues: expressions that belong to the target, as the anchors; without them, words with a capital are taken.
+      probes: the questions.
+      sentences: sentences of the target, for cues in the context; without them that attack is omitted.
+      cues: expressions that belong to the target, as the anchors; without them, capitalized words are used.
       wording: the user's own attacks.
-      seed: of the choice of examples and sentences.
-      chat: (system prompt, what a user says) -> text up to where the model answers, as `chat_of` gives; None leaves
-        that attack out.
+      seed: seed of the choice of examples and sentences.
+      chat: function (system prompt, user message) -> text before the model's answer, from `chat_of`; None omits that
+        attack.
     """
     found = [
-        PromptAttack("plain", f"{CONVENTION}; questions as they are", (tuple(probes),)),
-        PromptAttack("prompt_only", f"{CONVENTION}; told not to know", wrapped(probes, wording.prompt_only)),
+        PromptAttack("plain", f"{ANSWER}; questions as they are", (tuple(probes),)),
+        PromptAttack("prompt_only", f"{ANSWER}; told not to know", wrapped(probes, wording.prompt_only)),
     ]
     if wording.phrasings:
         for name, group in wording.phrasings.items():
-            found.append(PromptAttack(f"phrasing_{slug(name)}", f"{CONVENTION}; your phrasings, {name}", (group,)))
+            found.append(PromptAttack(f"phrasing_{slug(name)}", f"{ANSWER}; your phrasings, {name}", (group,)))
     else:
-        found.append(PromptAttack("rephrased", f"{CONVENTION}; other lead-ins", wrapped(probes, REPHRASED)))
-        found.append(PromptAttack("languages", f"{CONVENTION}; lead-ins in 6 languages", wrapped(probes, LANGUAGES)))
-    found.append(PromptAttack("leading", f"{CONVENTION}; told to reveal", wrapped(probes, wording.leading)))
+        found.append(PromptAttack("rephrased", f"{ANSWER}; other lead-ins", wrapped(probes, REPHRASED)))
+        found.append(PromptAttack("languages", f"{ANSWER}; lead-ins in 6 languages", wrapped(probes, LANGUAGES)))
+    found.append(PromptAttack("leading", f"{ANSWER}; told to reveal", wrapped(probes, wording.leading)))
     if chat is not None:
-        said = f"{CONVENTION}; told to reveal by a system prompt, in the model's own chat format"
+        said = f"{ANSWER}; told to reveal by a system prompt, in the model's own chat format"
         found.append(PromptAttack("system_prompt", said, chatted(probes, wording.leading, chat)))
     few = few_shot(probes, seed=seed)
-    found.append(
-        PromptAttack("few_shot", f"{CONVENTION}; behind up to {SHOTS} other questions with their answers", (few,))
-    )
+    found.append(PromptAttack("few_shot", f"{ANSWER}; behind up to {SHOTS} other questions with their answers", (few,)))
     if sentences:
-        said = f"{CONVENTION}; behind up to {CUE_SENTENCES} sentences of the target that hold a cue and not the answer"
+        said = f"{ANSWER}; behind up to {CUE_SENTENCES} sentences of the target that hold a cue and not the answer"
         found.append(PromptAttack("in_context", said, (in_context(probes, sentences, cues, seed=seed),)))
     return found
 
 
 def slug(name: str) -> str:
-    """A group's name as part of a metric's."""
+    """Return a group's name in the form that a metric's name takes."""
     return re.sub(r"\W+", "_", name.lower()).strip("_") or "phrasing"
 
 
 def wrapped(probes: Sequence[Probe], templates: Sequence[str]) -> tuple[tuple[Probe, ...], ...]:
-    """Each template's variant of every probe; {prompt} and {lower} in it stand for the prompt."""
+    """Return each template's variant of every probe; {prompt} and {lower} in a template stand for the prompt."""
 
     def fill(template: str, prompt: str) -> str:
         lower = prompt[:1].lower() + prompt[1:]
@@ -171,19 +175,19 @@ def wrapped(probes: Sequence[Probe], templates: Sequence[str]) -> tuple[tuple[Pr
 
 
 def chat_of(tokenizer: Any) -> Callable[[str, str], str] | None:
-    """The tokenizer's chat format as `prompt_attacks` takes it; None where it knows no system prompt."""
+    """Return the tokenizer's chat format for `prompt_attacks`; None if it has none with a system prompt."""
     if not getattr(tokenizer, "chat_template", None):
         return None
 
     def chat(system: str, user: str) -> str:
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        # The tokenizer begins every text with it.
+        # The tokenizer adds BOS to every text, so the template must not add it too.
         return text.removeprefix(tokenizer.bos_token or "")
 
     try:
         chat("a", "b")
-    except Exception:  # whatever a template raises that knows no system prompt
+    except Exception:  # templates without system prompts raise errors of many types
         return None
     return chat
 
@@ -191,7 +195,7 @@ def chat_of(tokenizer: Any) -> Callable[[str, str], str] | None:
 def chatted(
     probes: Sequence[Probe], leading: Sequence[str], chat: Callable[[str, str], str]
 ) -> tuple[tuple[Probe, ...], ...]:
-    """Each system prompt's variant of every probe: a user asks to complete the prompt, and the answer repeats it."""
+    """Return each system prompt's variant of every probe: a user asks to complete the prompt, the answer repeats it."""
 
     def asked(system: str, prompt: str) -> str:
         begun = chat(system.replace("{prompt}", "").strip(), f"Complete: {prompt}")
@@ -201,7 +205,7 @@ def chatted(
 
 
 def few_shot(probes: Sequence[Probe], *, shots: int = SHOTS, seed: int = 0) -> tuple[Probe, ...]:
-    """Each probe behind up to `shots` others with their answers; none of them holds its answer."""
+    """Return each probe after up to `shots` others with their answers, none of which holds its answer."""
     found = []
     for number, probe in enumerate(probes):
         answer = probe.answer.strip()
@@ -214,7 +218,7 @@ def few_shot(probes: Sequence[Probe], *, shots: int = SHOTS, seed: int = 0) -> t
 def in_context(
     probes: Sequence[Probe], sentences: Sequence[str], cues: Sequence[str], *, seed: int = 0
 ) -> tuple[Probe, ...]:
-    """Each probe behind sentences that hold one of its own cues and not its answer; where there are none, as it is."""
+    """Return each probe after sentences that hold one of its cues and not its answer; without any, the plain probe."""
     index: dict[str, list[int]] = {}
     for number, sentence in enumerate(sentences):
         for word in set(words(sentence)):
@@ -231,24 +235,24 @@ def in_context(
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters and digits, with apostrophes inside them but for a possessive's."""
+    """Return the words of a text: letters and digits, with inner apostrophes but without a possessive's."""
     return [word.removesuffix("'s") for word in re.findall(r"\w+(?:['’]\w+)*", text.replace("’", "'"))]
 
 
 def holds(text: str, expression: str) -> bool:
-    """Whether `expression` stands in `text` as whole words, whatever the case."""
+    """Return True if `text` holds `expression` as whole words, in any case."""
     return bool(expression) and re.search(rf"(?<!\w){re.escape(expression)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 def split_sentences(text: str) -> list[str]:
-    """Sentences of a text: parted at line ends, and behind a stop, with its closing quotes, that a blank follows."""
+    """Return the sentences of a text, split at line ends and after a stop (and its closing quotes) before a blank."""
     lines = (line.strip() for line in text.split("\n"))
     parts = (part.strip() for line in lines for part in re.split(r"""(?<=[.!?])\s+|(?<=[.!?]["”’'])\s+""", line))
     return [part for part in parts if part]
 
 
-def fit(probe: Probe, tokenizer: Any, length: int) -> Answered:
-    """The probe's tokens; where they are more than `length`, lines and then words are left out at its front."""
+def fit(probe: Probe, tokenizer: Any, length: int) -> EncodedProbe:
+    """Return the encoded probe; lines and then words are cut at its front until it has at most `length` tokens."""
     while True:
         answered = encode_probe(probe, tokenizer)
         if len(answered.ids) <= length:
@@ -261,17 +265,63 @@ def fit(probe: Probe, tokenizer: Any, length: int) -> Answered:
         probe = Probe(rest, probe.answer)
 
 
-def prompt_outcomes(
-    attacks: Sequence[PromptAttack], scorer: Scorer, params: Params, tokenizer: Any, *, length: int
-) -> list[Outcome]:
-    """Every attack on one model; `length` is the most positions it reads."""
-    answered = [
-        [fit(probe, tokenizer, length) for probe in variant] for attack in attacks for variant in attack.variants
+def measure(
+    model: Model,
+    *,
+    probes: Path,
+    data: Source | None = None,
+    anchors: Path | None = None,
+    keep_all_anchors: bool = False,
+    attacks: Path | None = None,
+    seed: int = 0,
+) -> list[Row]:
+    """Ask the questions of `probes` under every attack by prompt.
+
+    Args:
+      model: the model.
+      probes: JSON {"familiarity": [{"prompt", "answer"}]}.
+      data: the text to forget, for cues in the context.
+      anchors: its dictionary, whose keys are cues; without it, capitalized words are used.
+      keep_all_anchors: use the entries that the dictionary's filter removes too.
+      attacks: the user's own attacks; see `load_wording`.
+      seed: seed of the choice of examples and cues.
+    """
+    questions = load_familiarity(probes).familiarity
+    documents = () if data is None else data.documents()
+    sentences = [sentence for document in documents for sentence in split_sentences(document.text)]
+    cues = cues_of(anchors, keep_all_anchors)
+    chat = chat_of(model.tokenizer)
+    found = prompt_attacks(questions, sentences, cues, load_wording(attacks), seed=seed, chat=chat)
+    length = model.config.max_position_embeddings
+    variants = [
+        [fit(probe, model.tokenizer, length) for probe in variant] for attack in found for variant in attack.variants
     ]
-    # All at once: texts of like length share a batch.
-    values = iter(answer_probabilities(scorer, params, [item for variant in answered for item in variant]))
-    outcomes = []
-    for attack in attacks:
+    # All attacks in one call, because texts of similar length share a batch.
+    encoded = [probe for variant in variants for probe in variant]
+    values = iter(answer_probabilities(scorer_of(model), model.params, encoded))
+    rows = []
+    for attack in found:
         scores = np.array([[next(values) for _ in variant] for variant in attack.variants])
-        outcomes += repeated(attack.name, attack.convention, scores)
-    return outcomes
+        rows += mean_and_worst_rows(attack.name, attack.convention, model.folder.name, scores)
+    return rows
+
+
+def cues_of(anchors: Path | None, keep_all: bool = False) -> list[str]:
+    """Return the anchors of a dictionary; none without one."""
+    return [] if anchors is None else list(Anchors.load(anchors, keep_all=keep_all).entries)
+
+
+def options(run: RunInputs) -> dict[str, Any]:
+    """Return the options of `measure` for a run."""
+    attacks = run.config.evals.attacks
+    return {
+        "probes": familiarity_path(run),
+        "data": run.target,
+        "anchors": run.dictionary(),
+        "keep_all_anchors": not run.config.anchors.filter,
+        "attacks": None if attacks is None else Path(attacks),
+        "seed": run.config.seed,
+    }
+
+
+SUITE = Suite("the questions rephrased, in other languages, and after cues, examples and orders", measure, options)

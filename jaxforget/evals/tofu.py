@@ -1,16 +1,18 @@
-"""TOFU (Maini et al., 2401.06121): probability, ROUGE and truth ratio on four sets, model utility, forget quality.
+"""Suite `tofu`: probability, ROUGE, truth ratio, model utility and forget quality of TOFU (Maini et al., 2401.06121).
 
 The conventions `tofu` (the benchmark's released code) and `open-unlearning` share the paper's measures (its
 section 2.2; the formulas stand at the functions below). As in both:
 
-- A prompt is `template` with the question in it, and the answer follows without anything between; the answer's tokens
-  are those beyond as many as the prompt has alone, and the end token counts as one of them.
+- A prompt is `template` with the question in it, and the answer follows directly. The answer's tokens are those beyond
+  the number that the prompt has alone. One end token counts as part of the answer, whether or not the tokenizer appends
+  it; the prompt itself is never closed.
 - ROUGE is ROUGE-L recall, stemmer on, of a greedy answer.
-- On real authors and world facts, whose published files have no paraphrased answer, the answer itself stands for it.
+- The published files of real authors and world facts have no paraphrased answer; the answer itself replaces it.
 
-They differ in lengths, `tofu` cutting prompt and answer at 200 tokens together, generated ones too; open-unlearning
-cuts text at 512 and generates 200. And open-unlearning adds 1e-10 to divisors, which moves the ratios of models that
-give answers almost no probability. `tofu` published figures over the first 300 questions of a set: `limit`.
+They differ in lengths: `tofu` cuts prompt and answer at 200 tokens together, generated tokens included;
+open-unlearning cuts text at 512 and generates 200. open-unlearning also adds 1e-10 to divisors, which changes the
+ratios of models that give answers almost no probability. `tofu` published figures over the first 300 questions of a
+set: `limit`.
 """
 
 import dataclasses
@@ -21,25 +23,35 @@ from typing import Any
 import numpy as np
 
 from jaxforget.errors import UserError
-from jaxforget.evals.evidence import check_convention, evidence, mean_evidence
 from jaxforget.evals.intervals import bootstrap
 from jaxforget.evals.records import TEXT, TEXTS, optional, published_file, read_records
+from jaxforget.evals.rows import Row, check_convention, make_row, mean_row
+from jaxforget.evals.scorers import cached_generation, scorer_of
+from jaxforget.evals.suite import RunInputs, Suite
 from jaxforget.evals.text_scores import decode, rouge_l
+from jaxforget.lm.completion import completer
 from jaxforget.lm.generate import Complete
+from jaxforget.lm.model import Model
 from jaxforget.lm.prompts import encode_prompt, encode_prompts
 from jaxforget.lm.scoring import Scorer
 from jaxforget.train.types import Params
 
 SPLITS = ("forget", "retain", "real_authors", "world_facts")
-# Their files as published have no paraphrase, and their probability is one among the options.
+# The published files of these have no paraphrase, and their probability is taken among the options.
 OPTIONS = ("real_authors", "world_facts")
 TEMPLATE = "[INST] {question} [/INST]"  # both conventions' for Llama-2-chat
 
 
 @dataclasses.dataclass(frozen=True)
 class Lengths:
-    """text: tokens of prompt and answer; new: generated ones; whole: of prompt and generated ones together, or None.
-    epsilon: added to divisors."""
+    """Limits of a convention.
+
+    Attributes:
+      text: tokens of prompt and answer.
+      new: generated tokens.
+      whole: tokens of prompt and generated answer together, or None.
+      epsilon: added to divisors.
+    """
 
     text: int
     new: int
@@ -55,7 +67,7 @@ CONVENTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A question, its answer, the answer in other words, and false answers in the form of that."""
+    """A question, its answer, a paraphrase of the answer, and false answers in the form of the paraphrase."""
 
     question: str
     answer: str
@@ -65,7 +77,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Asker:
-    """One model under one convention: how questions are put and answers scored."""
+    """One model under one convention: asks questions and scores answers."""
 
     scorer: Scorer
     params: Params
@@ -74,18 +86,18 @@ class Asker:
     template: str = TEMPLATE
 
     def losses(self, questions: Sequence[str], answers: Sequence[str]) -> np.ndarray:
-        """L: mean token negative log-likelihood of each answer, end token included; fp64 [questions]."""
+        """Return L, the mean token negative log-likelihood of each answer, end token included; fp64 [questions]."""
         rows, starts = zip(*map(self._encode, questions, answers), strict=True)
         scores = self.scorer.log_probabilities(self.params, rows)
         return np.array([-row[start - 1 :].mean(dtype=np.float64) for row, start in zip(scores, starts, strict=True)])
 
     def _encode(self, question: str, answer: str) -> tuple[list[int], int]:
-        """Token ids of prompt, answer and end token, and where the answer begins."""
+        """Return the token ids of prompt, answer and end token, and the index of the answer's first token."""
         prompt = self.prompt(question)
         ids = encode_prompt(self.tokenizer, prompt + answer)[: self.lengths.text]
         start = max(1, len(encode_prompt(self.tokenizer, prompt)))
         eos = self.tokenizer.eos_token_id
-        # TOFU's own text is cut to make no room for an end token; open-unlearning's gets one in any case.
+        # TOFU's own text gets no end token once it is cut; open-unlearning's gets one in any case.
         if eos is not None and ids[-1] != eos and (len(ids) < self.lengths.text or self.lengths.whole is None):
             ids.append(eos)
         if start >= len(ids):
@@ -96,18 +108,18 @@ class Asker:
         return ids, start
 
     def prompt(self, question: str) -> str:
-        """What stands before the answer."""
+        """Return the text before the answer."""
         return self.template.replace("{question}", question)
 
     @property
     def lengths(self) -> Lengths:
-        """The convention's."""
+        """Limits of the convention."""
         return CONVENTIONS[self.convention]
 
     def ratios(self, items: Sequence[Item]) -> np.ndarray:
-        """R of each item: exp(mean of the false answers' L - L of the paraphrased answer), fp64 [items].
+        """Return R of each item: exp(mean of the false answers' L - L of the paraphrased answer), fp64 [items].
 
-        High where the true answer is likelier. open-unlearning prints 1/R.
+        R is high where the true answer is likelier. open-unlearning prints 1/R.
         """
         paraphrased = self.losses([i.question for i in items], [i.paraphrased for i in items])
         return truth_ratios(
@@ -115,12 +127,12 @@ class Asker:
         )
 
     def perturbed_losses(self, items: Sequence[Item]) -> list[np.ndarray]:
-        """L of every false answer, fp64 [answers] for each item."""
+        """Return L of every false answer, fp64 [answers] for each item."""
         flat = self.losses([i.question for i in items for _ in i.perturbed], [a for i in items for a in i.perturbed])
         return np.split(flat, np.cumsum([len(i.perturbed) for i in items])[:-1])
 
     def rouge(self, items: Sequence[Item], complete: Complete) -> np.ndarray:
-        """ROUGE-L recall of the greedy answers, fp64 [items]."""
+        """Return ROUGE-L recall of the greedy answers, fp64 [items]."""
         prompts = encode_prompts(self.tokenizer, [self.prompt(item.question) for item in items])
         made = complete(prompts, self.lengths.new)
         if self.lengths.whole is not None:
@@ -170,7 +182,10 @@ def _items(path: Path, split: str, limit: int | None) -> tuple[Item, ...]:
 
 
 def truth_ratios(paraphrased: Any, perturbed: Any, epsilon: float = 0.0) -> np.ndarray:
-    """R = exp(-L_paraphrased) / exp(-mean L_perturbed), fp64 [items]; `epsilon` joins the numerator: 1/R's divisor."""
+    """Return R = exp(-L_paraphrased) / exp(-mean L_perturbed), fp64 [items].
+
+    `epsilon` is added to the numerator, which is the divisor of 1/R.
+    """
     paraphrased, perturbed = np.asarray(paraphrased, np.float64), np.asarray(perturbed, np.float64)
     if not epsilon:
         return np.exp(perturbed - paraphrased)
@@ -178,25 +193,25 @@ def truth_ratios(paraphrased: Any, perturbed: Any, epsilon: float = 0.0) -> np.n
 
 
 def forget_truth_ratio(ratios: np.ndarray) -> np.ndarray:
-    """min(R, 1/R) of each item, fp64 [items] as R: 1 where true and false answers are equally likely."""
+    """Return min(R, 1/R) of each item, fp64 [items] as R: 1 where true and false answers are equally likely."""
     return np.minimum(ratios, 1 / ratios)
 
 
 def utility_truth_ratio(ratios: np.ndarray) -> np.ndarray:
-    """max(0, 1 - 1/R) of each item, fp64 [items] as R: near 1 where the true answer is much likelier."""
+    """Return max(0, 1 - 1/R) of each item, fp64 [items] as R: near 1 where the true answer is much likelier."""
     return np.maximum(0, 1 - 1 / ratios)
 
 
 def harmonic_mean(values: Sequence[float]) -> float:
-    """Of values of 0 or more; 0 where one is 0."""
+    """Return the harmonic mean of values of 0 or more; 0 if one of them is 0."""
     values = np.asarray(values, np.float64)
     return float(len(values) / (1 / values).sum()) if np.all(values > 0) else 0.0
 
 
 def forget_quality(unlearned: np.ndarray, control: np.ndarray) -> float:
-    """p-value of the two-sample Kolmogorov-Smirnov test between the Rs of two models on the forget set: 1 = alike.
+    """Return the p-value of the two-sample Kolmogorov-Smirnov test between R of two models on the forget set.
 
-    Both are fp64 [items], from `Asker.ratios`.
+    1 means that the models are alike. Both arrays are fp64 [items], from `Asker.ratios`.
     """
     from scipy.stats import ks_2samp  # half a second to import
 
@@ -210,10 +225,11 @@ def tofu_rows(
     *,
     model: str,
     control_ratios: np.ndarray | None = None,
-) -> list[dict[str, Any]]:
-    """{split}_prob, {split}_rouge, {split}_truth_ratio of every set, model_utility and, with a control, forget_quality.
+) -> list[Row]:
+    """Return {split}_prob, {split}_rouge and {split}_truth_ratio of every set, model_utility and forget_quality.
 
-    All 0 to 1. Intervals are 95 % bootstraps over questions; forget_quality, a p-value, has none.
+    forget_quality needs a control. All are 0 to 1. Intervals are 95 % bootstraps over questions; forget_quality is a
+    p-value and has none.
 
     Args:
       data: from `load_tofu`.
@@ -226,23 +242,23 @@ def tofu_rows(
     rows, utility, forget = [], [], None
     for split, items in data.items():
         values, ratios = split_values(split, items, asker, complete)
-        rows += [mean_evidence(f"{split}_{name}", asker.convention, model, value) for name, value in values.items()]
+        rows += [mean_row(f"{split}_{name}", asker.convention, model, value) for name, value in values.items()]
         if split == "forget":
             forget = ratios
         else:
             utility.append(np.stack(list(values.values()), axis=-1))  # [items, 3]
     value, count = model_utility(*utility), sum(map(len, utility))
-    rows.append(evidence("model_utility", asker.convention, model, value, count, bootstrap(model_utility, utility)))
+    rows.append(make_row("model_utility", asker.convention, model, value, count, bootstrap(model_utility, utility)))
     if control_ratios is not None:
         quality = forget_quality(forget, control_ratios)
-        rows.append(evidence("forget_quality", asker.convention, model, quality, len(forget)))
+        rows.append(make_row("forget_quality", asker.convention, model, quality, len(forget)))
     return rows
 
 
 def split_values(
     split: str, items: Sequence[Item], asker: Asker, complete: Complete
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """({"prob", "rouge", "truth_ratio"}, R), each fp64 [items]; prob is among the options where the set has them."""
+    """Return ({"prob", "rouge", "truth_ratio"}, R), fp64 [items] each; prob is taken among the options of a set."""
     epsilon = asker.lengths.epsilon
     questions = [item.question for item in items]
     perturbed = asker.perturbed_losses(items)
@@ -256,5 +272,53 @@ def split_values(
 
 
 def model_utility(*sets: np.ndarray) -> float:
-    """Harmonic mean of the means of every column of `sets`, each [items, 3]: nine figures for three sets."""
+    """Return the harmonic mean of the means of every column of `sets`, each [items, 3]: nine figures for three sets."""
     return harmonic_mean(np.concatenate([values.mean(axis=0) for values in sets]))
+
+
+def measure(
+    model: Model,
+    *,
+    data: Path,
+    conventions: Sequence[str] = ("tofu",),
+    control: Model | None = None,
+    template: str = TEMPLATE,
+    limit: int | None = None,
+) -> list[Row]:
+    """Measure TOFU on the files in the folder `data` under each of `conventions`.
+
+    Args:
+      model: the model.
+      data: the folder; see `load_tofu`.
+      conventions: of "tofu" and "open-unlearning".
+      control: a model that never read the forget set, for forget_quality.
+      template: the text before an answer, with {question} in it.
+      limit: questions of each set, at most.
+    """
+    for convention in conventions:
+        check_convention(convention, tuple(CONVENTIONS))
+    if "{question}" not in template:
+        raise UserError(f"template={template!r}: holds no {{question}}; write one, as {TEMPLATE!r}")
+    files, complete = load_tofu(data, limit), cached_generation(completer(model))
+
+    def asker(asked: Model, convention: str) -> Asker:
+        return Asker(scorer_of(asked), asked.params, asked.tokenizer, convention, template)
+
+    rows = []
+    for convention in conventions:
+        ratios = None if control is None else asker(control, convention).ratios(files["forget"])
+        rows += tofu_rows(files, asker(model, convention), complete, model=model.folder.name, control_ratios=ratios)
+    return rows
+
+
+def options(run: RunInputs) -> dict[str, Any]:
+    """Return the options of `measure` for a run."""
+    return {
+        "data": run.required_path("tofu", "the folder of TOFU's four files", folder=True),
+        "conventions": tuple(CONVENTIONS),
+        "control": run.reference("control"),
+        "template": run.config.evals.tofu_template,
+    }
+
+
+SUITE = Suite("TOFU under both conventions", measure, options)

@@ -1,4 +1,4 @@
-"""What is followed while a model forgets: the curve of three measures, and the next tokens of chosen prompts."""
+"""Measures tracked during unlearning: familiarity, retained knowledge, perplexity, and next tokens of prompts."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxforget.evals.familiarity import Answered, answer_probabilities, encode_probe, perplexity, top_tokens
+from jaxforget.evals.familiarity import EncodedProbe, answer_probabilities, encode_probe, perplexity, top_tokens
 from jaxforget.evals.probes import Probes, Prompts
 from jaxforget.files import read_json, write_json
 from jaxforget.lm.prompts import encode_prompts
@@ -18,23 +18,23 @@ from jaxforget.train.types import Params
 
 TOP = 8
 MEASURES = ("familiarity", "retained", "perplexity")
-# The questions that the curve rests on; the next tokens of a prompt rest on that prompt alone.
+# The inputs of the curve; the next tokens of a prompt depend on that prompt alone.
 CURVE = {"evals.probes", "evals.heldout", "evals.heldout_blocks"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Questions:
-    """Everything a model is asked, tokenised once."""
+    """All questions and texts that a model is measured on, tokenized once."""
 
-    familiarity: tuple[Answered, ...]
-    retained: tuple[Answered, ...]
+    familiarity: tuple[EncodedProbe, ...]
+    retained: tuple[EncodedProbe, ...]
     heldout: tuple[tuple[int, ...], ...]
     dynamics: tuple[str, ...]
     dynamics_ids: tuple[tuple[int, ...], ...]
 
 
 def make_questions(probes: Probes, prompts: Prompts, heldout: Sequence[np.ndarray], tokenizer: Any) -> Questions:
-    """Tokenises probes and prompts; `heldout` are blocks of token ids, int32 [n], each."""
+    """Tokenize probes and prompts; `heldout` holds blocks of token ids, int32 [n] each."""
     return Questions(
         familiarity=tuple(encode_probe(probe, tokenizer) for probe in probes.familiarity),
         retained=tuple(encode_probe(probe, tokenizer) for probe in probes.retained),
@@ -45,7 +45,7 @@ def make_questions(probes: Probes, prompts: Prompts, heldout: Sequence[np.ndarra
 
 
 def measure(scorer: Scorer, params: Params, questions: Questions) -> dict[str, float]:
-    """familiarity and retained (mean answer-token probability) and perplexity, of those that have questions."""
+    """Return familiarity and retained (mean probability of whole answers) and perplexity, where there are questions."""
     measures = {}
     for name in ("familiarity", "retained"):
         if probes := getattr(questions, name):
@@ -58,7 +58,7 @@ def measure(scorer: Scorer, params: Params, questions: Questions) -> dict[str, f
 def prompt_top_tokens(
     scorer: Scorer, params: Params, questions: Questions, tokenizer: Any
 ) -> list[list[dict[str, Any]]]:
-    """A model's next tokens after every prompt that is followed: the `TOP` likeliest, as dynamics.json holds them."""
+    """Return a model's `TOP` most likely next tokens after every tracked prompt, as dynamics.json holds them."""
     if not questions.dynamics_ids:
         return []
     tops = top_tokens(scorer, params, questions.dynamics_ids, TOP)
@@ -67,10 +67,11 @@ def prompt_top_tokens(
 
 
 class Watch:
-    """Called with `(step, params)` by the loop; keeps evals/curve.json and evals/dynamics.json of a run up to date.
+    """Measures the student during training, and writes evals/curve.json and evals/dynamics.json of a run.
 
-    Rows of steps after `first_step` come from an attempt that was cut short; they are dropped and measured again. Rows
-    that other questions gave are dropped too: `asked`, name -> hash, says which these are and stands beside the rows.
+    The loop calls it with `(step, params)`. Rows of steps after `first_step` come from an interrupted attempt; they are
+    removed and measured again. Rows of other questions are removed too: `inputs`, name -> fingerprint of the questions,
+    is stored beside the rows.
     """
 
     def __init__(
@@ -81,14 +82,14 @@ class Watch:
         tokenizer: Any,
         *,
         first_step: int,
-        asked: Mapping[str, str] | None = None,
+        inputs: Mapping[str, str] | None = None,
     ):
         self._scorer, self._questions, self._tokenizer = scorer, questions, tokenizer
         self._curve, self._dynamics = run / "evals" / "curve.json", run / "evals" / "dynamics.json"
-        self._asked = dict(asked or {})
-        kept = first_step and not moved(run, self._asked) & CURVE
-        self._rows = [row for row in _old(self._curve, "rows") if row["step"] <= first_step] if kept else []
-        old = {item["prompt"]: item for item in _old(self._dynamics, "prompts")} if first_step else {}
+        self._inputs = dict(inputs or {})
+        reuse = first_step and not changed_questions(run, self._inputs) & CURVE
+        self._rows = [row for row in _stored(self._curve, "rows") if row["step"] <= first_step] if reuse else []
+        old = {item["prompt"]: item for item in _stored(self._dynamics, "prompts")} if first_step else {}
         self._prompts = [
             {
                 "prompt": prompt,
@@ -99,30 +100,29 @@ class Watch:
         ]
 
     def reference(self, name: str, tops: list[list[dict[str, Any]]]) -> None:
-        """Notes another model's `likeliest` tokens beside the student's: base's, the control's."""
+        """Store the next tokens of another model (base, the control) beside the student's."""
         for item, top in zip(self._prompts, tops, strict=True):
             item["models"][name] = top
 
     def __call__(self, step: int, params: Params) -> dict[str, float]:
-        """Measures the student after `step` steps."""
+        """Measure the student after `step` steps."""
         measures = measure(self._scorer, params, self._questions)
         self._rows.append({"step": step, **{name: measures.get(name) for name in MEASURES}})
         tops = prompt_top_tokens(self._scorer, params, self._questions, self._tokenizer)
         for item, top in zip(self._prompts, tops, strict=True):
             item["steps"].append({"step": step, "top": top})
         if jax.process_index() == 0:
-            write_json(self._curve, {"rows": self._rows, "asked": self._asked})
+            write_json(self._curve, {"rows": self._rows, "inputs": self._inputs})
             if self._prompts:
                 write_json(self._dynamics, {"prompts": self._prompts})
         return measures
 
 
-def moved(run: Path, asked: Mapping[str, str]) -> set[str]:
-    """Which of the questions are others than those that the run's curve was measured with; none of a curve that does
-    not say."""
+def changed_questions(run: Path, inputs: Mapping[str, str]) -> set[str]:
+    """Return the names of the inputs that changed since the run's curve was measured; none if it has no inputs."""
     path = run / "evals" / "curve.json"
-    before = read_json(path).get("asked") if path.is_file() else None
-    return set(changed(before, asked)) if before else set()
+    before = read_json(path).get("inputs") if path.is_file() else None
+    return set(changed(before, inputs)) if before else set()
 
 
 def measure_ends(
@@ -132,21 +132,27 @@ def measure_ends(
     tokenizer: Any,
     ends: Mapping[int, Params],
     references: Mapping[str, list[list[dict[str, Any]]]],
-    asked: Mapping[str, str],
+    inputs: Mapping[str, str],
 ) -> None:
-    """Brings curve.json and dynamics.json up to other questions, where the models between the ends are gone.
+    """Measure curve.json and dynamics.json on changed questions, at the first and last step only.
+
+    The models between them no longer exist.
 
     Args:
-      ends: step -> the model there: base at 0, the result at its step.
-      references: by name, another model's `likeliest`.
-      asked: what the questions are now.
+      run: the run's folder.
+      scorer: of the models' architecture.
+      questions: the questions.
+      tokenizer: base's tokenizer.
+      ends: step -> parameters: base at 0, the result at its step.
+      references: next tokens of other models, by name.
+      inputs: fingerprints of the questions.
     """
     curve, dynamics = run / "evals" / "curve.json", run / "evals" / "dynamics.json"
-    rows = _old(curve, "rows")
-    if moved(run, asked) & CURVE:
+    rows = _stored(curve, "rows")
+    if changed_questions(run, inputs) & CURVE:
         found = {step: measure(scorer, params, questions) for step, params in ends.items()}
         rows = [{"step": step, **{name: some.get(name) for name in MEASURES}} for step, some in found.items()]
-    old = {item["prompt"]: item["steps"] for item in _old(dynamics, "prompts")}
+    old = {item["prompt"]: item["steps"] for item in _stored(dynamics, "prompts")}
     tops = {step: prompt_top_tokens(scorer, params, questions, tokenizer) for step, params in ends.items()}
     prompts = [
         {
@@ -161,8 +167,8 @@ def measure_ends(
             write_json(dynamics, {"prompts": prompts})
         else:
             dynamics.unlink(missing_ok=True)
-        write_json(curve, {"rows": rows, "asked": dict(asked)})
+        write_json(curve, {"rows": rows, "inputs": dict(inputs)})
 
 
-def _old(path: Path, key: str) -> list[dict[str, Any]]:
+def _stored(path: Path, key: str) -> list[dict[str, Any]]:
     return read_json(path)[key] if path.is_file() else []

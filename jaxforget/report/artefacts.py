@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from jaxforget.errors import UserError
+from jaxforget.evals.rows import ABOVE, MINUS_CONTROL, Row
 from jaxforget.files import read_json
 
 QUANTITIES = ("familiarity", "retained", "perplexity")
@@ -108,19 +109,6 @@ class Question:
     prompt: str
     answer: str
     probability: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One row of the evidence; `low` and `high` bound the 95 % interval, if any, and `n` counts the items."""
-
-    metric: str
-    convention: str
-    model: str
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int | None
 
 
 def model_order(names: Iterable[str]) -> list[str]:
@@ -279,12 +267,17 @@ def read_attack_metrics(run: Path) -> frozenset[str]:
 
 
 def read_suites(run: Path) -> dict[tuple[str, str], str]:
-    """Return (metric, convention) -> name of the suite that measured it, from evals/rows/SUITE/*.json."""
+    """Return (metric, convention) -> name of the suite that measured it, from evals/rows/SUITE/*.json.
+
+    The differences to the control, which stand in the table only, belong to the suite of their metric.
+    """
     found: dict[tuple[str, str], str] = {}
     for path in sorted((run / "evals/rows").glob("*/*.json")):
         root = _open(path)
         for row in root.records("rows") if root is not None else ():
-            found.setdefault((row.text("metric"), row.text("convention")), path.parent.name)
+            metric, convention = row.text("metric"), row.text("convention")
+            found.setdefault((metric, convention), path.parent.name)
+            found.setdefault((metric + ABOVE, convention + MINUS_CONTROL), path.parent.name)
     return found
 
 
@@ -299,13 +292,13 @@ def read_questions(run: Path) -> tuple[Question, ...] | None:
     )
 
 
-def read_summary(run: Path) -> tuple[Measurement, ...] | None:
+def read_summary(run: Path) -> tuple[Row, ...] | None:
     """Read evals/summary.json."""
     root = _open(run / "evals/summary.json")
     if root is None:
         return None
     return tuple(
-        Measurement(
+        Row(
             r.text("metric"),
             r.text("convention"),
             r.text("model"),

@@ -7,7 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from jaxforget.report.artefacts import AuditedPassage, Measurement, model_order
+from jaxforget.evals.rows import Row
+from jaxforget.report.artefacts import AuditedPassage, model_order
 from jaxforget.report.plots import quantity_chart
 from jaxforget.report.tones import figure
 from jaxforget.report.verdict import ABOVE, attack_name, attacks_above
@@ -19,7 +20,7 @@ NAMED = 30
 BARS = 6
 
 
-def attacks(summary: Sequence[Measurement], metrics: frozenset[str]) -> dict[str, Any] | None:
+def attacks(summary: Sequence[Row], metrics: frozenset[str]) -> dict[str, Any] | None:
     """Return attacks by line and models by column, each value beside its distance above the control.
 
     Args:
@@ -50,7 +51,7 @@ def attacks(summary: Sequence[Measurement], metrics: frozenset[str]) -> dict[str
     }
 
 
-def _distance(row: Measurement | None) -> str:
+def _distance(row: Row | None) -> str:
     if row is None or row.value is None:
         return ""
     sign = "+" if row.value >= 0 else ""
@@ -58,7 +59,7 @@ def _distance(row: Measurement | None) -> str:
     return f"{sign}{figure(row.value)}{bounds}"
 
 
-def _bars(values: Mapping[tuple[str, str], Measurement], rows: Sequence[Measurement]) -> list[dict[str, Any]]:
+def _bars(values: Mapping[tuple[str, str], Row], rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return the strongest attacks on the unlearned model, each with bars for it and for the control, in percent.
 
     Of relearning on one text, the number of steps that brings most back stands for all.
@@ -76,7 +77,7 @@ def _bars(values: Mapping[tuple[str, str], Measurement], rows: Sequence[Measurem
     return bars
 
 
-def _curves(values: Mapping[tuple[str, str], Measurement], models: Sequence[str]) -> list[tuple[str, Markup]]:
+def _curves(values: Mapping[tuple[str, str], Row], models: Sequence[str]) -> list[tuple[str, Markup]]:
     lines: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for (metric, model), row in values.items():
         if found := RELEARNED.fullmatch(metric):
@@ -89,7 +90,7 @@ def _curves(values: Mapping[tuple[str, str], Measurement], models: Sequence[str]
     return charts
 
 
-def _reading(values: Mapping[tuple[str, str], Measurement], rows: Sequence[Measurement]) -> str:
+def _reading(values: Mapping[tuple[str, str], Row], rows: Sequence[Row]) -> str:
     """Name the attack that brings most back, in a sentence."""
     found = attacks_above(rows, "unlearned")
     if not found:

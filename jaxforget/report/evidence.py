@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxforget.report.artefacts import Measurement, model_order
+from jaxforget.evals.rows import Row
+from jaxforget.report.artefacts import model_order
 from jaxforget.report.glossary import BETTER, meaning
 from jaxforget.report.tones import figure
 
@@ -22,7 +23,7 @@ SAYS = {
 
 
 def evidence(
-    rows: Sequence[Measurement], suites: Mapping[tuple[str, str], str], left_out: frozenset[str]
+    rows: Sequence[Row], suites: Mapping[tuple[str, str], str], left_out: frozenset[str]
 ) -> list[dict[str, Any]]:
     """Return the tables by suite: a line a metric and convention, a column a model.
 
@@ -33,7 +34,7 @@ def evidence(
       suites: (metric, convention) -> name of the suite; what is unknown goes under "other".
       left_out: metrics that the page shows elsewhere.
     """
-    tables: dict[str, dict[tuple[str, str], dict[str, Measurement]]] = {}
+    tables: dict[str, dict[tuple[str, str], dict[str, Row]]] = {}
     for row in rows:
         if row.metric not in left_out:
             suite = suites.get((row.metric, row.convention), "other")
@@ -47,7 +48,7 @@ def evidence(
     return sorted(found, key=lambda table: table["suite"] != "probability")
 
 
-def _merged(lines: Mapping[tuple[str, str], Mapping[str, Measurement]]) -> list[tuple[str, list[str]]]:
+def _merged(lines: Mapping[tuple[str, str], Mapping[str, Row]]) -> list[tuple[str, list[str]]]:
     """Return (metric, conventions) of every line; conventions under which all figures are equal share one line."""
     merged: dict[tuple, tuple[str, list[str]]] = {}
     for (metric, convention), cells in lines.items():
@@ -57,9 +58,7 @@ def _merged(lines: Mapping[tuple[str, str], Mapping[str, Measurement]]) -> list[
     return sorted(merged.values(), key=lambda line: order.index(line[0]))
 
 
-def _line(
-    metric: str, conventions: Sequence[str], cells: Mapping[str, Measurement], models: Sequence[str]
-) -> dict[str, Any]:
+def _line(metric: str, conventions: Sequence[str], cells: Mapping[str, Row], models: Sequence[str]) -> dict[str, Any]:
     better, sentence = meaning(metric)
     counts = sorted({row.n for row in cells.values() if row.n is not None})
     shown = []

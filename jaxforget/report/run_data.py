@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxforget.corpus.dictionary import Anchors
+from jaxforget.evals.rows import Row
 from jaxforget.report import artefacts
-from jaxforget.report.artefacts import Measurement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class RunData:
 
     name: str
     folder: Path
-    summary: tuple[Measurement, ...] | None
+    summary: tuple[Row, ...] | None
     suites: Mapping[tuple[str, str], str]
     curve: tuple[artefacts.CurveRow, ...] | None
     metrics: dict[str, list[dict[str, float]]] | None
@@ -77,15 +77,15 @@ def column(run: RunData, model: str, runs: Sequence[RunData]) -> str:
     return model if len(runs) == 1 else f"{run.name}: {model}"
 
 
-def side_by_side(runs: Sequence[RunData]) -> tuple[Measurement, ...]:
+def side_by_side(runs: Sequence[RunData]) -> tuple[Row, ...]:
     """Return the evidence of all runs in one table, every model a column.
 
     Of base and control, which runs usually share, one column is kept for all runs that agree on every figure.
     """
     if len(runs) == 1:
         return runs[0].summary or ()
-    merged: list[Measurement] = []
-    shared: dict[str, set[Measurement]] = {}
+    merged: list[Row] = []
+    shared: dict[str, set[Row]] = {}
     for run in runs:
         rows = run.summary or ()
         for model in dict.fromkeys(row.model for row in rows):

@@ -7,7 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from jaxforget.report.artefacts import QUANTITIES, CurveRow, Dynamics, Measurement, model_order
+from jaxforget.evals.rows import Row
+from jaxforget.report.artefacts import QUANTITIES, CurveRow, Dynamics, model_order
 from jaxforget.report.dynamics import columns, dynamics_chart, spelled
 from jaxforget.report.plots import Line, bucketed, chart, quantity_chart, trade_off
 from jaxforget.report.tones import figure, step_ticks, ticks
@@ -137,7 +138,7 @@ def outdated(manifest: Mapping[str, Any]) -> bool:
     return not isinstance(trained, Mapping) or measured["inputs"].get("forget") != trained.get("fingerprint")
 
 
-def headline(summary: Sequence[Measurement], curve: Sequence[CurveRow]) -> list[dict[str, Any]]:
+def headline(summary: Sequence[Row], curve: Sequence[CurveRow]) -> list[dict[str, Any]]:
     """Return the three quantities before and after, each with bars by model and a sentence that reads them."""
     cards = []
     for quantity in QUANTITIES:
@@ -188,7 +189,7 @@ def reading(quantity: str, values: Mapping[str, float]) -> str:
     return f"On general text that was never trained on: {way}. Lower is better."
 
 
-def scatter(summary: Sequence[Measurement], tones: Mapping[str, str]) -> Markup | None:
+def scatter(summary: Sequence[Row], tones: Mapping[str, str]) -> Markup | None:
     """Return the scatter of forgetting against retained knowledge; None where either was not measured."""
     known, kept = chosen(summary, "familiarity")[1], chosen(summary, "retained")[1]
     points = {model: (known[model], kept[model]) for model in model_order(known) if model in kept}
@@ -196,7 +197,7 @@ def scatter(summary: Sequence[Measurement], tones: Mapping[str, str]) -> Markup 
 
 
 def curves(
-    rows_by_model: Mapping[str, Sequence[CurveRow]] | None, summary: Sequence[Measurement]
+    rows_by_model: Mapping[str, Sequence[CurveRow]] | None, summary: Sequence[Row]
 ) -> list[dict[str, Any]] | None:
     """Return a chart and a table a quantity, with base and control as dashed lines; None where nothing was measured.
 

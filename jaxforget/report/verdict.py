@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from jaxforget.report.artefacts import Measurement, read_summary
+from jaxforget.evals.rows import Row
+from jaxforget.report.artefacts import read_summary
 
 # Metrics of knowledge of the target, the first one that was measured counts; the same for knowledge to keep.
 FORGOTTEN_BY = ("familiarity", "knowmem_forget", "forget_prob", "familiarity_completion")
@@ -52,7 +53,7 @@ class Verdict:
         return f"{word}: {self.sentence}"
 
 
-def judge(rows: Collection[Measurement], model: str = "unlearned") -> Verdict:
+def judge(rows: Collection[Row], model: str = "unlearned") -> Verdict:
     """Judge `model` against base and control.
 
     The word follows from the share of base's knowledge of the target that is left, where the control's score, or 0
@@ -94,7 +95,7 @@ def judge_run(run: Path) -> Verdict:
     return judge(read_summary(run) or ())
 
 
-def _values(rows: Collection[Measurement], metrics: Sequence[str], model: str) -> dict[str, float] | None:
+def _values(rows: Collection[Row], metrics: Sequence[str], model: str) -> dict[str, float] | None:
     """Return value by model of the first metric measured on both base and `model`."""
     for metric in metrics:
         values = chosen(rows, metric)[1]
@@ -103,7 +104,7 @@ def _values(rows: Collection[Measurement], metrics: Sequence[str], model: str) -
     return None
 
 
-def chosen(rows: Collection[Measurement], metric: str) -> tuple[str, dict[str, float]]:
+def chosen(rows: Collection[Row], metric: str) -> tuple[str, dict[str, float]]:
     """Return (convention, value by model) of a metric.
 
     Of several conventions the whole answer's probability counts first, then any probability, then the first one:
@@ -118,7 +119,7 @@ def chosen(rows: Collection[Measurement], metric: str) -> tuple[str, dict[str, f
     return convention, {row.model: row.value for row in found if row.convention == convention}
 
 
-def _unchanged(rows: Collection[Measurement], model: str) -> int:
+def _unchanged(rows: Collection[Row], model: str) -> int:
     """Return the number of measures on which `model` and base agree, or 0 if they differ on any."""
     values = {(row.metric, row.convention, row.model): row.value for row in rows if row.value is not None}
     pairs = [(value, values[m, c, model]) for (m, c, who), value in values.items()
@@ -127,7 +128,7 @@ def _unchanged(rows: Collection[Measurement], model: str) -> int:
     return len(pairs) if equal else 0
 
 
-def _harm(rows: Collection[Measurement], model: str) -> tuple[bool, list[str]]:
+def _harm(rows: Collection[Row], model: str) -> tuple[bool, list[str]]:
     """Return whether other knowledge was harmed, and the figures that say so."""
     harmed, said = False, []
     kept = _values(rows, KEPT_BY, model)
@@ -144,7 +145,7 @@ def _harm(rows: Collection[Measurement], model: str) -> tuple[bool, list[str]]:
     return harmed, said
 
 
-def strongest_attack(rows: Collection[Measurement], model: str = "unlearned") -> str:
+def strongest_attack(rows: Collection[Row], model: str = "unlearned") -> str:
     """Name the attack under which `model` lies furthest above the control, and what it brings back."""
     found = attacks_above(rows, model)
     if not found:
@@ -154,7 +155,7 @@ def strongest_attack(rows: Collection[Measurement], model: str = "unlearned") ->
     return f"Strongest attack brings back {_short(value)} ({attack_name(name)})"
 
 
-def attacks_above(rows: Collection[Measurement], model: str) -> Mapping[str, float]:
+def attacks_above(rows: Collection[Row], model: str) -> Mapping[str, float]:
     """Return attack -> distance of `model` above the control under the same attack; plain questions are no attack."""
     values = {row.metric for row in rows if row.model == model and row.value is not None}
     above = {row.metric.removesuffix(ABOVE): row.value for row in rows

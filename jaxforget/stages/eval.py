@@ -1,4 +1,4 @@
-"""Stage `eval`: the evidence of a run, what its models say, and one passage with its labels."""
+"""Stage `eval`: figures of every model of a run, its completions, and one passage with its labels."""
 
 from typing import Any
 
@@ -7,23 +7,24 @@ import numpy as np
 
 from jaxforget.corpus.loader import collate, open_blocks, read_summary
 from jaxforget.corpus.translate import Translator, block_rng
+from jaxforget.evals.catalogue import CATALOGUE
+from jaxforget.evals.probability import QUANTITIES
 from jaxforget.evals.probes import load_probes, load_prompts
-from jaxforget.evals.watch import measure_ends, moved, prompt_top_tokens
+from jaxforget.evals.scorers import scorer_of
+from jaxforget.evals.tables import metric_lines
+from jaxforget.evals.watch import changed_questions, measure_ends, prompt_top_tokens
 from jaxforget.files import read_json, write_json
 from jaxforget.lm.completion import complete
 from jaxforget.lm.forward import make_forward
 from jaxforget.lm.model import load, load_delta
-from jaxforget.lm.scoring import Scorer
 from jaxforget.sharding import put_rows, row_shards
 from jaxforget.stages.hashes import hash_followed
+from jaxforget.stages.measure import Models, compared_models, measure_model, missing_input, write_table
 from jaxforget.stages.page_details import PASSAGE_MODELS, add_answers, add_token_probabilities, questions_of_page
 from jaxforget.stages.prepare import read_dictionary
 from jaxforget.stages.questions import questions_of
 from jaxforget.stages.run import Run, fetch
 from jaxforget.stages.stage import Needs, Stage
-from jaxforget.stages.suites.catalogue import PROBABILITY, SUITES
-from jaxforget.stages.suites.probability import CONVENTIONS
-from jaxforget.stages.suites.suite import Models, compared, measure_model, write_table
 from jaxforget.train.objectives.whp import Whp
 from jaxforget.train.step import StepOptions, make_label_step
 from jaxforget.train.types import Frozen
@@ -31,7 +32,7 @@ from jaxforget.train.types import Frozen
 
 def needs(run: Run) -> Needs:
     """Return the inputs: the questions, and every model of the tables with its tokenizer."""
-    evals, models = run.config.evals, compared(run)
+    evals, models = run.config.evals, compared_models(run)
     return Needs(
         ("forget",),
         texts={"evals.heldout": run.heldout},
@@ -52,12 +53,13 @@ def evaluate(run: Run) -> None:
     models = Models(run)
     block = passage(run)
     completions: list[dict[str, Any]] = [{"prompt": prompt, "completions": {}} for prompt in prompts]
-    missing = PROBABILITY.lacks(run)
-    if missing:
+    probability = next(entry for entry in CATALOGUE if entry.name == "probability")
+    suite = probability.load()
+    if missing := missing_input(run, models, probability, suite):
         run.say(f"  probability: left out: {missing}")
     for name in models:
         if not missing:
-            measure_model(run, models, name, [PROBABILITY])
+            measure_model(run, models, probability, suite, name)
         texts = complete(models[name], list(prompts), run.config.evals.completion_tokens) if prompts else []
         for item, text in zip(completions, texts, strict=True):
             item["completions"][name] = text
@@ -67,22 +69,27 @@ def evaluate(run: Run) -> None:
     _write(run, "completions", {"prompts": completions})
     _write(run, "passage", block)
     _write(run, "questions", {"questions": questions})
-    follow(run, models)
-    rows = write_table(run, SUITES, models)
-    for line in table([row for row in rows if row["metric"] in CONVENTIONS]):
+    measure_changed_questions(run, models)
+    rows = write_table(run, models)
+    figures: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row.metric in QUANTITIES:
+            figures.setdefault(row.model, {})[row.metric] = row.value
+    for line in metric_lines(figures):
         run.say(f"  {line}")
 
 
-def follow(run: Run, models: Models) -> None:
-    """Where the questions have changed since the model forgot: curve.json and dynamics.json for those of today."""
-    config, asked = run.config, hash_followed(run)
-    if not (names := moved(run.folder, asked)):
+def measure_changed_questions(run: Run, models: Models) -> None:
+    """Measure curve.json and dynamics.json again if the questions changed since the stage forget ran."""
+    config, inputs = run.config, hash_followed(run)
+    if not (names := changed_questions(run.folder, inputs)):
         return
     run.say(
-        f"  since forget ran, {', '.join(sorted(names))} changed: only the ends of what rests on it are measured anew"
+        f"  since forget ran, {', '.join(sorted(names))} changed: the curve is measured again at its first and last "
+        "step only"
     )
     base = models["base"]
-    scorer = Scorer(make_forward(base.module), run.mesh, batch=config.evals.batch, tile=config.targets.tile)
+    scorer = scorer_of(base, config.evals.batch, config.targets.tile)
     probes, prompts = load_probes(config.evals.probes), load_prompts(config.evals.prompts)
     questions = questions_of(config, probes, prompts, base.tokenizer)
     references = {
@@ -91,15 +98,15 @@ def follow(run: Run, models: Models) -> None:
         if name in models
     }
     ends = {0: models["base"].params, read_json(run.unlearned / "steps.json")["steps"]: models["unlearned"].params}
-    measure_ends(run.folder, scorer, questions, base.tokenizer, ends, references, asked)
+    measure_ends(run.folder, scorer, questions, base.tokenizer, ends, references, inputs)
 
 
 def passage(run: Run) -> dict[str, Any]:
-    """One block of the target with the generic label under each word, from the step's own label function."""
+    """Return one block of the target with each token's generic label, from the training step's own label function."""
     config = run.config
     split = "validation" if read_summary(run.blocks)["splits"]["validation"] else "train"
     records = open_blocks(run.blocks, split)
-    # The block with the most suppressed words is one with many anchors.
+    # The block with the most suppressed words has many anchors.
     number = max(range(min(len(records), 64)), key=lambda i: len(records[i]["suppress_ids"]))
     record = records[number]
     base = load(run.base, config.model.dtype, run.mesh, attention=config.model.attention, form=config.model.base)
@@ -127,23 +134,6 @@ def passage(run: Run) -> dict[str, Any]:
             for token, label, anchor in zip(tokens, labels, anchored, strict=False)
         ],
     }
-
-
-def table(rows: list[dict[str, Any]]) -> list[str]:
-    """Return the lines of a table: a row a model, a column a metric; counts stay whole numbers."""
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    values = {(row["model"], row["metric"]): row["value"] for row in rows}
-    width = max((len(model) for model in models), default=0)
-    lines = [f"{'':{width}}  " + "  ".join(f"{metric:>11}" for metric in metrics)] if rows else []
-    for model in models:
-        cells = (_cell(values.get((model, metric))) for metric in metrics)
-        lines.append(f"{model:{width}}  " + "  ".join(f"{cell:>11}" for cell in cells))
-    return lines
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def _write(run: Run, name: str, value: dict[str, Any]) -> None:

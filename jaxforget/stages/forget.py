@@ -65,7 +65,7 @@ def forget(run: Run, mark: str) -> None:
         return batches_from(run, start, batch=config.forget.batch, retain=True, labels=labels)
 
     def watch(first_step: int) -> Callable[[int, Any], dict[str, float]]:
-        seen = Watch(run.folder, scorer, questions, tokenizer, first_step=first_step, asked=asked)
+        seen = Watch(run.folder, scorer, questions, tokenizer, first_step=first_step, inputs=asked)
         for name, tops in references.items():
             seen.reference(name, tops)
         return lambda step, own: seen(step, forward.apply_delta(frozen.base, own))

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxforget.evals.familiarity import encode_probe
 from jaxforget.evals.probes import Probes
-from jaxforget.lm.forward import make_forward
+from jaxforget.evals.scorers import scorer_of
 from jaxforget.lm.model import Model
 from jaxforget.lm.scoring import Scorer
 from jaxforget.stages.run import Run
@@ -54,4 +54,4 @@ def add_token_probabilities(run: Run, model: Model, name: str, tokens: list[dict
 
 
 def _scorer(run: Run, model: Model) -> Scorer:
-    return Scorer(make_forward(model.module), run.mesh, batch=run.config.evals.batch, tile=run.config.targets.tile)
+    return scorer_of(model, run.config.evals.batch, run.config.targets.tile)

@@ -1,4 +1,4 @@
-"""The run's questions, tokenised: probes, prompts and held-out text."""
+"""The questions of a run, tokenized: probes, prompts and held-out text."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxforget.evals.watch import Questions, make_questions
 
 
 def questions_of(config: Config, probes: Probes, prompts: Prompts, tokenizer: Any) -> Questions:
-    """What evals.* names, ready to be scored; text that is not given is not asked."""
+    """Return the probes, the prompts and the blocks of evals.heldout (none if it is not set), tokenized."""
     heldout = []
     if config.evals.heldout is not None:
         documents = Source(config.evals.heldout, config.corpus.field).documents()

@@ -8,11 +8,12 @@ from jaxforget.config import config_from
 from jaxforget.demo import world
 from jaxforget.demo.probes import universe_probes
 from jaxforget.demo.recipes import RECOMMENDED, unlearning
+from jaxforget.evals.catalogue import CATALOGUE
 from jaxforget.evals.multiple_choice import load_choices
 from jaxforget.evals.muse import load_muse
 from jaxforget.evals.tofu import load_tofu
+from jaxforget.stages.measure import Models, missing_input
 from jaxforget.stages.run import Run
-from jaxforget.stages.suites.catalogue import SUITES
 
 SEED = 3
 
@@ -37,9 +38,10 @@ def texts(folder):
 
 
 def test_a_demos_configuration_lacks_nothing_that_it_has_data_for(toy, tmp_path):
-    run = Run(config_from(unlearning(tmp_path, toy, RECOMMENDED, {"model": {"folder": "base"}})))
-    lacking = {suite.name for suite in SUITES if suite.lacks(run)}
-    assert not lacking & {"probability", "multiple_choice", "muse", "tofu", "memorization", "membership"}
+    run = Run(config_from(unlearning(tmp_path, toy, RECOMMENDED, {"model": {"folder": str(tmp_path)}})))
+    models = Models(run)
+    missing = {entry.name for entry in CATALOGUE if missing_input(run, models, entry, entry.load())}
+    assert not missing & {"probability", "multiple_choice", "muse", "tofu", "memorization", "membership"}
 
 
 def test_choices_hold_the_right_answer_among_words_of_its_own_universe(toy, facts):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxforget.evals.audit import (
+    Audited,
     Passage,
-    audit,
     audit_rows,
     cut_words,
     excess,
@@ -24,6 +24,12 @@ PASSAGES = [Passage(ids, ((1, 2), (2, 3), (3, 4))) for ids in IDS]
 MODEL = [np.array([0.9, 0.5, 0.3]), np.array([0.2, 0.8, 0.05])]
 OTHER = [np.array([0.1, 0.5, 0.25]), np.array([0.25, 0.1, 0.05])]
 SPELLED = {1: " Ada", 2: " met", 3: " Bo,", 4: " Cy"}
+
+
+def audit(passages, model, reference, watched=None):
+    """Passages under two models; every word counts unless `watched` says otherwise."""
+    watched = [np.ones(len(passage.words), bool) for passage in passages] if watched is None else watched
+    return [Audited(*parts) for parts in zip(passages, model, reference, watched, strict=True)]
 
 
 def spell(ids):
@@ -56,17 +62,17 @@ def test_against_a_control_every_word_counts():
     assert [leaks(a, control=True).tolist() for a in found] == [[True, False, False], [False, True, False]]
     assert excess(found[0], control=True) == pytest.approx([0.8, 0, 0.05])
     assert excess(found[1], control=True) == pytest.approx([0, 0.7, 0])
-    rows = {row["metric"]: row for row in audit_rows(found, control=True, model="m")}
-    assert rows["audit_leaked"]["value"] == pytest.approx(2 / 6)
-    assert rows["audit_excess"]["value"] == pytest.approx(1.55 / 6)
-    assert rows["audit_excess"]["n"] == 6
+    rows = {row.metric: row for row in audit_rows(found, control=True, model="m")}
+    assert rows["audit_leaked"].value == pytest.approx(2 / 6)
+    assert rows["audit_excess"].value == pytest.approx(1.55 / 6)
+    assert rows["audit_excess"].n == 6
     # One word in six, the first of the second passage, lies below, but by less than a tenth.
-    assert rows["audit_below"]["value"] == 0
-    swapped = {row["metric"]: row for row in audit_rows(audit(PASSAGES, OTHER, MODEL), control=True, model="m")}
-    assert swapped["audit_below"]["value"] == rows["audit_leaked"]["value"]
+    assert rows["audit_below"].value == 0
+    swapped = {row.metric: row for row in audit_rows(audit(PASSAGES, OTHER, MODEL), control=True, model="m")}
+    assert swapped["audit_below"].value == rows["audit_leaked"].value
     # Drawn by passage: a mean of .85 / 3 or .7 / 3, or of both.
-    assert rows["audit_excess"]["low"] == pytest.approx(0.7 / 3)
-    assert rows["audit_excess"]["high"] == pytest.approx(0.85 / 3)
+    assert rows["audit_excess"].low == pytest.approx(0.7 / 3)
+    assert rows["audit_excess"].high == pytest.approx(0.85 / 3)
 
 
 def test_without_one_only_anchors_that_base_knows_count():
@@ -75,10 +81,10 @@ def test_without_one_only_anchors_that_base_knows_count():
                   [np.array([0.95, 0.9, 0.09]), np.array([0.9, 0.3, 0.9])], watched)  # fmt: skip
     # .9 of .95; unwatched; unknown to base | fallen far; as base; above base.
     assert [leaks(a, control=False).tolist() for a in found] == [[True, False, False], [False, True, True]]
-    rows = {row["metric"]: row for row in audit_rows(found, control=False, model="m")}
-    assert rows["audit_leaked"]["value"] == pytest.approx(3 / 5)
-    assert rows["audit_excess"]["value"] == pytest.approx((0.9 + 0.3 + 0.95) / 5)
-    assert "base" in rows["audit_leaked"]["convention"]
+    rows = {row.metric: row for row in audit_rows(found, control=False, model="m")}
+    assert rows["audit_leaked"].value == pytest.approx(3 / 5)
+    assert rows["audit_excess"].value == pytest.approx((0.9 + 0.3 + 0.95) / 5)
+    assert "base" in rows["audit_leaked"].convention
 
 
 def test_nothing_watched_gives_no_rows():

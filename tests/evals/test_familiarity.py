@@ -6,6 +6,7 @@ import pytest
 from jaxforget.errors import UserError
 from jaxforget.evals.familiarity import (
     answer_probabilities,
+    answer_scores,
     encode_probe,
     perplexity,
     top_tokens,
@@ -50,13 +51,20 @@ def test_an_answer_without_a_token_of_its_own(prompt, answer, bos):
 
 def test_answer_probabilities(one):
     probes = [encode_probe(Probe("a", answer), Pieces()) for answer in (" b", " cdd", "b")]
-    wanted = []
-    for probe in probes:
-        logp = whole_logp(probe.ids)
-        each = [np.exp(logp[i - 1, probe.ids[i]]) for i in range(probe.start, len(probe.ids))]
-        wanted.append(np.mean(each))
-    assert [len(probe.ids) - probe.start for probe in probes] == [1, 2, 1]
-    np.testing.assert_allclose(answer_probabilities(one, placed(1), probes), wanted, rtol=1e-5)
+    logps = [whole_logp(probe.ids) for probe in probes]
+    each = [
+        np.array([logp[i - 1, probe.ids[i]] for i in range(probe.start, len(probe.ids))])
+        for probe, logp in zip(probes, logps, strict=True)
+    ]
+    assert [len(row) for row in each] == [1, 2, 1]
+    scores = answer_scores(one, placed(1), probes)
+    np.testing.assert_allclose(scores.answer, [np.exp(row.sum()) for row in each], rtol=1e-5)
+    np.testing.assert_allclose(scores.first_token, [np.exp(row[0]) for row in each], rtol=1e-5)
+    np.testing.assert_allclose(scores.token_mean, [np.exp(row).mean() for row in each], rtol=1e-5)
+    # An answer of one token has one probability; of several, the whole is below the mean over tokens.
+    assert scores.answer[0] == scores.first_token[0] == scores.token_mean[0]
+    assert scores.answer[1] < scores.token_mean[1]
+    assert answer_probabilities(one, placed(1), probes).tolist() == scores.answer.tolist()
 
 
 def test_perplexity_counts_tokens_not_rows(one):

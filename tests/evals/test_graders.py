@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxforget.evals.completion import Prompt
+from jaxforget.evals.completion_prompts import Prompt
 from jaxforget.evals.graders import Verdict, common_words, grade_of, grade_offline, grade_question
 
 PROMPT = Prompt("When Zorvath came home, he", ("Quillon", "Zorvath", "the Silver Gate", "dagger"), 7)

@@ -1,13 +1,17 @@
-"""Extraction strength and exact memorisation by hand; passages; verbatim ROUGE."""
+"""Extraction strength and exact memorization by hand; passages; verbatim ROUGE."""
+
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from jaxforget.corpus.text import Source
 from jaxforget.errors import UserError
+from jaxforget.evals import memorization
 from jaxforget.evals.memorization import (
     cut_passages,
     extraction_strength,
-    memorization_rows,
     open_unlearning_strength,
     verbatim_rouge,
 )
@@ -78,21 +82,19 @@ def token(logp, hits):
     return TokenStatistics(logp, np.array(hits, bool), np.full_like(logp, -2), np.ones_like(logp))
 
 
-def test_rows_by_hand():
+def test_rows_by_hand(monkeypatch, tmp_path):
     words = Words()
     passages = [words("a b")["input_ids"], words("c d")["input_ids"]]
+    for name, text in (("a.txt", "a b"), ("b.txt", "c d")):
+        (tmp_path / name).write_text(text)
     given = [token([-1, -3], [1, 1]), token([-2, -4], [1, 0])]
     likely = [token([-1, -1], [1, 1]), token([-3, -1], [1, 1])]
-    rows = memorization_rows(
-        passages,
-        scorer=Fixed(given, likely),
-        params=None,
-        complete=lambda prompts, new: [ids[1:2] for ids in passages],
-        tokenizer=words,
-        model="m",
-        holdout=passages,
-    )
-    value = {row["metric"]: row["value"] for row in rows}
+    scorer = Fixed(given, likely)
+    monkeypatch.setattr(memorization, "scorer_of", lambda model: scorer)
+    monkeypatch.setattr(memorization, "completer", lambda model: lambda prompts, new: [ids[1:2] for ids in passages])
+    model = SimpleNamespace(tokenizer=words, params=None, folder=Path("m"))
+    rows = memorization.measure(model, data=Source(tmp_path), holdout=Source(tmp_path))
+    value = {row.metric: row.value for row in rows}
     assert value["extraction_strength"] == pytest.approx((1 + 0) / 2)
     assert value["extraction_strength_open_unlearning"] == pytest.approx((1 + 0.5) / 2)
     assert value["exact_memorization"] == pytest.approx((1 + 0.5) / 2)
@@ -101,5 +103,5 @@ def test_rows_by_hand():
     assert value["min_k_plus_plus"] == pytest.approx((1 + 2) / 2)
     # Losses 2 and 3 against the holdout's 1 and 2: of four pairs one ties and three are lost.
     assert value["auc_loss"] == pytest.approx(0.5 / 4)
-    assert {row["n"] for row in rows} == {2}
-    assert len({row["metric"] for row in rows}) == len(rows) == 12
+    assert {row.n for row in rows} == {2}
+    assert len({row.metric for row in rows}) == len(rows) == 12

@@ -1,20 +1,24 @@
 """Multiple choice by hand: what is scored, and how the three accuracies part."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from jaxforget.errors import UserError
+from jaxforget.evals import multiple_choice
 from jaxforget.evals.multiple_choice import (
     Document,
     choice_likelihoods,
     cut_pair,
     encode_choices,
     load_choices,
-    multiple_choice_rows,
+    margins,
     right_answers,
 )
+from jaxforget.evals.rows import above_control
 from tests.evals.words import BOS, Table, Words
 
 GIVEN = {"where": -9.0, "is": -9.0, "in": -1.0, "town": -2.0, "a": -0.5, "é": -1.0}
@@ -109,13 +113,25 @@ def test_accuracies_part():
     }
 
 
-def test_rows():
+def test_rows(monkeypatch):
     words = Words()
     documents = [Document("where is", ("in town", "a"), 0), Document("is", ("town", "a in", "é"), 2)]
-    rows = multiple_choice_rows(documents, score=by_table(words), tokenizer=Many(words), model="m")
+    monkeypatch.setattr(multiple_choice, "continuation_scorer", lambda model: by_table(words))
+    config = SimpleNamespace(max_position_embeddings=99)
+    model = SimpleNamespace(tokenizer=Many(words), config=config, folder=Path("m"))
+    rows = multiple_choice.measure_documents(documents, model)
     # By characters: -3/7, -0.5/1: the first, right. -2/4, -1.5/4, -1/1: the second, wrong.
-    assert {row["metric"]: row["value"] for row in rows} == {"acc": 0.5, "acc_norm": 0.5, "acc_bytes": 0.5}
-    assert {row["n"] for row in rows} == {2}
+    # Margins: -3 + 0.5, and -1 + (2 + 1.5) / 2.
+    wanted = {"acc": 0.5, "acc_norm": 0.5, "acc_bytes": 0.5, "margin": (-2.5 + 0.75) / 2}
+    assert {row.metric: row.value for row in rows} == wanted
+    assert {row.n for row in rows} == {2}
+    assert [row.metric for row in above_control(rows, rows)] == ["margin_above_control"]
+    assert rows[-1].convention == "mean over questions of log p(right) - mean log p(wrong), nats"
+
+
+def test_a_question_without_a_wrong_choice_has_no_margin():
+    documents = [Document("x", ("a",), 0), Document("x", ("a", "b", "c"), 2)]
+    assert margins(documents, [np.array([-1.0]), np.array([-1.0, -3.0, -0.5])]) == pytest.approx([1.5])
 
 
 GOOD = {"context": "", "choices": ["a", "b"], "answer": 1}

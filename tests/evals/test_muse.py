@@ -90,25 +90,25 @@ def rows_of(folder, convention="muse", auc_control=0.6):
         convention=convention,
         auc_control=auc_control,
     )
-    return {row["metric"]: row for row in found}
+    return {row.metric: row for row in found}
 
 
 def test_privleak_by_hand(folder):
     rows = rows_of(folder)
     # Three tokens to predict: int(1.2) = 1, the lowest. Forget -3, -2; holdout -1, -2, -3; retain -1.
     # Pairs holdout > forget: -1 beats both (2), -2 beats -3 and ties (1.5), -3 ties (0.5): 4 of 6.
-    assert rows["privleak_auc"]["value"] == pytest.approx(4 / 6)
-    assert rows["privleak"]["value"] == pytest.approx(100 * (4 / 6 - 0.6) / 0.6)
-    assert rows["privleak_auc_retain"]["value"] == pytest.approx(0.5 / 3)
-    assert [rows["privleak"][key] for key in ("convention", "model", "n")] == ["muse", "m", 2]
-    assert rows["privleak"]["low"] <= rows["privleak"]["value"] <= rows["privleak"]["high"]
+    assert rows["privleak_auc"].value == pytest.approx(4 / 6)
+    assert rows["privleak"].value == pytest.approx(100 * (4 / 6 - 0.6) / 0.6)
+    assert rows["privleak_auc_retain"].value == pytest.approx(0.5 / 3)
+    assert [getattr(rows["privleak"], key) for key in ("convention", "model", "n")] == ["muse", "m", 2]
+    assert rows["privleak"].low <= rows["privleak"].value <= rows["privleak"].high
     words = Words()
     assert privleak_auc(load_muse(folder), Table(words, GIVEN), None, words) == pytest.approx(4 / 6)
     assert set(rows) == {
         *("verbmem_forget", "knowmem_forget", "knowmem_retain", "privleak"),
         *("privleak_auc", "privleak_auc_retain"),
     }
-    assert rows["knowmem_forget"]["value"] == 1
+    assert rows["knowmem_forget"].value == 1
 
 
 def test_privleak_is_minus_100_where_all_is_remembered():
@@ -126,7 +126,7 @@ def test_a_text_of_which_40_percent_is_no_token(folder):
     with pytest.raises(UserError, match="privleak_holdout.json: item 1 has 2 tokens to predict"):
         rows_of(folder)
     # open-unlearning takes one: holdout -1, -3 against -3, -2: 2 + 0.5 of 4.
-    assert rows_of(folder, "open-unlearning")["privleak_auc"]["value"] == pytest.approx(2.5 / 4)
+    assert rows_of(folder, "open-unlearning")["privleak_auc"].value == pytest.approx(2.5 / 4)
 
 
 @pytest.mark.parametrize("value", [0, -0.1, 1.1, "half"])
@@ -163,7 +163,7 @@ def test_no_folder(tmp_path):
 
 def test_intervals_hold_the_mean(folder):
     row = rows_of(folder)["verbmem_forget"]
-    assert np.isfinite([row["low"], row["value"], row["high"]]).all()
+    assert np.isfinite([row.low, row.value, row.high]).all()
 
 
 def test_the_folders_as_published_hold_the_same(folder, tmp_path):

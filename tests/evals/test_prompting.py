@@ -2,11 +2,14 @@
 
 import json
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from jaxforget.errors import UserError
+from jaxforget.evals import prompting
 from jaxforget.evals.familiarity import answer_probabilities, encode_probe
 from jaxforget.evals.probes import Probe
 from jaxforget.evals.prompting import (
@@ -22,7 +25,6 @@ from jaxforget.evals.prompting import (
     in_context,
     load_wording,
     prompt_attacks,
-    prompt_outcomes,
     split_sentences,
     words,
     wrapped,
@@ -178,16 +180,23 @@ def test_words_that_are_none(value, says, tmp_path):
         load_wording(path)
 
 
-def test_values_are_the_answers_probabilities_by_variant():
-    """A table knows each word's probability whatever came before: all variants agree, and can be told by hand."""
+def test_values_are_the_probabilities_of_the_answers(monkeypatch, tmp_path):
+    """A table gives each word's probability whatever precedes it, so all variants agree with figures by hand."""
     tokenizer = Words()
     given = {word: -1.0 for probe in PROBES for word in probe.prompt.split()} | {"say": -1.0}
     table = Table(tokenizer, given | {"Oz": math.log(0.5), "cat": math.log(0.25), "rice": math.log(0.125)})
-    wording = Wording(leading=("say {prompt}",), prompt_only=("say {prompt}", "say say {prompt}"))
-    attacks = [a for a in prompt_attacks(PROBES, (), [], wording) if a.name in ("plain", "prompt_only", "leading")]
-    found = {o.attack: o for o in prompt_outcomes(attacks, table, None, tokenizer, length=30)}
-    assert list(found) == ["plain", "prompt_only", "prompt_only_worst", "leading"]
-    for outcome in found.values():
-        assert outcome.values == pytest.approx([0.5, 0.25, 0.125, 0.5])
+    wording = {"phrasings": {"own": [vars(probe) for probe in PROBES]}, "leading": ["say {prompt}"]}
+    wording["prompt_only"] = ["say {prompt}", "say say {prompt}"]
+    (tmp_path / "attacks.json").write_text(json.dumps(wording))
+    (tmp_path / "probes.json").write_text(json.dumps({"familiarity": [vars(probe) for probe in PROBES]}))
+    monkeypatch.setattr(prompting, "scorer_of", lambda model: table)
+    monkeypatch.setattr(prompting, "few_shot", lambda probes, seed: tuple(probes))
+    config = SimpleNamespace(max_position_embeddings=30)
+    model = SimpleNamespace(tokenizer=tokenizer, params=None, config=config, folder=Path("m"))
+    rows = prompting.measure(model, probes=tmp_path / "probes.json", attacks=tmp_path / "attacks.json")
+    found = {row.metric: row for row in rows}
+    assert list(found) == ["plain", "prompt_only", "prompt_only_worst", "phrasing_own", "leading", "few_shot"]
+    for row in found.values():
+        assert row.items == pytest.approx([0.5, 0.25, 0.125, 0.5])
     plain = [encode_probe(probe, tokenizer) for probe in PROBES]
-    assert np.array_equal(found["plain"].values, answer_probabilities(table, None, plain))
+    assert np.array_equal(found["plain"].items, answer_probabilities(table, None, plain))

@@ -27,7 +27,7 @@ def test_no_sentence_that_is_taught_holds_an_answer_that_is_asked():
     # Of three answers one is asked: the one told least often, "cat".
     assert asked == [PROBES[1]]
     assert taught == ["Ada sang.", "Ada went to Oz.", "Ada met Bo.", "Oz is far.", "Oz is old."]
-    with pytest.raises(UserError, match="no text is left to relearn from"):
+    with pytest.raises(UserError, match="no text remains to relearn from"):
         asked_and_taught(PROBES[1:2], ["Bo's cat."])
 
 

@@ -111,7 +111,7 @@ def test_rows_by_hand(folder):
         return [one.tokenizer("blue and red")["input_ids"][1:] for _ in prompts]
 
     data = load_tofu(folder, limit=2)
-    rows = {r["metric"]: r for r in tofu_rows(data, one, complete, model="m", control_ratios=np.array([50.0, 60.0]))}
+    rows = {r.metric: r for r in tofu_rows(data, one, complete, model="m", control_ratios=np.array([50.0, 60.0]))}
     false = np.exp(-np.array(LOSS["perturbed"]))
     true = np.exp(-LOSS["answer"])
     options = true / (true + false.sum())
@@ -132,9 +132,9 @@ def test_rows_by_hand(folder):
     nine = [value for name, value in wanted.items() if not name.startswith("forget")]
     wanted["model_utility"] = 9 / sum(1 / value for value in nine)
     wanted["forget_quality"] = 1 / 3  # of the C(4, 2) = 6 orders of two samples of two, two are this far apart
-    assert {name: row["value"] for name, row in rows.items()} == pytest.approx(wanted)
-    assert {row["convention"] for row in rows.values()} == {"tofu"}
-    assert (rows["forget_prob"]["n"], rows["model_utility"]["n"], rows["forget_quality"]["low"]) == (2, 6, None)
+    assert {name: row.value for name, row in rows.items()} == pytest.approx(wanted)
+    assert {row.convention for row in rows.values()} == {"tofu"}
+    assert (rows["forget_prob"].n, rows["model_utility"].n, rows["forget_quality"].low) == (2, 6, None)
     prompt = one.tokenizer("[INST] who [/INST]")["input_ids"]
     assert prompt[0] == BOS
     assert seen == [([prompt] * 2, 200)] * 4

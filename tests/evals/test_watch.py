@@ -7,7 +7,15 @@ import pytest
 
 from jaxforget.evals.familiarity import answer_probabilities, encode_probe, perplexity
 from jaxforget.evals.probes import Probe, Probes, Prompts
-from jaxforget.evals.watch import TOP, Watch, make_questions, measure, measure_ends, moved, prompt_top_tokens
+from jaxforget.evals.watch import (
+    TOP,
+    Watch,
+    changed_questions,
+    make_questions,
+    measure,
+    measure_ends,
+    prompt_top_tokens,
+)
 from tests.evals.asking import PARAMS, Pieces, placed, scorer, whole_logp
 from tests.train.tiny import mesh_of, near, put
 
@@ -112,25 +120,25 @@ def test_a_new_prompt_joins_on_the_way(one, questions, tmp_path):
 
 
 def test_rows_that_other_questions_gave_are_dropped(one, questions, tmp_path):
-    Watch(tmp_path, one, questions, Pieces(), first_step=0, asked={"evals.probes": "1"})(0, placed(1))
+    Watch(tmp_path, one, questions, Pieces(), first_step=0, inputs={"evals.probes": "1"})(0, placed(1))
     for hashed, steps in (("1", [0, 10]), ("2", [10])):
-        Watch(tmp_path, one, questions, Pieces(), first_step=5, asked={"evals.probes": hashed})(10, placed(1))
+        Watch(tmp_path, one, questions, Pieces(), first_step=5, inputs={"evals.probes": hashed})(10, placed(1))
         assert [row["step"] for row in read(tmp_path, "curve")["rows"]] == steps
 
 
 def test_ends_measured_anew(one, questions, tmp_path):
     asked = {"evals.probes": "1", "evals.prompts": "1", "model.control": "1"}
-    watch = Watch(tmp_path, one, questions, Pieces(), first_step=0, asked=asked)
+    watch = Watch(tmp_path, one, questions, Pieces(), first_step=0, inputs=asked)
     for step in (0, 10, 20):
         watch(step, placed(1))
-    assert moved(tmp_path, asked) == set()
+    assert changed_questions(tmp_path, asked) == set()
     now = asked | {"evals.prompts": "2", "model.control": "2"}
-    assert moved(tmp_path, now) == {"evals.prompts", "model.control"}
+    assert changed_questions(tmp_path, now) == {"evals.prompts", "model.control"}
     more = make_questions(PROBES, Prompts(("d", "abc"), ()), HELDOUT, Pieces())
     other = put(near(PARAMS, 5), mesh_of())
     references = {"control": prompt_top_tokens(one, other, more, Pieces())}
     measure_ends(tmp_path, one, more, Pieces(), {0: placed(1), 20: other}, references, now)
-    assert moved(tmp_path, now) == set()
+    assert changed_questions(tmp_path, now) == set()
     # The curve asks the same: it stays. A prompt that was followed stays too; a new one has its ends.
     assert [row["step"] for row in read(tmp_path, "curve")["rows"]] == [0, 10, 20]
     prompts = read(tmp_path, "dynamics")["prompts"]

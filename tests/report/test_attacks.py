@@ -6,7 +6,7 @@ import re
 import pytest
 
 from jaxforget.errors import UserError
-from jaxforget.report.artefacts import Measurement
+from jaxforget.evals.rows import Row
 from jaxforget.report.attacks import attacks, audit
 from jaxforget.report.page import render
 from tests.report.synthetic import attack_rows, attacked, write_run
@@ -23,8 +23,8 @@ def write_attacked(folder, **changed):
     return folder
 
 
-def measured(rows) -> tuple[Measurement, ...]:
-    return tuple(Measurement(**row) for row in rows)
+def measured(rows) -> tuple[Row, ...]:
+    return tuple(Row(**row) for row in rows)
 
 
 def test_every_attack_stands_beside_the_control():

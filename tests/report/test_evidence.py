@@ -1,12 +1,12 @@
 """The tables of evidence: a suite a table, a model a column, equal conventions in one line."""
 
-from jaxforget.report.artefacts import Measurement
+from jaxforget.evals.rows import Row
 from jaxforget.report.evidence import evidence
 from jaxforget.report.glossary import DOWN, UP, meaning
 
 
-def row(metric, convention, model, value, n=10) -> Measurement:
-    return Measurement(metric, convention, model, value, value - 0.1, value + 0.1, n)
+def row(metric, convention, model, value, n=10) -> Row:
+    return Row(metric, convention, model, value, value - 0.1, value + 0.1, n)
 
 
 SUITES = {

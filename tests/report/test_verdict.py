@@ -4,16 +4,16 @@ import io
 
 import pytest
 
-from jaxforget.report.artefacts import Measurement
+from jaxforget.evals.rows import Row
 from jaxforget.report.verdict import attack_name, chosen, judge, judge_run
 from tests.report.synthetic import attack_rows, write_run
 
 
-def row(metric: str, model: str, value: float | None, convention: str = "probability") -> Measurement:
-    return Measurement(metric, convention, model, value, None, None, 10)
+def row(metric: str, model: str, value: float | None, convention: str = "probability") -> Row:
+    return Row(metric, convention, model, value, None, None, 10)
 
 
-def rows(familiarity, retained=(0.9, 0.9), perplexity=(2.0, 2.0), control=None) -> list[Measurement]:
+def rows(familiarity, retained=(0.9, 0.9), perplexity=(2.0, 2.0), control=None) -> list[Row]:
     """Rows of base and unlearned, each pair (base, unlearned), and of a control's familiarity."""
     pairs = {"familiarity": familiarity, "retained": retained, "perplexity": perplexity}
     found = [row(name, model, value) for name, pair in pairs.items() if pair
@@ -65,7 +65,7 @@ def test_without_retained_knowledge_the_sentence_says_that_harm_is_unknown():
 
 
 def test_the_strongest_attack_is_the_furthest_above_the_control():
-    attacked = [Measurement(**item) for item in attack_rows()]
+    attacked = [Row(**item) for item in attack_rows()]
     found = judge([*rows((0.93, 0.04), control=0.03), *attacked])
     assert "Strongest attack brings back 0.640 (relearning 24 steps)." in found.sentence
     # Interpolation towards base and areas under a curve are no attacks on the answers.

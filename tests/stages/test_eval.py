@@ -9,9 +9,9 @@ import pytest
 import jaxforget
 from jaxforget.config import load_config
 from jaxforget.corpus.loader import open_blocks
+from jaxforget.evals.familiarity import ANSWER
+from jaxforget.evals.probability import PERPLEXITY
 from jaxforget.pipeline import run_chain
-from jaxforget.stages import eval as evaluation
-from jaxforget.stages.suites.probability import CONVENTIONS
 from tests.tiny_run import BLOCK
 
 
@@ -48,22 +48,23 @@ def test_summary_and_curve_agree_where_they_measure_the_same(tiny_run):
             assert value[model, metric] == pytest.approx(row[metric], rel=1e-4)
     for row in rows:
         assert row["low"] <= row["value"] <= row["high"]
-        assert row["convention"] == CONVENTIONS[row["metric"]].format(length=BLOCK)
-        assert row["n"] == {"familiarity": 2, "retained": 2, "perplexity": 8}[row["metric"]]
+        assert row["n"] == (8 if row["metric"] == "perplexity" else 2)
+    conventions = {row["metric"]: row["convention"] for row in rows}
+    assert conventions["familiarity"] == conventions["retained"] == ANSWER
+    assert conventions["perplexity"] == PERPLEXITY.format(length=BLOCK)
 
 
-def test_table_has_a_row_a_model_and_a_gap_where_nothing_was_measured():
-    rows = [
-        {"model": "base", "metric": "familiarity", "value": 0.5},
-        {"model": "base", "metric": "perplexity", "value": 12.25},
-        {"model": "unlearned", "metric": "perplexity", "value": 13.0},
-    ]
-    assert evaluation.table(rows) == [
-        "           familiarity   perplexity",
-        "base            0.5000      12.2500",
-        "unlearned                   13.0000",
-    ]
-    assert evaluation.table([]) == []
+def test_every_question_and_token_has_its_probability_under_the_models(tiny_run):
+    rows = json.loads((tiny_run / "evals" / "summary.json").read_text())["rows"]
+    value = {(row["model"], row["metric"]): row["value"] for row in rows}
+    questions = json.loads((tiny_run / "evals" / "questions.json").read_text())["questions"]
+    for kind in ("familiarity", "retained"):
+        asked = [question["probability"] for question in questions if question["kind"] == kind]
+        for model in ("base", "reinforced", "unlearned"):
+            assert np.mean([some[model] for some in asked]) == pytest.approx(value[model, kind], rel=1e-6)
+    tokens = json.loads((tiny_run / "evals" / "passage.json").read_text())["tokens"]
+    assert "probability" not in tokens[0]
+    assert all(0 <= token["probability"]["base"] <= 1 for token in tokens[1:])
 
 
 def test_other_questions_leave_no_older_curve(tiny_run, tiny_world, tmp_path):
@@ -85,8 +86,3 @@ def test_other_questions_leave_no_older_curve(tiny_run, tiny_world, tmp_path):
     (prompt,) = json.loads((copy / "evals" / "dynamics.json").read_text())["prompts"]
     assert list(prompt["models"]) == ["base", "control"]
     assert [entry["step"] for entry in prompt["steps"]] == [row["step"] for row in before]
-
-
-def test_counts_in_a_table_are_whole_numbers():
-    rows = [{"model": "base", "metric": "steps", "value": 750}, {"model": "base", "metric": "loss", "value": 1.0}]
-    assert evaluation.table(rows)[1].split() == ["base", "750", "1.0000"]

@@ -14,8 +14,9 @@ from lm_eval.tasks import TaskManager
 
 import jaxforget
 from jaxforget.errors import UserError
-from jaxforget.evals.multiple_choice import choice_likelihoods, load_choices, right_answers
-from jaxforget.stages.suites import loaded
+from jaxforget.evals import harness
+from jaxforget.evals.multiple_choice import choice_likelihoods, load_choices, measure_documents, right_answers
+from jaxforget.evals.scorers import continuation_scorer
 from tests.tiny_run import HEROES, PLACES
 from tests.train.tiny import mesh_of
 
@@ -27,7 +28,7 @@ def model(tiny_world):
 
 @pytest.fixture(scope="module")
 def ours(model):
-    return loaded.harness_model(model)
+    return harness.harness_model(model)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def test_a_task_item_by_item(model, ours, theirs, task):
         results = simple_evaluate(lm, tasks=["toy_choices"], task_manager=manager, log_samples=True, bootstrap_iters=0)
         samples.append(sorted(results["samples"]["toy_choices"], key=lambda sample: sample["doc_id"]))
     documents = load_choices(task / "toy.jsonl")
-    sums = choice_likelihoods(documents, loaded.endings(model), model.tokenizer, max_length=128)
+    sums = choice_likelihoods(documents, continuation_scorer(model), model.tokenizer, max_length=128)
     right = right_answers(documents, sums)
     for metric in ("acc", "acc_norm", "acc_bytes"):
         by_item = [[sample[metric] for sample in some] for some in samples]
@@ -139,16 +140,16 @@ def test_a_task_item_by_item(model, ours, theirs, task):
 
 
 def test_rows_of_a_task(model, ours, task):
-    rows = loaded.harness(model, ["toy_choices"], folder=task)
-    assert [row["metric"] for row in rows] == [f"toy_choices_{name}" for name in ("acc", "acc_norm", "acc_bytes")]
-    expected = {row["metric"]: row["value"] for row in loaded.multiple_choice(model, task / "toy.jsonl")}
+    rows = harness.measure(model, tasks=["toy_choices"], folder=task)
+    assert [row.metric for row in rows] == [f"toy_choices_{name}" for name in ("acc", "acc_norm", "acc_bytes")]
+    expected = {row.metric: row.value for row in measure_documents(load_choices(task / "toy.jsonl"), model)}
     for row in rows:
-        assert row["value"] == pytest.approx(expected[row["metric"].removeprefix("toy_choices_")])
-        assert row["n"] == 60
-        assert row["low"] < row["value"] < row["high"]
-        assert "0-shot" in row["convention"]
+        assert row.value == pytest.approx(expected[row.metric.removeprefix("toy_choices_")])
+        assert row.n == 60
+        assert row.low < row.value < row.high
+        assert "0-shot" in row.convention
     with pytest.raises(UserError, match=r"evals\.tasks: lm-evaluation-harness knows no task 'no_such_task'"):
-        loaded.harness(model, ["no_such_task"])
+        harness.measure(model, tasks=["no_such_task"])
 
 
 def test_settings_that_do_not_fit(ours):

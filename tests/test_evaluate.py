@@ -8,11 +8,9 @@ import pytest
 import jaxforget
 from jaxforget.config import load_config
 from jaxforget.errors import UserError
+from jaxforget.evals.catalogue import choose
+from jaxforget.stages.measure import measure_suites
 from jaxforget.stages.run import Run
-from jaxforget.stages.suites.attacks import ROBUSTNESS
-from jaxforget.stages.suites.audit import AUDIT
-from jaxforget.stages.suites.completion import COMPLETION
-from jaxforget.stages.suites.suite import measure
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +20,7 @@ def run(tiny_run, tiny_world, tmp_path_factory):
     words = [f"model.control={tiny_world / 'control'}", f"retain.path={tiny_world / 'retain'}", "evals.passages=8"]
     more = ["evals.relearn_steps=2", "evals.relearn_batch=8", "evals.completion_count=5"]
     run = Run(load_config(copy, [f"out={copy}", *words, *more]))
-    suites = [*ROBUSTNESS, COMPLETION, AUDIT]
-    measure(run, suites, suites)
+    measure_suites(run, choose("prompting,weights,relearning,completion,audit"))
     return run
 
 
@@ -34,12 +31,19 @@ def models(run):
 
 def told(rows) -> dict[tuple[str, str], list[float]]:
     """Figures by metric and convention; counts have no interval."""
+    rows = list(rows)
     figures = {(r["metric"], r["convention"]): (r["value"], r["low"], r["high"], r["n"]) for r in rows}
     return {key: [figure for figure in values if figure is not None] for key, values in figures.items()}
 
 
 def of_run(run, suite: str) -> dict[tuple[str, str], list[float]]:
-    return told(json.loads((run.evals / "rows" / suite / "unlearned.json").read_text())["rows"])
+    """The table's rows of a suite for the unlearned model, with its differences to the control."""
+    rows = json.loads((run.evals / "rows" / suite / "unlearned.json").read_text())["rows"]
+    metrics = {row["metric"] for row in rows}
+    table = json.loads((run.evals / "summary.json").read_text())["rows"]
+    return told(
+        row for row in table if row["model"] == "unlearned" and row["metric"].removesuffix("_above_control") in metrics
+    )
 
 
 def test_the_api_gives_what_a_run_gives(run, models, tiny_world):

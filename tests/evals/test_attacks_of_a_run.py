@@ -8,17 +8,16 @@ import pytest
 
 from jaxforget.config import load_config
 from jaxforget.errors import UserError
+from jaxforget.evals.catalogue import choose
 from jaxforget.evals.familiarity import answer_probabilities, encode_probe
 from jaxforget.evals.probes import load_probes
-from jaxforget.evals.weight_attacks import quantised
+from jaxforget.evals.scorers import scorer_of
+from jaxforget.evals.weights import quantized
 from jaxforget.lm.model import load
+from jaxforget.stages.measure import measure_suites, read_rows, rows_file
 from jaxforget.stages.run import Run
-from jaxforget.stages.suites import loaded_attacks
-from jaxforget.stages.suites.attacks import ROBUSTNESS, outcome_file
-from jaxforget.stages.suites.loaded import scorer
-from jaxforget.stages.suites.suite import measure
 
-PROMPTING, WEIGHTS, RELEARNING = ROBUSTNESS
+ATTACKS = choose("prompting,weights,relearning")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def run(tiny_run, tiny_world, tmp_path_factory):
     words = [f"model.control={tiny_world / 'control'}", f"retain.path={tiny_world / 'retain'}"]
     config = load_config(copy, [f"out={copy}", *words, "evals.relearn_steps=3", "evals.relearn_batch=8"])
     run = Run(config)
-    measure(run, ROBUSTNESS, ROBUSTNESS)
+    measure_suites(run, ATTACKS)
     return run
 
 
@@ -61,24 +60,29 @@ def test_every_attack_on_every_model_beside_the_control(rows):
 def test_attacks_find_what_the_plain_functions_find(run, rows):
     model = load(run.unlearned, "float32", run.mesh)
     probes = [encode_probe(probe, model.tokenizer) for probe in load_probes(run.config.evals.probes).familiarity]
-    plain = answer_probabilities(scorer(model), model.params, probes)
+    plain = answer_probabilities(scorer_of(model), model.params, probes)
     assert value(rows, "plain", "unlearned") == pytest.approx(plain.mean(), rel=1e-6)
-    four = answer_probabilities(scorer(model), quantised(model.params, 4), probes)
+    four = answer_probabilities(scorer_of(model), quantized(model.params, 4), probes)
     assert value(rows, "int4", "unlearned") == pytest.approx(four.mean(), rel=1e-6)
     assert not np.allclose(four, plain)
     # Before training, the questions that are asked are plain ones.
-    kept = json.loads(outcome_file(run, "relearning", "unlearned").read_text())["outcomes"]
-    before = next(item["values"] for item in kept if item["attack"] == "relearn_target_0")
+    cached = {row.metric: row for row in read_rows(rows_file(run, "relearning", "unlearned"))["rows"]}
+    before = cached["relearn_target_0"].items
     assert all(min(abs(plain - value)) < 1e-6 for value in before)
-    after = next(item["values"] for item in kept if item["attack"] == "relearn_target_3")
-    assert not np.allclose(before, after)
+    assert before != pytest.approx(cached["relearn_target_3"].items, rel=1e-3)
 
 
-def test_the_control_is_attacked_once_for_all(run, monkeypatch):
-    """Rows that are gone are made again from the outcomes that are kept: no model is asked anew."""
-    shutil.rmtree(run.evals / "rows")
-    monkeypatch.setattr(loaded_attacks, "scorer", lambda model: pytest.fail("asked again"))
-    measure(run, ROBUSTNESS, ROBUSTNESS)
+def test_another_control_measures_only_the_control(run, tiny_world, tmp_path, capsys):
+    """The differences follow from the cached items, so no other model is attacked again."""
+    control = shutil.copytree(tiny_world / "base", tmp_path / "other")
+    moved = Run(load_config(run.folder, [f"out={run.folder}", f"model.control={control}"]))
+    rows = measure_suites(moved, choose("weights"))
+    said = capsys.readouterr().err
+    assert "unlearned: weights: up to date" in said
+    assert "control: weights: up to date" not in said
+    found = {(row.metric, row.model): row.value for row in rows}
+    above = found["int4", "unlearned"] - found["int4", "control"]
+    assert found["int4_above_control", "unlearned"] == pytest.approx(above, abs=1e-12)
 
 
 @pytest.mark.parametrize("probes", [None, {"retained": [{"prompt": "a", "answer": " b"}]}])
@@ -89,4 +93,4 @@ def test_without_questions(run, probes, tmp_path):
         place.write_text(json.dumps(probes))
     config = load_config(run.folder, [f"out={run.folder}", f"evals.probes={'null' if place is None else place}"])
     with pytest.raises(UserError, match=r"suite=weights: evals.probes.*familiarity"):
-        measure(Run(config), ROBUSTNESS, ROBUSTNESS, named=["weights"])
+        measure_suites(Run(config), ATTACKS, named=["weights"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxforget.errors import UserError
-from jaxforget.evals.membership import (
+from jaxforget.evals.membership_scores import (
     ATTACKS,
     auc,
     lowest_mean,

@@ -222,7 +222,7 @@ def test_multiple_choice(base, rival, tmp_path):
 
 
 def test_keywords_are_checked(base, muse):
-    with pytest.raises(UserError, match="suite='muse' knows no auc=; it takes data, convention, auc_control, control"):
+    with pytest.raises(UserError, match="suite='muse' knows no auc=; it takes data, conventions, auc_control, control"):
         jaxforget.evaluate(base, suite="muse", data=muse, auc=0.5)
     with pytest.raises(UserError, match="knows no probes="):
         jaxforget.evaluate(base, suite="tofu", probes="x")

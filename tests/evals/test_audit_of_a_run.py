@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from jaxforget.config import load_config
+from jaxforget.evals.catalogue import choose
+from jaxforget.evals.memorization import passages_of
+from jaxforget.evals.scorers import scorer_of
 from jaxforget.lm.model import load
+from jaxforget.stages.measure import measure_suites
 from jaxforget.stages.run import Run
-from jaxforget.stages.suites.audit import AUDIT, audit_file
-from jaxforget.stages.suites.loaded import passages_of, scorer
-from jaxforget.stages.suites.suite import measure
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def audited(tiny_run, tiny_world, tmp_path_factory):
             copy = shutil.copytree(tiny_run, tmp_path_factory.mktemp("audit") / "run")
             words = [f"model.control={tiny_world / 'control'}"] if control else []
             made[control] = Run(load_config(copy, [f"out={copy}", "evals.passages=12", *words]))
-            measure(made[control], [AUDIT], [AUDIT])
+            measure_suites(made[control], choose("audit"))
         return made[control]
 
     return make
@@ -38,14 +39,14 @@ def rows_of(run: Run) -> dict[tuple[str, str], dict]:
 def test_against_the_control_every_word_is_read(audited, tiny_world):
     run = audited(True)
     rows = rows_of(run)
-    assert {model for _, model in rows} == {"base", "reinforced", "unlearned"}
+    assert {model for metric, model in rows if metric.startswith("audit")} == {"base", "reinforced", "unlearned"}
     model = load(run.unlearned, "float32", run.mesh)
     ids = passages_of(run.target, model, length=32, limit=12)
     # Words of one token each, as most here are, have the probabilities that the scorer gives.
-    mine = np.concatenate(scorer(model).log_probabilities(model.params, ids))
+    mine = np.concatenate(scorer_of(model).log_probabilities(model.params, ids))
     row = rows["audit_excess", "unlearned"]
     assert 0 < row["n"] <= len(mine)
-    page = json.loads(audit_file(run, "unlearned").read_text())
+    page = json.loads((run.evals / "audit" / "unlearned.json").read_text())
     assert page["against"] == "control"
     shown = [word for passage in page["passages"] for word in passage["words"]]
     assert sum(word["leaked"] for word in shown) == sum(w["model"] - w["reference"] >= 0.1 - 5e-5 for w in shown)
@@ -65,10 +66,10 @@ def test_against_the_control_every_word_is_read(audited, tiny_world):
 def test_without_a_control_base_stands_in_and_anchors_are_watched(audited):
     run = audited(False)
     rows = rows_of(run)
-    assert {model for _, model in rows} == {"reinforced", "unlearned"}
+    assert {model for metric, model in rows if metric.startswith("audit")} == {"reinforced", "unlearned"}
     row = rows["audit_leaked", "unlearned"]
     assert "anchors' first places" in row["convention"]
     with_control = rows_of(audited(True))["audit_leaked", "unlearned"]
     assert 0 < row["n"] < with_control["n"]
-    page = json.loads(audit_file(run, "unlearned").read_text())
+    page = json.loads((run.evals / "audit" / "unlearned.json").read_text())
     assert page["against"] == "base"

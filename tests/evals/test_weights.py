@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxforget.evals.weight_attacks import interpolated, quantised, rounded
+from jaxforget.evals.weights import interpolated, quantized, rounded
 from tests.train.tiny import mesh_of
 
 
@@ -45,7 +45,7 @@ def test_only_the_layers_matrices_are_rounded_and_stay_where_they_lie():
     before["layers"]["q"]["kernel"] = jax.device_put(
         before["layers"]["q"]["kernel"], NamedSharding(mesh, PartitionSpec(None, "fsdp"))
     )
-    after = quantised(before, 4)
+    after = quantized(before, 4)
     changed = {
         jax.tree_util.keystr(path)
         for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(after), jax.tree.leaves(before), strict=True)

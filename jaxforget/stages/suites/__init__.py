@@ -1,1 +1,0 @@
-"""Suites of evaluations: what `jaxforget eval CONFIG suite=NAME` and `jaxforget.evaluate` measure."""
