@@ -132,12 +132,14 @@ def _check_model(folder: Path, *, tokenizer: bool = True) -> ModelConfig:
 
 def _check_same(folder: Path, base: ModelConfig, base_folder: Path, *, tokenizer: bool = True) -> None:
     """Check that a model has base's tokens and forward pass, so that only its training differs."""
-    other = _check_model(folder, tokenizer=tokenizer)
+    other = _check_model(folder, tokenizer=False)
     free = {name: getattr(base, name) for name in ("bos_token_id", "eos_token_id", "max_position_embeddings")}
     if dataclasses.replace(other, **free) != base:
         raise UserError(
             f"{folder}: its config.json describes another model than {base_folder}; give a model of the same shape"
         )
+    if tokenizer and not is_adapter(folder):
+        find_tokenizer(folder)
 
 
 def _check_reinforced(run: Run, base: ModelConfig) -> None:
