@@ -276,10 +276,10 @@ def _rope(
             f"{source}: partial_rotary_factor is {factor!r}, which is not supported for {raw['model_type']!r}"
         )
     theta = _number({"rope_theta": rope.get("rope_theta", base)}, source, "rope_theta")
-    if theta is None or not isinstance(factor, int | float) or not 0 < int(head_dim * factor) <= head_dim:
-        raise UserError(
-            f"{source}: rope_theta is {theta!r} and partial_rotary_factor {factor!r}; they must be positive"
-        )
+    if theta is None:
+        raise UserError(f"{source}: rope_theta is null; it must be a positive number")
+    if not isinstance(factor, int | float) or not 0 < int(head_dim * factor) <= head_dim:
+        raise UserError(f"{source}: partial_rotary_factor is {factor!r}; it must be above 0 and at most 1")
     width = None if factor == 1 else int(head_dim * factor)
     if kind == "default":
         return float(theta), None, width
