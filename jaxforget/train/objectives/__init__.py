@@ -60,12 +60,7 @@ def check_settings(kind: type[Objective], settings: Mapping[str, Any], prefix: s
         if name not in known:
             names = ", ".join(f"{prefix}{other}" for other in known)
             raise UserError(f"{prefix}{name}: method {kind.name} has no such setting; it has {names}")
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or value != value
-            or abs(value) == float("inf")
-        ):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"{prefix}{name}={value!r}: must be a finite number")
         whole = known[name].type in (int, "int")
         if whole and value != int(value):
