@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jaxforget
-from jaxforget.cli import chain, demo, generate, plan, profile, review
+from jaxforget.cli import chain, chat, demo, generate, plan, profile, review
 from jaxforget.cli.faults import Terminated, abandoned, silence, stoppable, tell, users_fault
 from jaxforget.cli.parser import LAYOUT, Parser
 
@@ -22,8 +22,8 @@ first steps:
 
 `jaxforget help COMMAND` says more about a command; `jaxforget help run` lists every option.
 """
-COMMANDS = (demo, chain, review, plan, profile, generate)  # in the order of the help
-ANEW = ("plan", "profile", "generate")  # commands that store nothing to resume from
+COMMANDS = (demo, chain, review, plan, profile, generate, chat)  # in the order of the help
+ANEW = ("plan", "profile", "generate", "chat")  # commands that store nothing to resume from
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

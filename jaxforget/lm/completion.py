@@ -14,10 +14,9 @@ def completer(model: Model, **sampling: Any) -> Complete:
 
     Args:
       model: generation stops at its end tokens, `model.config.eos_token_id`.
-      sampling: temperature, top_p and seed of `lm.generate.generate`; greedy by default.
+      sampling: temperature, top_p, top_k and seed of `lm.generate.generate`; greedy by default.
     """
-    eos = model.config.eos_token_id
-    ends = () if eos is None else eos if isinstance(eos, tuple) else (eos,)
+    ends = end_tokens(model)
 
     def complete(prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
         return generate(
@@ -27,6 +26,12 @@ def completer(model: Model, **sampling: Any) -> Complete:
     return complete
 
 
+def end_tokens(model: Model) -> tuple[int, ...]:
+    """Return the ids at which generation stops."""
+    eos = model.config.eos_token_id
+    return () if eos is None else eos if isinstance(eos, tuple) else (eos,)
+
+
 def complete(model: Model, prompts: Sequence[str], new_tokens: int, **sampling: Any) -> list[str]:
     """Return the text that follows each prompt.
 
@@ -34,7 +39,7 @@ def complete(model: Model, prompts: Sequence[str], new_tokens: int, **sampling: 
       model: a loaded model.
       prompts: texts to continue.
       new_tokens: at most this many tokens for each prompt.
-      sampling: temperature, top_p and seed of `lm.generate.generate`; greedy by default.
+      sampling: temperature, top_p, top_k and seed of `lm.generate.generate`; greedy by default.
 
     Raises:
       UserError: a prompt and its new tokens exceed the positions that the model was trained on.
