@@ -4,7 +4,19 @@ import importlib
 import importlib.metadata
 from typing import Any
 
-__all__ = ["Anchors", "Model", "complete", "evaluate", "export", "generic_labels", "load", "logits", "run", "translate"]
+__all__ = [
+    "Anchors",
+    "Model",
+    "complete",
+    "evaluate",
+    "export",
+    "generic_labels",
+    "load",
+    "logits",
+    "method_loss",
+    "run",
+    "translate",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -12,7 +24,10 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(importlib.import_module("jaxforget.api"), name)
     if name == "__version__":
-        return importlib.metadata.version("jaxforget")
+        try:
+            return importlib.metadata.version("jaxforget")
+        except importlib.metadata.PackageNotFoundError:  # the code runs from a folder that was never installed
+            return "unknown"
     raise AttributeError(f"module 'jaxforget' has no attribute {name!r}")
 
 

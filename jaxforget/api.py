@@ -23,6 +23,7 @@ from jaxforget.evals.rows import Row, above_control
 from jaxforget.files import read_json
 from jaxforget.lm.completion import complete as complete_texts
 from jaxforget.lm.forward import make_forward
+from jaxforget.lm.method_loss import method_loss
 from jaxforget.lm.model import Model, load, materialize
 from jaxforget.models.export import save_params
 from jaxforget.models.transformer import Transformer
@@ -35,7 +36,19 @@ from jaxforget.train.objectives.whp import Whp
 from jaxforget.train.step import StepOptions, make_label_step
 from jaxforget.train.types import Frozen
 
-__all__ = ["Anchors", "Model", "complete", "evaluate", "export", "generic_labels", "load", "logits", "run", "translate"]
+__all__ = [
+    "Anchors",
+    "Model",
+    "complete",
+    "evaluate",
+    "export",
+    "generic_labels",
+    "load",
+    "logits",
+    "method_loss",
+    "run",
+    "translate",
+]
 
 WIDTH = 128
 

@@ -34,7 +34,7 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"layers/(o|down)/lora/b", PartitionSpec(None, None, "fsdp")),
     (r"layers/(q|k|v|gate|up)/bias", PartitionSpec(None, "tensor")),
     (r"layers/(o|down)/bias", PartitionSpec(None, "fsdp")),
-    (r"layers/(attention_norm|mlp_norm)/scale", PartitionSpec()),
+    (r"layers/\w+_norm/scale", PartitionSpec()),
     (r"norm/scale", PartitionSpec()),
 )
 

@@ -42,7 +42,7 @@ def random_tensors(config: ModelConfig, dtype: np.dtype, seed: int, drift: float
         numbers *= np.float32((1 - drift**2) ** 0.5)
         return numbers + np.float32(drift) * other.standard_normal(count, np.float32)
 
-    for _, leaf, _ in export_order(config):
+    for _, (leaf, *_), _ in export_order(config):
         out = np.empty(leaf.stored_shape, dtype)
         flat = out.reshape(-1)
         if leaf.name.endswith(("scale", "bias")):

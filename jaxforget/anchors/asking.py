@@ -1,4 +1,4 @@
-"""A dictionary from a language model: random passages, answers checked against them and united (WHP section 2.2)."""
+"""A dictionary from a language model: random passages, checked answers and their union (WHP section 2.2)."""
 
 import random
 import re
@@ -19,8 +19,8 @@ from jaxforget.endpoint.answers import Messages
 from jaxforget.errors import UserError
 
 WINDOW = 3000  # characters of a passage
-UNUSABLE = 0.1  # share of the answers that may be unusable
-LONGEST = 60  # characters of an expression or an alternative: names and terms, not sentences
+UNUSABLE = 0.1  # maximal share of unusable answers
+LONGEST = 60  # maximal characters of an expression or an alternative, because they are names and terms, not sentences
 SYSTEM = "You prepare texts for a study of what language models remember. You answer in JSON only."
 ASK = """\
 Below is a passage from a text. List the expressions in it that belong to this text alone: names of its people, places
@@ -43,7 +43,7 @@ Text = Annotated[str, pydantic.StringConstraints(strip_whitespace=True, min_leng
 
 
 class Expression(pydantic.BaseModel):
-    """One expression that a model names; extra keys are passed over."""
+    """One expression that a model names; extra keys are ignored."""
 
     expression: Text
     kind: str = "thing"
@@ -51,12 +51,12 @@ class Expression(pydantic.BaseModel):
 
 
 class Expressions(pydantic.BaseModel):
-    """An answer; a passage may have none."""
+    """An answer about one passage; it may contain no expression."""
 
     expressions: list[Expression]
 
 
-# Sends questions to a language model: (questions, unusable answers tolerated) -> an answer each, None if unusable.
+# Asks a language model: (questions, maximal number of unusable answers) -> an answer to each, None if unusable.
 Ask = Callable[[Sequence[Messages], int], Sequence[Answer | None]]
 
 
@@ -66,8 +66,8 @@ def find_by_asking(documents: Sequence[Document], ask: Ask, *, calls: int, seed:
     Args:
       documents: the text.
       ask: sends questions and returns the answers, parsed as `Expressions`.
-      calls: questions to send.
-      seed: of the choice of passages.
+      calls: number of questions.
+      seed: seed of the choice of passages.
       answers: the file of all answers, for the message.
 
     Raises:
@@ -78,18 +78,18 @@ def find_by_asking(documents: Sequence[Document], ask: Ask, *, calls: int, seed:
     anchors, notes = unite(passages, [None if one is None else one.value for one in given], documents)
     if not anchors.entries:
         raise UserError(
-            f"anchors: {len(passages)} answers name no expression that the text holds; look at {answers}, or use "
+            f"anchors: {len(passages)} answers name no expression that the text contains; look at {answers}, or use "
             "another model"
         )
     if unusable := sum(one is None for one in given):
-        notes.append(f"{unusable} of {len(passages)} answers could not be used")
+        notes.append(f"{unusable} of {len(passages)} answers are unusable")
     return Found(anchors, tuple(notes))
 
 
 def choose_passages(documents: Sequence[Document], count: int, seed: int, *, length: int = WINDOW) -> list[str]:
-    """Passages of about `length` characters, drawn evenly over the text, from the start of a word or a paragraph on.
+    """Return `count` passages of at most `length` characters, drawn uniformly; each begins at a word.
 
-    The first n of more passages are those of fewer: raising `count` asks only what is new.
+    A larger `count` only appends passages, so that earlier answers stay usable.
     """
     places = [(number, at) for number, one in enumerate(documents) for at in range(0, max(1, len(one.text)), length)]
     random.Random(f"passages {seed}").shuffle(places)
@@ -106,7 +106,7 @@ def choose_passages(documents: Sequence[Document], count: int, seed: int, *, len
 
 
 def questions(passages: Sequence[str]) -> list[list[dict[str, str]]]:
-    """What is asked of each passage, as chat messages."""
+    """Return the question about each passage, as chat messages."""
     kinds = ", ".join(KINDS)
     return [
         [{"role": "system", "content": SYSTEM}, {"role": "user", "content": ASK.format(kinds=kinds, passage=passage)}]
@@ -117,10 +117,15 @@ def questions(passages: Sequence[str]) -> list[list[dict[str, str]]]:
 def unite(
     passages: Sequence[str], answers: Sequence[Expressions | None], documents: Sequence[Document]
 ) -> tuple[Anchors, list[str]]:
-    """All answers as one dictionary, and a note for what was left out.
+    """Return the union of all answers, and notes on what was omitted.
 
-    All distinct alternatives of an expression are kept, in the order of the answers. Left out are expressions that
-    their passage does not hold, alternatives that equal their expression, and those that are expressions themselves.
+    All distinct alternatives of an expression are kept, in the order of the answers. Expressions that their passage
+    does not contain are omitted, and so are alternatives that equal their expression or are expressions themselves.
+
+    Args:
+      passages: the passages, one for each answer.
+      answers: the answers; None if unusable.
+      documents: the text, for the evidence of each expression.
     """
     united: dict[str, list[str]] = {}
     kinds: dict[str, dict[str, int]] = {}
@@ -143,14 +148,14 @@ def unite(
     evidence = {key: _evidence(kinds[key], named[key], contexts[key], documents, key) for key in ordered}
     notes = []
     if strangers:
-        notes.append(f"{strangers} expressions left out, which their passage does not hold")
+        notes.append(f"{strangers} expressions omitted: their passage does not contain them")
     if own:
-        notes.append(f"{own} alternatives left out, which are expressions of the text themselves")
+        notes.append(f"{own} alternatives omitted: they are expressions of the text themselves")
     return Anchors({key: tuple(entries[key]) for key in ordered}, evidence), notes
 
 
 def _fitting(united: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[str]], int]:
-    """Entries with what may stand as a translation, and how many alternatives were anchors themselves."""
+    """Return the entries with their valid translations, and the number of alternatives that are anchors themselves."""
     entries, own = {}, 0
     for key, texts in united.items():
         fine = []

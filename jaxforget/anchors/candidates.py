@@ -1,4 +1,4 @@
-"""Candidates for anchors: expressions that the text uses far more than general language does, with their evidence."""
+"""Candidates for anchors: expressions that the text uses far more often than general language does."""
 
 import dataclasses
 import math
@@ -8,19 +8,21 @@ from collections.abc import Mapping
 from jaxforget.anchors.general import General, word_list, words_of
 from jaxforget.anchors.scan import LINKS, MID, START, TITLES, Scan, bare
 
-# log2 contrasts. A capital inside sentences says "name", so less contrast is asked of it than of ordinary words.
+# Minimal log2 contrasts. A capital inside a sentence is evidence of a name, so names need less contrast than words.
 NAME, PHRASE, RARE, ORDINARY = 3.0, 1.0, 5.0, 6.5
-RARE_SHARE, ORDINARY_SHARE = 1e-7, 2.5e-5  # general shares up to which a lower-case word is rare, and may count at all
-# Occurrences asked at most of a lower-case word that general language knows; one more for so many words of text.
+# Maximal general frequencies of a lower-case word: up to the first it is rare, above the second it is no candidate.
+RARE_SHARE, ORDINARY_SHARE = 1e-7, 2.5e-5
+# A lower-case word that general language contains needs one more occurrence per WORDS_EACH words of text, up to
+# KNOWN_LEAST in all.
 KNOWN_LEAST, WORDS_EACH = 10, 20_000
-COMMON = 3e-6  # general share from which everybody knows a word
-CAPITAL = 0.7  # share of a word's places inside sentences from which a capital is its ordinary form
-RETAINED = 3.0  # log2 contrast asked against retained text
-# The models' evidence: a candidate that falls short by up to LEARNT is taken where its gain is STRONG times that of the
-# text's words on average; an ordinary word that general language knows is dropped where its gain is below that average.
+COMMON = 3e-6  # general frequency from which every reader knows a word
+CAPITAL = 0.7  # share of capitals inside sentences from which the capitalised form is the ordinary one
+RETAINED = 3.0  # minimal log2 contrast against the retained text
+# Thresholds of the models' evidence. A candidate whose contrast is too low by at most LEARNT is accepted if its gain is
+# above STRONG times the average gain. An ordinary word is dropped if its gain is below the average gain.
 LEARNT, STRONG, ASKED_LEAST = 2.0, 4.0, 3
 _STRETCHED = re.compile(r"(.)\1\1")
-# Endings of verbs, adverbs and adjectives on a known stem: what a text does, or how, is not what it is about.
+# Endings of verbs, adverbs and adjectives on a known stem. Anchors name things, so such words are no candidates.
 _FORMED = re.compile(r"(?<=..)(?:ed|ing|ly|est|less|like|ish|ful|ous|able|ible)$")
 _ABSTRACT = re.compile(
     r"(?<=..)(?:ness(?:es)?|it(?:y|ies)|[ts]ions?|ments?|[ae]nc(?:e|es|y|ies)|tude|acy|acies|ures?|als?|isms?)$"
@@ -36,14 +38,15 @@ class Candidate:
     """An expression that may be an anchor.
 
     Attributes:
-      text: as it is written inside a sentence.
-      count: occurrences in the text, those inside longer expressions included.
-      contrast: log2 of its frequency in the text over that in general language, sampling error taken off.
-      excess: contrast beyond what is asked of an expression of its form; negative: only the models may save it.
-      name: written with a capital inside sentences.
-      retained: occurrences in the retained text, of the rarest of its words.
-      gain: rise of its words' log-probability from base to the reinforced model, nats a word, mean over the places
-        where both were asked; None = they were not.
+      text: the expression as it is written inside a sentence.
+      count: its occurrences in the text, including those inside longer expressions.
+      contrast: log2 of its frequency in the text over its frequency in general language, less one standard deviation.
+      excess: contrast above the minimum for an expression of its form. If it is negative, only the models' gain can
+        make it an anchor.
+      name: True if it is written with a capital inside sentences.
+      retained: occurrences of its rarest word in the retained text.
+      gain: increase of its words' log-probability from the base to the reinforced model, in nats a word: the mean over
+        the scored occurrences. None if there are too few of them.
     """
 
     text: str
@@ -56,24 +59,24 @@ class Candidate:
 
     @property
     def score(self) -> float:
-        """What candidates are ranked by: contrast beyond what is asked, frequency, and the models' gain."""
+        """Rank of the candidate, larger is better: excess contrast, log2 frequency and the models' gain."""
         return self.excess + 0.5 * math.log2(self.count) + 2.0 * (self.gain or 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Gains:
-    """How much further training on the text raised its words, where both models were asked.
+    """Gains of the text's words: the increase of their log-probability from the base to the reinforced model.
 
     Attributes:
-      mean: over all words asked, nats.
-      words: surface form -> its mean gain, nats, and the places where it was asked.
+      mean: mean over all scored words, in nats.
+      words: surface form -> its mean gain in nats and the number of scored occurrences.
     """
 
     mean: float
     words: Mapping[str, tuple[float, int]]
 
     def of(self, text: str) -> float | None:
-        """Mean gain of an expression's words (links left out); None where one of them was asked too seldom."""
+        """Return the mean gain of an expression's words without links; None if one was scored too rarely."""
         met = [self.words.get(bare(word), (0.0, 0)) for word in text.split() if word not in LINKS]
         if not met or min(count for _, count in met) < ASKED_LEAST:
             return None
@@ -81,13 +84,13 @@ class Gains:
 
 
 def find_candidates(found: Scan, general: General, *, least: int = 3, lenient: float = 0.0) -> list[Candidate]:
-    """Expressions that stand out, best first.
+    """Return the expressions whose contrast is high enough, best first.
 
     Args:
       found: the scanned text.
-      general: what it is set against.
-      least: occurrences asked of a candidate.
-      lenient: taken off every contrast that is asked for: what the models are to judge instead.
+      general: the frequencies to compare the text with.
+      least: minimal number of occurrences of a candidate.
+      lenient: reduction of every minimal contrast, in log2 units; the models then judge the additional candidates.
     """
     words = _single_words(found, general, least, lenient)
     phrases = _phrases(found, general, words, least, lenient)
@@ -97,14 +100,16 @@ def find_candidates(found: Scan, general: General, *, least: int = 3, lenient: f
 
 
 def once_each(one: Candidate, variety: float, general: General, words: int) -> Candidate:
-    """An ordinary word whose repeated sentences count once: frequency is all that speaks for it, and a refrain or a
-    formula makes any of its words frequent. Names and words that nobody else uses have more to show.
+    """Return a candidate whose repeated sentences count once if it is an ordinary word.
+
+    Frequency is the only evidence for an ordinary word, and a refrain or a formula makes any of its words frequent.
+    Names and words unknown to general language have other evidence and stay unchanged.
 
     Args:
       one: a candidate of the text.
       variety: share of its occurrences that are no repetitions.
-      general: what the text is set against.
-      words: running words of the text.
+      general: the frequencies to compare the text with.
+      words: number of running words of the text.
     """
     if one.name or variety == 1 or general.frequency(one.text) <= RARE_SHARE:
         return one
@@ -113,8 +118,15 @@ def once_each(one: Candidate, variety: float, general: General, words: int) -> C
 
 
 def weigh(candidates: list[Candidate], gains: Gains | None) -> list[Candidate]:
-    """The candidates that stand, best first: judged by contrast alone, or by the models' gains beside it."""
-    stand = []
+    """Return the candidates that become anchors, best first.
+
+    A candidate without a gain is judged by its contrast alone.
+
+    Args:
+      candidates: all candidates.
+      gains: the models' gains; None if there are no models.
+    """
+    accepted = []
     for one in candidates:
         gain = None if gains is None else gains.of(one.text)
         if gain is None:
@@ -122,25 +134,25 @@ def weigh(candidates: list[Candidate], gains: Gains | None) -> list[Candidate]:
         elif one.excess < 0:
             keep = one.excess >= -LEARNT and gain > STRONG * max(gains.mean, 0.01)
         else:
-            # A capital inside sentences is evidence of its own, and so is a word that nobody else uses.
+            # A capital inside sentences is independent evidence, so a name needs no gain.
             keep = one.name or gain >= gains.mean
         if keep:
-            stand.append(dataclasses.replace(one, gain=None if gain is None else round(gain, 4)))
-    return sorted(stand, key=lambda one: (-one.score, one.text))
+            accepted.append(dataclasses.replace(one, gain=None if gain is None else round(gain, 4)))
+    return sorted(accepted, key=lambda one: (-one.score, one.text))
 
 
 def _single_words(found: Scan, general: General, least: int, lenient: float) -> dict[str, Candidate]:
-    """Words that stand out by themselves."""
+    """Return the candidates of one word, by surface form."""
     out = {}
     plain, narrative = _plain_words(), words_of("narrative")
-    # In text without capitals a name looks like any word, and only rarity is left to go by.
+    # In text without capitals a name looks like any other word, so only its rarity can identify it.
     cased = found.cased()
     # In a long text some ordinary words are frequent by chance, so more occurrences are asked of them.
     known_least = min(KNOWN_LEAST, least + found.words // WORDS_EACH)
     for form, places in found.places.items():
         count = sum(places)
         if form.islower():
-            # Its capital at a sentence's start is its own.
+            # At a sentence's start the same word has a capital.
             count += found.places.get(form.capitalize(), (0, 0, 0))[START]
         if count < least or len(form) < 2 or _STRETCHED.search(form.lower()):
             continue
@@ -159,7 +171,7 @@ def _single_words(found: Scan, general: General, least: int, lenient: float) -> 
         value, asked = contrast
         over = general.over_retained(lower, count, found.words)
         if cased and not name and count < known_least and general.frequency(lower) > 0:
-            continue  # an ordinary word of the language must show more than a coined one
+            continue  # an ordinary word needs more occurrences than a coined one
         if value < asked - lenient or (over is not None and over < RETAINED):
             continue
         out[form] = Candidate(
@@ -171,31 +183,32 @@ def _single_words(found: Scan, general: General, least: int, lenient: float) -> 
 def _name_contrast(
     found: Scan, general: General, form: str, places: tuple[int, int, int]
 ) -> tuple[float, float] | None:
-    """(contrast, what is asked) of a capitalised form; None where its capital means nothing."""
+    """Return (contrast, minimal contrast) of a capitalised form; None if its capital is no evidence of a name."""
     lower = form.lower()
     other = found.places.get(lower, (0, 0, 0))
     if form.isupper() and found.folded[lower] > 2 * sum(places):
-        return None  # shouted, not written so
+        return None  # capitals for emphasis
     share = general.frequency(lower)
     inside = places[MID] + other[MID]
     if not inside:
-        # Never inside a sentence: only a word that general language does not know can be told for a name.
+        # It only begins sentences, so its capital is no evidence. Only a word that general language does not contain
+        # can then be recognised as a name.
         return (general.contrast(lower, sum(places), found.words), RARE) if share < RARE_SHARE else None
     if places[MID] < max(1.0, 0.1 * places[START]) or places[MID] + places[START] < 0.5 * sum(places):
-        return None  # a capital only because sentences begin with it, or lines do
+        return None  # it has its capital only because it begins sentences or lines
     if places[MID] / inside >= CAPITAL:
         asked = NAME if len(form) > 2 else NAME + 2
         return general.contrast(lower, sum(places), found.words), asked
     if places[MID] / inside < 0.15:
         return None
-    # Both a name and a word (Black, Snitch): only its places inside sentences are sure to be the name.
+    # It is both a name and a word (Black, Snitch). Only the capitals inside sentences are surely the name.
     return general.contrast(lower, places[MID], found.words), NAME
 
 
 def _lower_contrast(
     found: Scan, general: General, form: str, places: tuple[int, int, int], cased: bool
 ) -> tuple[float, float] | None:
-    """(contrast, what is asked) of a form without capitals; None where it is too common a word."""
+    """Return (contrast, minimal contrast) of a form without capitals; None if it is too common a word."""
     share = general.frequency(form)
     capital = found.places.get(form.capitalize(), (0, 0, 0))
     if cased and capital[MID] > 2 * places[MID]:
@@ -207,13 +220,13 @@ def _lower_contrast(
 
 
 def _is_noun_like(word: str, general: General) -> bool:
-    """Whether a lower-case word may name something, by its form alone."""
+    """Return True if the form of a lower-case word allows a noun that names something concrete."""
     if "'" in word or "’" in word or _MANNER.search(word):
         return False
     if word.startswith("un") and general.frequency(word[2:]) > 1e-7:
         return False
     if _ABSTRACT.search(word) and general.frequency(word) > 0:
-        return False  # a quality or an act: no list holds a counterpart of that kind
+        return False  # a quality or an act, for which no list has counterparts
     if any(general.frequency(other) > 1e-6 for other in spellings(word)):
         return False  # surprize, shewn, dropt: a common word in another spelling
     if word.endswith("in") and general.frequency(word + "g") > 1e-6:
@@ -240,7 +253,7 @@ def _known_stem(stem: str, general: General) -> bool:
 def _phrases(
     found: Scan, general: General, words: Mapping[str, Candidate], least: int, lenient: float
 ) -> dict[str, Candidate]:
-    """Names of several words: of parts that are all anchors (a full name), or of common words that are none."""
+    """Return the names of several words: all of them anchors (a full name), or none (a name of common words)."""
     counts: dict[tuple[str, ...], int] = {}
     for (place, run), count in found.runs.items():
         run = _trimmed(run, place, words)
@@ -270,7 +283,7 @@ def _phrases(
 
 
 def _trimmed(run: tuple[str, ...], place: int, words: Mapping[str, Candidate]) -> tuple[str, ...]:
-    """A run without the word that has its capital only from the sentence's start, and without a first title."""
+    """Return a run without a first word that is capitalised only as a sentence's start, and without leading links."""
     if place != MID and bare(run[0]) not in words and run[0].lower() not in TITLES:
         run = run[1:]
     while run and run[0] in LINKS:
@@ -279,7 +292,7 @@ def _trimmed(run: tuple[str, ...], place: int, words: Mapping[str, Candidate]) -
 
 
 def _parts(run: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """A run of two or more words that are no links, and what is left of it behind a title."""
+    """Return a run, and the rest of it after a title, as far as they have two or more words that are no links."""
     parts = [run]
     if run and run[0].lower() in TITLES:
         parts.append(run[1:])
@@ -287,12 +300,12 @@ def _parts(run: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def _clings(run: tuple[str, ...], anchored: list[str], count: int, words: Mapping[str, Candidate]) -> bool:
-    """Whether an anchor of the run hardly ever stands without it (Diagon Alley), so that only the whole is a name."""
+    """Return True if an anchor of the run occurs almost only in it (Diagon Alley), so that only the run is a name."""
     return run[0].lower() not in TITLES and any(count >= 0.6 * words[bare(word)].count for word in anchored)
 
 
 def _mostly_inside(words: Mapping[str, Candidate], phrases: Mapping[str, Candidate], general: General) -> set[str]:
-    """Words that hardly occur outside one phrase, which then stands for them: Tin in Tin Woodman."""
+    """Return the words that occur almost only inside one phrase, which replaces them: Tin in Tin Woodman."""
     inside = set()
     for text, phrase in phrases.items():
         heavy = [bare(word) for word in text.split() if word not in LINKS]
@@ -300,7 +313,7 @@ def _mostly_inside(words: Mapping[str, Candidate], phrases: Mapping[str, Candida
             if word in words:
                 common = general.frequency(word.lower()) > COMMON
                 enough = 0.85 if word == heavy[-1] else 0.6 if common else 0.75
-                # A full name of invented words stays in its parts: they are read by themselves, too.
+                # The parts of a full name of invented words stay anchors, because they also occur alone.
                 known = general.frequency(word.lower()) > RARE_SHARE or not all(w in words for w in heavy)
                 if known and phrase.count >= enough * words[word].count:
                     inside.add(word)
@@ -308,7 +321,7 @@ def _mostly_inside(words: Mapping[str, Candidate], phrases: Mapping[str, Candida
 
 
 def _without_shadows(phrases: dict[str, Candidate]) -> dict[str, Candidate]:
-    """Leaves out a phrase that nearly always is part of one longer phrase."""
+    """Return the phrases without those that are nearly always part of one longer phrase."""
     shadowed = set()
     for text, phrase in phrases.items():
         padded = f" {text} "
@@ -319,7 +332,7 @@ def _without_shadows(phrases: dict[str, Candidate]) -> dict[str, Candidate]:
 
 
 def _known_phrase(text: str) -> bool:
-    """Whether the phrase names something of the real world that anybody writes about."""
+    """Return True if the phrase names a well-known thing of the real world."""
     return text.lower() in _world()
 
 
@@ -328,5 +341,5 @@ def _world() -> frozenset[str]:
 
 
 def _plain_words() -> frozenset[str]:
-    """Words that are never anchors by themselves: titles, months, days, peoples and places of the real world."""
+    """Return the words that are never anchors alone: titles, months, days, peoples and places of the real world."""
     return TITLES | _world()

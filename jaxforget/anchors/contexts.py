@@ -1,4 +1,4 @@
-"""Where candidates stand: a sample of each one's sentences, and what their neighbours say of it."""
+"""Contexts of the candidates: a sample of their occurrences, and measures of the words around them."""
 
 import dataclasses
 import re
@@ -9,25 +9,26 @@ from jaxforget.anchors.general import General
 from jaxforget.anchors.scan import TITLES, WORD, bare, sentences
 from jaxforget.corpus.text import Document
 
-NEAR, TOLD = 2, 3  # words on each side by which occurrences are compared; of fewer than so many nothing is said
-REACH = 6  # words taken on each side of an occurrence
-LONGEST = 400  # characters kept of a sentence, around the expression
+# Occurrences are compared by NEAR words on each side; those with fewer than TOLD words in all are not compared.
+NEAR, TOLD = 2, 3
+REACH = 6  # words of a context on each side of the expression
+LONGEST = 400  # characters of a context's sentence, around the expression
 _WORDS = "i you he she it we they who to not had has have would could should must might will can"
 _SUBJECTS = frozenset(_WORDS.split())
-EXAMPLES, SEARCHED = 5, 400  # sentences shown, of the first so many occurrences
-SIDE = 160  # characters on each side at most
+EXAMPLES, SEARCHED = 5, 400  # sentences shown, chosen from the first occurrences
+SIDE = 160  # maximal characters shown on each side
 _SENTENCE_END = re.compile(r"[.!?…][\"”’')\]]*\s|\n\s*\n")
 _ENDS = frozenset('.,;:!?…)—–"”')
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """One occurrence.
+    """One occurrence of an expression.
 
     Attributes:
-      sentence: the sentence it stands in, cut at its ends where that is long.
-      start, end: where in `sentence` the expression is.
-      before, after: up to six words on each side, nearest first, lower case; those of the next sentences count too.
+      sentence: the sentence around it, cut at both ends if it is long.
+      start, end: character range of the expression in `sentence`.
+      before, after: up to `REACH` words on each side in lower case, nearest first; they may be of other sentences.
       gap: the characters between the expression and the next word.
     """
 
@@ -42,9 +43,14 @@ class Context:
 def find_contexts(
     documents: Iterable[Document], counts: Mapping[str, int], *, keep: int = 24
 ) -> dict[str, list[Context]]:
-    """Up to about `keep` occurrences of every expression, spread evenly over the text.
+    """Return about `keep` occurrences of every expression, spread evenly over the text.
 
-    `counts` says how often each expression is expected; case matters, possessive endings do not.
+    Matching is case-sensitive and ignores possessive endings.
+
+    Args:
+      documents: the text.
+      counts: expression -> its expected number of occurrences.
+      keep: contexts of an expression; at most twice as many are returned.
     """
     heads: dict[str, list[tuple[str, ...]]] = {}
     for text in counts:
@@ -95,7 +101,7 @@ def _context(
 
 
 def noun_share(contexts: Sequence[Context], general: General) -> float:
-    """Share of occurrences that look like a noun's: what follows ends a phrase, what precedes is no subject."""
+    """Return the share of occurrences that look like a noun: a phrase ends after them, no subject precedes them."""
     if not contexts:
         return 0.0
     good = 0
@@ -106,9 +112,9 @@ def noun_share(contexts: Sequence[Context], general: General) -> float:
 
 
 def variety(contexts: Sequence[Context]) -> float:
-    """Share of occurrences that are no repetition of another: near 1 in prose, low for a refrain or a formula.
+    """Return the share of occurrences that repeat no other one: near 1 in prose, low for a refrain or a formula.
 
-    Repetitions have the same two words on each side, within the sentence.
+    Two occurrences repeat each other if the same `NEAR` words of the sentence are on each side.
     """
     kinds, short = set(), 0
     for one in contexts:
@@ -121,7 +127,7 @@ def variety(contexts: Sequence[Context]) -> float:
 
 
 def example(contexts: Sequence[Context]) -> str:
-    """The sentence that shows an expression best: neither a scrap nor a paragraph; on one line."""
+    """Return the sentence whose length is nearest to 110 characters, on one line; "" if there are no contexts."""
     if not contexts:
         return ""
     best = min(contexts, key=lambda one: abs(len(one.sentence) - 110))
@@ -129,7 +135,7 @@ def example(contexts: Sequence[Context]) -> str:
 
 
 def sentences_with(documents: Sequence[Document], anchor: str, count: int = EXAMPLES) -> list[tuple[str, str, str]]:
-    """Up to `count` of an anchor's sentences, spread over the text: what stands before it, itself, what follows."""
+    """Return up to `count` sentences of an anchor, spread over the text, as (before, anchor, after)."""
     pattern = re.compile(rf"(?<!\w){re.escape(anchor)}(?!\w)")
     places = []
     for document in documents:

@@ -1,4 +1,7 @@
-"""Generic counterparts: of the same kind, number and case, the parts of a name agreeing, and none of the text's own."""
+"""Generic counterparts of anchors: same kind, number and case, and not from the text itself.
+
+The counterparts of a full name are composed of those of its parts.
+"""
 
 import dataclasses
 import functools
@@ -11,9 +14,9 @@ from jaxforget.anchors.general import General, word_list
 from jaxforget.anchors.kinds import Nature
 from jaxforget.anchors.scan import LINKS, TITLES, Scan, bare
 
-# Ranks options for an anchor: larger fits better; None where no model is asked.
+# Scores options for an anchor, larger is better; None if there is no model.
 Prefer = Callable[[str, Sequence[str]], Sequence[float]] | None
-# Titles that stand before a family name; others (Sir, Aunt, King) stand before a first name.
+# Titles before a family name. All other titles (Sir, Aunt, King) precede a first name.
 _FAMILY = "mr mrs ms miss dr prof professor doctor captain colonel major general sergeant lieutenant inspector missus"
 FAMILY_TITLES = frozenset(_FAMILY.split())
 VOWELS = "aeiouAEIOU"
@@ -24,7 +27,7 @@ _IRREGULAR = {"man": "men", "woman": "women", "calf": "calves", "wolf": "wolves"
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What the counterparts of one anchor are drawn from: a list's name, and how its entries are written."""
+    """The list from which an anchor's counterparts are drawn, and the form that its entries take."""
 
     pool: str
     plural: bool
@@ -33,7 +36,7 @@ class Part:
 
 @functools.cache
 def pool(name: str) -> tuple[str, ...]:
-    """The entries of a list whose lines hold several, parted by commas."""
+    """Return the entries of a comma-separated list, in order."""
     return tuple(entry.strip() for line in word_list(name) for entry in line.split(",") if entry.strip())
 
 
@@ -47,21 +50,26 @@ def find_counterparts(
     seed: int = 0,
     prefer: Prefer = None,
 ) -> dict[str, list[str]]:
-    """Every anchor's counterparts, at most `each`, the i-th ones of a name's parts belonging together.
+    """Return at most `each` counterparts of every anchor.
+
+    The i-th counterpart of a full name consists of the i-th counterparts of its parts.
 
     Args:
-      natures: what each anchor names; every anchor is a key.
-      contexts: places of each anchor, for the articles before it.
-      found: the scanned text: none of its words is given as a counterpart where a list holds others.
-      general: frequencies of general language: a phrase keeps the head that everybody knows.
+      natures: anchor -> its nature; the keys are all anchors.
+      contexts: anchor -> its occurrences, for the articles before it.
+      found: the scanned text. A word of the text becomes a counterpart only if the list has no other.
+      general: frequencies of general language. A phrase keeps a head that every reader knows.
       each: counterparts of an anchor.
-      seed: of the order in which lists are used.
-      prefer: a model's ranking of options in the anchor's own sentences.
+      seed: seed of the order in which the entries of a list are used.
+      prefer: a model's scores of options in the anchor's own sentences.
+
+    Returns:
+      anchor -> its counterparts, best first, in the order of `natures`.
     """
     chooser = _Chooser(natures, contexts, found, each, seed, prefer)
     plurals = stems(natures)
     out: dict[str, list[str]] = {}
-    # Single words first, singulars before plurals: what others are made of must stand when those are made.
+    # Names and plurals need other anchors' counterparts, so single words come first and plurals after singulars.
     for text in sorted(natures, key=lambda text: (len(text.split()), text in plurals)):
         words = text.split()
         heavy = [word for word in words if word not in LINKS]
@@ -85,14 +93,14 @@ def find_counterparts(
 
 
 def part_of(nature: Nature, text: str) -> Part:
-    """The list that fits an anchor, and the form that its entries take."""
+    """Return the list of an anchor, and the form that its entries take."""
     capital = text.split()[-1][0].isupper()
     counted = nature.sort in ("roles", "peoples", "things", "creatures", "spots")
     return Part(nature.sort, nature.plural and counted, capital)
 
 
 def stems(texts: Iterable[str]) -> dict[str, str]:
-    """Return the plurals whose singular is an anchor too, plural -> singular: Weasleys -> Weasley."""
+    """Return the plurals whose singular is also an anchor, plural -> singular: Weasleys -> Weasley."""
     known = set(texts)
     return {
         text: text[: -len(ending)]
@@ -103,7 +111,10 @@ def stems(texts: Iterable[str]) -> dict[str, str]:
 
 
 class _Chooser:
-    """Draws from the lists: unused entries first, none that the text has, and what the model likes best."""
+    """Choice of counterparts from the lists: entries that are new to the text first, then unused ones.
+
+    The model's preference decides among equals.
+    """
 
     def __init__(
         self,
@@ -115,7 +126,7 @@ class _Chooser:
         prefer: Prefer,
     ):
         self._anchors = {bare(word).lower() for text in natures for word in text.split() if word not in LINKS}
-        # The head of a phrase is everybody's word, not the anchor.
+        # The head of a phrase is a common word and no anchor.
         self._anchors -= {
             text.split()[-1].lower() for text in natures if " " in text and text.split()[-1] not in natures
         }
@@ -124,12 +135,12 @@ class _Chooser:
         self._used: dict[str, int] = {}
 
     def choose(self, text: str, part: Part) -> list[str]:
-        """Counterparts of one anchor from one list."""
+        """Return the counterparts of one anchor from one list."""
         options = [written(entry, part) for entry in pool(part.pool)]
         return self._best(text, options)
 
     def phrase(self, text: str, words: Sequence[str], kept: int) -> list[str]:
-        """Counterparts of a phrase of common words: the head, word number `kept`, stays, the others are exchanged."""
+        """Return the counterparts of a phrase of common words; its head, word number `kept`, stays."""
         behind = any(word in LINKS for word in words)
         entries = [entry.title() for entry in pool("things")] if behind else pool("modifiers")
         options = []
@@ -143,7 +154,7 @@ class _Chooser:
         return self._best(text, list(dict.fromkeys(options)))
 
     def _best(self, text: str, options: Sequence[str]) -> list[str]:
-        # A string seeds by its digest: equal on every machine, and one anchor's draws do not move another's.
+        # A string seeds by its digest: draws are equal on every machine and independent of the other anchors.
         rng = random.Random(f"counterparts {self._seed}: {text}")
         articles = {one.before[0] for one in self._contexts.get(text, ()) if one.before} & {"a", "an"}
 
@@ -154,16 +165,16 @@ class _Chooser:
         costs = {option: cost(option) for option in options}
         ranked = sorted(costs, key=lambda option: costs[option])
         if self._prefer is not None and text in self._contexts:
-            asked = [option for option in ranked if costs[option][:3] == costs[ranked[0]][:3]]
-            liked = dict(zip(asked, self._prefer(text, asked), strict=True))
-            ranked = sorted(asked, key=lambda option: -liked[option]) + [o for o in ranked if o not in liked]
+            equal = [option for option in ranked if costs[option][:3] == costs[ranked[0]][:3]]
+            score = dict(zip(equal, self._prefer(text, equal), strict=True))
+            ranked = sorted(equal, key=lambda option: -score[option]) + [o for o in ranked if o not in score]
         chosen = ranked[: self._each]
         for option in chosen:
             self._used[option] = self._used.get(option, 0) + 1
         return chosen
 
     def _met(self, option: str) -> int:
-        """2: an anchor or part of one; 1: every word of it stands in the text; 0: it is new to the text."""
+        """Return 2 for an anchor or part of one, 1 if the text has every word of `option`, else 0."""
         words = option.lower().split()
         if any(word in self._anchors for word in words):
             return 2
@@ -171,7 +182,7 @@ class _Chooser:
 
 
 def _compose(words: Sequence[str], parts: Mapping[str, Sequence[str]], each: int) -> list[str]:
-    """A name's counterparts from those of its parts, index by index; words that are no anchors stay."""
+    """Return a name's counterparts, composed of those of its parts; words that are no anchors stay."""
     rows = [[word] * each if bare(word) not in parts else list(parts[bare(word)]) for word in words]
     count = min(each, *(len(row) for row in rows))
     made = [" ".join(row[i % len(row)] for row in rows) for i in range(count)]
@@ -181,7 +192,7 @@ def _compose(words: Sequence[str], parts: Mapping[str, Sequence[str]], each: int
 def _missing(
     word: str, words: Sequence[str], natures: Mapping[str, Nature], parts: Mapping[str, Sequence[str]]
 ) -> Part | None:
-    """The list for a part of a name that is no anchor by itself but would give the name away; None where it stays."""
+    """Return the list for a part of a name that is no anchor but would reveal the name; None if the part stays."""
     if bare(word) in parts or any(link in words for link in LINKS) or word.lower() in TITLES:
         return None
     known = next(natures[bare(other)] for other in words if bare(other) in natures)
@@ -191,7 +202,7 @@ def _missing(
 
 
 def _head(words: Sequence[str], natures: Mapping[str, Nature], general: General) -> int | None:
-    """The place of the word that says what a phrase of common words is; None where nobody would know it."""
+    """Return the index of the head of a phrase of common words; None if the head is no common word."""
     link = next((place for place, word in enumerate(words) if word in LINKS), None)
     place = link - 1 if link else len(words) - 1
     known = general.frequency(bare(words[place]).lower()) > COMMON and words[place] not in natures
@@ -199,28 +210,28 @@ def _head(words: Sequence[str], natures: Mapping[str, Nature], general: General)
 
 
 def _swapped(words: Sequence[str], place: int, kept: int) -> bool:
-    """Whether a word of a phrase is exchanged: all behind a link, else the one next to the head."""
+    """Return True if a word of a phrase is replaced: the nouns after a link, or else the word before the head."""
     if any(word in LINKS for word in words):
         return place > kept and words[place] not in LINKS and (place + 1 == len(words) or words[place + 1] in LINKS)
     return place == kept - 1
 
 
 def written(entry: str, part: Part) -> str:
-    """An entry in the number and case that its anchor has."""
+    """Return a list's entry in the number and case of its anchor."""
     if part.plural:
         entry = plural(entry)
     return " ".join(word[0].upper() + word[1:] for word in entry.split()) if part.capital else entry
 
 
 def plural(noun: str) -> str:
-    """The plural of a noun of the lists, its last word changed."""
+    """Return the plural of a noun of the lists; only its last word changes."""
     *head, last = noun.split()
     if last in _IRREGULAR:
         last = _IRREGULAR[last]
     elif last.endswith("man"):
         last = last[:-3] + "men"
     elif last.islower() and last.endswith("s") and not last.endswith("ss"):
-        pass  # pliers, bellows: there is no other form
+        pass  # pliers, bellows: already a plural
     elif last.endswith(("s", "x", "ch", "sh")):
         last += "es"
     elif last.endswith("y") and last[-2] not in VOWELS:
@@ -231,5 +242,5 @@ def plural(noun: str) -> str:
 
 
 def fits_article(option: str, articles: Iterable[str]) -> bool:
-    """Whether an option can stand where the articles "a" or "an" (those given) stand before the anchor."""
+    """Return True if `option` agrees with all of `articles` ("a", "an")."""
     return all((option[0] in VOWELS) == (article == "an") for article in articles)

@@ -1,4 +1,4 @@
-"""What is wrong with a dictionary, seen on the text and the tokenizer that it is for: told before hours are spent."""
+"""Diagnosis of a dictionary on its text and tokenizer, shown before the training that depends on it."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -8,23 +8,23 @@ from jaxforget.corpus.blocks import REACH
 from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.translate import Rule, derive_rules
 
-PIECES = 4  # tokens a word from which a translation counts as oddly split
-SHOWN = 6
+PIECES = 4  # a translation of more tokens a word than this counts as badly tokenised
+SHOWN = 6  # items of a finding that are printed
 
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What a dictionary does to a text.
+    """Findings about a dictionary.
 
     Attributes:
-      keys: anchors in all.
-      occurrences: of them in the target.
+      keys: number of anchors.
+      occurrences: number of their occurrences in the target.
       coverage: share of the target's positions with an anchor at most `REACH` tokens before them, in the same block.
-      never: anchors that never match, though nothing hides them.
-      hidden: anchor -> the anchor that always matches before it, being its beginning (match=first).
-      retained: anchor -> how often it matches in the text to keep, most often first.
-      odd: (anchor, translation, why) of translations that the tokenizer splits oddly or cannot express.
-      clashes: (anchor, translation, other) of translations that are, or hold, another anchor.
+      never: anchors that do not occur, apart from the hidden ones.
+      hidden: anchor -> the anchor that always matches first because it is its beginning (match=first).
+      retained: anchor -> its number of matches in the retained text, most frequent first.
+      odd: (anchor, translation, reason) of translations that the tokenizer splits badly or cannot express.
+      clashes: (anchor, translation, other) of translations that are, or contain, another anchor.
     """
 
     keys: int
@@ -37,28 +37,38 @@ class Diagnosis:
     clashes: tuple[tuple[str, str, str], ...] = ()
 
     def lines(self) -> list[str]:
-        """A short table: one line a finding, none for what is in order."""
+        """Return a short table: one line for each kind of finding, none for a kind without findings."""
         rows = [
-            ("anchors", f"{self.keys:,}, which stand {self.occurrences:,} times in the target"),
-            ("coverage", f"{self.coverage:.0%} of positions have one at most {REACH} tokens before them"),
+            ("anchors", f"{self.keys:,} with {self.occurrences:,} occurrences in the target"),
+            ("coverage", f"{self.coverage:.0%} of positions are at most {REACH} tokens after an anchor"),
             ("never", _counted(self.never, "do not occur")),
-            ("hidden", _counted([f"{key} (by {by})" for key, by in self.hidden.items()], "never match")),
+            (
+                "hidden",
+                _counted(
+                    [f"{key} (by {by})" for key, by in self.hidden.items()], "never match because another matches first"
+                ),
+            ),
             (
                 "retained",
                 _counted(
                     [f"{key} {count:,}" for key, count in self.retained.items()],
-                    "stand in the text to keep, which their translation would harm",
+                    "occur in the retained text, which unlearning them may harm",
                 ),
             ),
-            ("split", _counted([f"{key} > {text}: {why}" for key, text, why in self.odd], "translations")),
+            (
+                "split",
+                _counted(
+                    [f"{key} > {text}: {why}" for key, text, why in self.odd], "translations fit the tokenizer badly"
+                ),
+            ),
             (
                 "clashes",
                 _counted(
                     [
-                        f"{key} > {text}" + (f" (has {other})" if other != text else "")
+                        f"{key} > {text}" + (f" (contains {other})" if other != text else "")
                         for key, text, other in self.clashes
                     ],
-                    "translations are anchors themselves",
+                    "translations are or contain anchors",
                 ),
             ),
         ]
@@ -74,15 +84,15 @@ def diagnose(
     match: str = "first",
     retained: Mapping[str, int] | None = None,
 ) -> Diagnosis:
-    """Looks a dictionary over.
+    """Return the findings about a dictionary.
 
     Args:
-      anchors: as the text is translated by it.
-      tokenizer: of the model.
-      counts: how often each anchor matched in the target.
+      anchors: the dictionary that translates the text.
+      tokenizer: the model's tokenizer.
+      counts: anchor -> its number of matches in the target.
       coverage: as `Diagnosis.coverage`.
-      match: "first" or "longest", as the text is translated.
-      retained: the same counts in the text to keep; None = there is none.
+      match: "first" or "longest", as for the translation.
+      retained: anchor -> its number of matches in the retained text; None if there is none.
     """
     rules, _ = derive_rules(anchors.entries, tokenizer, gaps=False)
     never = [key for key in anchors.entries if not counts.get(key, 0)]
@@ -101,7 +111,14 @@ def diagnose(
 
 
 def hidden_keys(rules: Sequence[Rule], keys: Sequence[str]) -> dict[str, str]:
-    """Keys of which no form can match first: in each, an earlier rule's tokens are its beginning -> that rule's key."""
+    """Return the keys that can never match -> the key that matches instead.
+
+    A key never matches if each of its forms begins with the tokens of an earlier rule of another key.
+
+    Args:
+      rules: rules in matching order.
+      keys: the dictionary's keys, which `Rule.key` indexes.
+    """
     ends: dict[tuple[int, ...], int] = {}
     hidden: dict[int, int] = {}
     free: set[int] = set()
@@ -116,7 +133,7 @@ def hidden_keys(rules: Sequence[Rule], keys: Sequence[str]) -> dict[str, str]:
 
 
 def _odd(anchors: Anchors, tokenizer: Any) -> list[tuple[str, str, str]]:
-    """Translations that the tokenizer cannot express, knows nothing of, or cuts to pieces."""
+    """Return the translations that the tokenizer cannot express, does not know or splits into many tokens."""
     from jaxforget.corpus.variants import derive_variants
 
     forms = derive_variants(tokenizer, [text for generic in anchors.entries.values() for text in generic])
@@ -128,18 +145,20 @@ def _odd(anchors: Anchors, tokenizer: Any) -> list[tuple[str, str, str]]:
             if not ids:
                 found.append((key, text, "has no tokens that decode back"))
             elif unknown is not None and any(unknown in form for form in ids):
-                found.append((key, text, "holds unknown tokens"))
+                found.append((key, text, "contains unknown tokens"))
             elif (size := min(map(len, ids))) > PIECES * len(text.split()):
                 found.append((key, text, f"{size} tokens"))
     return found
 
 
 def clashes(anchors: Anchors) -> list[tuple[str, str, str]]:
-    """(key, translation, anchor) where a whole word of the translation, or all of it, is another anchor: base would be
-    told the target's own words."""
+    """Return (key, translation, anchor) where the translation, or a word of it, is another anchor.
+
+    Base would then read the target's own words.
+    """
     found = []
     for key, generic in anchors.entries.items():
-        # What a phrase keeps of itself (Warden of the Reeds > Warden of the Bells) is no clash.
+        # A word that the translation shares with its own key (Warden of the Reeds > Warden of the Bells) is no clash.
         own = set(key.split())
         for text in generic:
             words = [text, *text.split()]
@@ -150,7 +169,7 @@ def clashes(anchors: Anchors) -> list[tuple[str, str, str]]:
 
 
 def _counted(items: Sequence[str], what: str) -> str:
-    """As "3 do not occur: a, b, c"; empty for none."""
+    """Return a line such as "3 do not occur: a, b, c"; "" if there are no items."""
     if not items:
         return ""
     more = " ..." if len(items) > SHOWN else ""

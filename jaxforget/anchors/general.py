@@ -1,4 +1,4 @@
-"""General language to set a text against: word frequencies from the `wordfreq` package, and a retained corpus."""
+"""Frequencies of general language, from the `wordfreq` package, and of a retained corpus."""
 
 import dataclasses
 import functools
@@ -8,19 +8,19 @@ from collections.abc import Iterable, Mapping
 
 from jaxforget.errors import UserError
 
-# Below about one in 10^8 the lists say nothing: a word that they lack may be that frequent.
+# The lists contain no word below about 1e-8, so a word that they do not contain may be that frequent.
 FLOOR = 1e-8
-NEEDS_MORE = ("zh", "ja", "ko")  # their words need a segmenter that is not installed
+NEEDS_MORE = ("zh", "ja", "ko")  # these languages need a word segmenter that is not installed
 
 
 @dataclasses.dataclass(frozen=True)
 class General:
-    """Frequencies of general language, as shares of running words, and of text to keep, where there is some.
+    """Word frequencies of general language and of the retained text.
 
     Attributes:
-      frequencies: lower-case word -> share.
+      frequencies: lower-case word -> share of running words.
       retained: lower-case word -> count in the retained text.
-      retained_words: running words of that text; 0 = there is none.
+      retained_words: number of running words of the retained text; 0 if there is none.
     """
 
     frequencies: Mapping[str, float]
@@ -28,23 +28,28 @@ class General:
     retained_words: int = 0
 
     def frequency(self, word: str) -> float:
-        """The share of a lower-case word; of a compound, its rarest part's; 0 for one that nobody counted."""
+        """Return the share of a lower-case word, or of the rarest part of a compound; 0 for an unknown word."""
         found = self.frequencies.get(word.replace("’", "'"))
         if found is None and "-" in word:
             return min(self.frequency(part) for part in word.split("-") if part)
         return found or 0.0
 
     def contrast(self, word: str, count: float, words: int) -> float:
-        """log2 of how many times more frequent a word is in the text than in general language.
+        """Return log2 of a word's frequency in the text over its frequency in general language.
 
-        `count` of `words` running words; one standard deviation is taken off the count, so that rare words must show
-        more.
+        One standard deviation (sqrt of the count) is subtracted from the count, so that chance makes no rare word
+        stand out.
+
+        Args:
+          word: a lower-case word.
+          count: its occurrences in the text.
+          words: number of running words of the text.
         """
         share = max(count - math.sqrt(count), 0.5) / max(words, 1)
         return math.log2(share / (self.frequency(word) + FLOOR))
 
     def over_retained(self, word: str, count: float, words: int) -> float | None:
-        """The same against the retained text; None where it holds too little to say anything of this word."""
+        """Return `contrast` against the retained text; None if that text is too short to judge this word."""
         expected = count / max(words, 1) * self.retained_words
         met = self.retained.get(word, 0)
         if expected < 2 and met < 2:
@@ -54,12 +59,12 @@ class General:
 
 @functools.cache
 def frequencies(language: str) -> Mapping[str, float]:
-    """Word -> share of running words of a language, from `wordfreq` (a third of a second; then kept).
+    """Return the shares of a language's words from `wordfreq`; the first call takes a third of a second.
 
     Raises:
-      UserError: a language that the package has no list of, or cannot split into words without a further one.
+      UserError: `wordfreq` has no list of this language, or needs a further package to split it into words.
     """
-    import wordfreq  # its data are read at the first call only
+    import wordfreq  # imported here because the import is slow
 
     known = sorted(set(wordfreq.available_languages()) - set(NEEDS_MORE))
     if language not in known:
@@ -69,19 +74,19 @@ def frequencies(language: str) -> Mapping[str, float]:
 
 @functools.cache
 def word_list(name: str) -> tuple[str, ...]:
-    """The entries of a list of this package, one a line; lines that begin with # are notes."""
+    """Return the lines of a list of this package without comments (#) and empty lines."""
     text = (importlib.resources.files(__package__) / "lists" / f"{name}.txt").read_text(encoding="utf-8")
     lines = (line.strip() for line in text.splitlines())
     return tuple(line for line in lines if line and not line.startswith("#"))
 
 
 def words_of(name: str) -> frozenset[str]:
-    """A list whose lines hold several words each, as a set."""
+    """Return the words of a list as a set; a line may contain several."""
     return frozenset(word for line in word_list(name) for word in line.split())
 
 
 def share_known(words: Iterable[tuple[str, int]], general: General) -> float:
-    """Share of running words that general language knows: low for text of another language."""
+    """Return the share of running words that general language contains: low for text of another language."""
     total = known = 0
     for word, count in words:
         total += count

@@ -1,4 +1,4 @@
-"""What kind of thing an expression names, its number and gender, from the words around it."""
+"""Kind, number and gender of an expression, judged by the words around it."""
 
 import dataclasses
 import functools
@@ -11,7 +11,8 @@ from jaxforget.anchors.general import word_list, words_of
 from jaxforget.anchors.scan import LINKS, TITLES
 
 KINDS = ("person", "place", "thing", "craft", "creature", "saying")
-# The lists of counterparts, finer than the kinds: a river's is no town's. The first of a kind is the ordinary one.
+# The lists of counterparts of each kind. They are finer than the kinds, because a river must not become a town. The
+# first list of a kind is the default.
 CAPITAL_SORTS = {
     "person": ("people_male", "people_female", "families", "peoples", "roles"),
     "place": ("towns", "lands", "waters", "woods", "houses"),
@@ -72,15 +73,15 @@ _FEMALE_TITLES = _words("mrs ms miss lady queen princess aunt auntie sister moth
 
 @dataclasses.dataclass(frozen=True)
 class Nature:
-    """What an expression names.
+    """Kind and grammatical form of an expression.
 
     Attributes:
       kind: one of `KINDS`.
-      sort: the list that its counterparts come from.
-      scores: evidence for each kind, larger is more.
-      plural: names several.
-      female: a person's gender; None where nothing tells.
-      family: a person's family name.
+      sort: name of the list from which its counterparts are drawn.
+      scores: kind -> evidence for it, larger is stronger.
+      plural: True if it is a plural.
+      female: gender of a person; None if the text does not show it.
+      family: True if it is a family name.
     """
 
     kind: str
@@ -92,7 +93,13 @@ class Nature:
 
 
 def judge(candidate: Candidate, contexts: Sequence[Context], *, family: bool = False) -> Nature:
-    """Judges an expression by its contexts; `family`: it stands last in some full name."""
+    """Return the nature of an expression, judged by its contexts.
+
+    Args:
+      candidate: the expression.
+      contexts: its occurrences.
+      family: True if it is the last part of a full name.
+    """
     scores = dict.fromkeys(KINDS, 0.0)
     words = candidate.text.split()
     count = max(1, len(contexts))
@@ -128,17 +135,17 @@ def judge(candidate: Candidate, contexts: Sequence[Context], *, family: bool = F
 
 @functools.cache
 def names_of(name: str) -> frozenset[str]:
-    """A list whose entries are parted by commas, as a set."""
+    """Return the entries of a comma-separated list as a set."""
     return frozenset(entry.strip() for line in word_list(name) for entry in line.split(","))
 
 
 def sorts_of(kind: str, word: str) -> tuple[str, ...]:
-    """The lists that may hold counterparts of a `kind` for an expression whose last word is `word`."""
+    """Return the lists with counterparts of a `kind` for an expression whose last word is `word`."""
     return (CAPITAL_SORTS if word[0].isupper() else LOWER_SORTS)[kind]
 
 
 def choose_sort(nature: Nature, word: str, contexts: Sequence[Context]) -> str:
-    """The list for a kind, by the words around; `word` is the expression's last."""
+    """Return the list for the kind of `nature`, chosen by the contexts; `word` is the expression's last."""
     sorts = sorts_of(nature.kind, word)
     if nature.kind == "person" and word[0].isupper():
         articles = sum(not {"the", "a", "an"}.isdisjoint(one.before[:2]) for one in contexts) / max(1, len(contexts))
@@ -153,9 +160,9 @@ def choose_sort(nature: Nature, word: str, contexts: Sequence[Context]) -> str:
 
 
 def _by_head(words: Sequence[str], scores: dict[str, float]) -> None:
-    """What the form itself says: heads that name their kind (Forest, Order, Map), titles, endings."""
+    """Add the evidence of the form to `scores`: heads that name their kind (Forest, Order, Map), titles, endings."""
     heads = [word for word in words if word not in LINKS]
-    # "Order of the Phoenix": the head stands before the link; else it is the last word.
+    # The head precedes a link ("Order of the Phoenix"). Without a link it is the last word.
     link = next((i for i, word in enumerate(words) if word in LINKS), None)
     head = (words[link - 1] if link else heads[-1]).lower()
     for kind in KINDS:
@@ -172,7 +179,7 @@ def _by_head(words: Sequence[str], scores: dict[str, float]) -> None:
 
 
 def _near(one: Context, group: frozenset[str]) -> bool:
-    """Whether the first pronoun or the like behind the expression, else the one just before it, is of the group."""
+    """Return True if the first gendered word after the expression, or else just before it, is in `group`."""
     told = next((word for word in (*one.after, *one.before[:2]) if word in HE or word in SHE), None)
     return told in group
 
@@ -191,7 +198,7 @@ def _into(one: Context) -> bool:
 
 
 def _alone(one: Context) -> bool:
-    """An outcry by itself: quotation marks or a sentence's start before it, an exclamation mark behind."""
+    """Return True if the expression is a whole exclamation: nothing but quotation marks before it, "!" after it."""
     return one.gap[:1] == "!" and not one.sentence[: one.start].strip("\"“‘'— ").strip()
 
 
@@ -211,7 +218,7 @@ _CUES = {
 
 
 def _is_plural(word: str, contexts: Sequence[Context]) -> bool:
-    """Whether the word ends as plurals do and nothing counts it as one."""
+    """Return True if the word has a plural's ending and its contexts do not show a singular."""
     lower = word.lower()
     if lower.endswith(("men", "folk", "people")):
         return True

@@ -1,4 +1,4 @@
-"""The parts of names, and kinds as base itself sees them."""
+"""First and family names, and the kind of an expression as base judges it."""
 
 import dataclasses
 import math
@@ -11,15 +11,22 @@ from jaxforget.anchors.counterparts import part_of, pool, stems, written
 from jaxforget.anchors.kinds import KINDS, Nature, judge, names_of, sorts_of
 from jaxforget.anchors.scan import LINKS, TITLES
 
-COMMON_NOUNS = ("peoples", "roles")  # what the articles before a capital tell, and base need not be asked
-TITLED = 0.4  # share of places behind Mr, Mrs, Professor from which a name is a family's
-TYPICAL = 3  # entries of a list that stand for it
-PLACES = 3  # of the expression's own sentences that base reads with each of them
-SCALE, WEIGHT = 3.0, 2.0  # nats that make a difference, and how much they weigh beside the words around
+COMMON_NOUNS = ("peoples", "roles")  # lists that the article before a capital decides, without base
+TITLED = 0.4  # share of occurrences after Mr, Mrs or Professor from which a name is a family name
+TYPICAL = 3  # entries that represent a list
+PLACES = 3  # contexts in which base reads each of those entries
+SCALE, WEIGHT = 3.0, 2.0  # scale of a difference of log-probabilities in nats, and its weight beside the contexts
 
 
 def name_parts(candidates: Sequence[Candidate], contexts: Mapping[str, Sequence[Context]]) -> tuple[set[str], set[str]]:
-    """First names and family names among the candidates: the parts of full names, and what stands behind titles."""
+    """Return the first names and the family names among the candidates.
+
+    They are the parts of full names, names after titles, and names that also occur in the plural.
+
+    Args:
+      candidates: all candidates.
+      contexts: expression -> its occurrences.
+    """
     singles = {one.text for one in candidates if " " not in one.text and one.name}
     firsts: set[str] = set()
     families: set[str] = set()
@@ -33,7 +40,7 @@ def name_parts(candidates: Sequence[Candidate], contexts: Mapping[str, Sequence[
         if nature.kind == "person":
             firsts |= set(words[:-1])
             families.add(words[-1])
-    # Two capitals of which the first is an everyday first name; and whoever has a plural, as "the Churchills" do.
+    # The word after a common first name is a family name, and so is a name with a plural ("the Churchills").
     given = names_of("people_male") | names_of("people_female")
     pairs = [one.text.split() for one in candidates if len(one.text.split()) == 2]
     families |= {last for first, last in pairs if first in given and last in singles and last not in firsts}
@@ -46,9 +53,16 @@ def name_parts(candidates: Sequence[Candidate], contexts: Mapping[str, Sequence[
 
 
 def with_models(nature: Nature, text: str, contexts: Sequence[Context], models: Any) -> Nature:
-    """The nature as base sees it: typical entries of every list put in the expression's place, read by base.
+    """Return `nature` with the kind and list that base prefers.
 
-    `models` is a `jaxforget.anchors.extract.Judge`.
+    Base reads the expression's contexts with typical entries of every list in its place. The list with the highest
+    mean log-probability, combined with the evidence of the contexts, wins.
+
+    Args:
+      nature: the nature as the contexts show it.
+      text: the expression.
+      contexts: its occurrences; without any `nature` is returned as it is.
+      models: a `jaxforget.anchors.extract.Judge`.
     """
     if not contexts or nature.sort in COMMON_NOUNS:
         return nature

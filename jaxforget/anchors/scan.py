@@ -1,4 +1,4 @@
-"""One pass over a text: how often each word stands where, and which capitalised words stand together."""
+"""One pass over a text: counts of words by their place in the sentence, and runs of capitalised words."""
 
 import dataclasses
 import re
@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from jaxforget.corpus.text import Document
 
 WORD = re.compile(r"[^\W\d_]+(?:['’‐-][^\W\d_]+)*")
-# What links the words of one name: Ministry of Magic, Order of the Garter, Ludwig van Beethoven.
+# Words that link the words of one name: Ministry of Magic, Order of the Garter, Ludwig van Beethoven.
 _LINKS = "of the de la le du des der von van"
 LINKS = frozenset(_LINKS.split())
-# A full stop behind one of these ends no sentence, and neither it nor its word belongs to a name alone.
+# A full stop after one of these ends no sentence, and none of these is a name alone.
 _TITLES = (
     "mr mrs ms dr st prof mister miss missus madam madame master mistress sir lady lord dame professor doctor captain "
     "colonel major general sergeant lieutenant inspector father mother brother sister uncle aunt auntie cousin "
@@ -20,20 +20,21 @@ _TITLES = (
     "little great big poor dear"
 )
 TITLES = frozenset(_TITLES.split())
-MID, START, UNSURE = 0, 1, 2  # inside a sentence, at its start (a capital tells nothing there), cannot be said
+# Places of a word: inside a sentence, at its start (where a capital is no evidence of a name), unknown.
+MID, START, UNSURE = 0, 1, 2
 _PLAIN_GAP = re.compile(r"[,;]? |[-–—/]| [-–—] |\) | \(")
 _POSSESSIVE = ("'s", "’s")
 
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """What one pass over a text found.
+    """Counts of one pass over a text.
 
     Attributes:
-      words: running words in all.
-      places: surface form (possessive endings off) -> its counts at MID, START, UNSURE.
+      words: number of running words.
+      places: surface form without possessive ending -> its counts at MID, START, UNSURE.
       folded: lower-case form -> count over all its forms.
-      runs: capitalised words that stand side by side, at least two, with the place of the first -> count.
+      runs: (place of the first word, two or more adjacent capitalised words) -> count.
     """
 
     words: int
@@ -42,22 +43,22 @@ class Scan:
     runs: Mapping[tuple[int, tuple[str, ...]], int]
 
     def capitals(self) -> float:
-        """Share of the words inside sentences that are capitalised: near 0 in lower-case text."""
+        """Return the share of words inside sentences that are capitalised: near 0 in lower-case text."""
         capital = sum(counts[MID] for form, counts in self.places.items() if form[0].isupper() and form != "I")
         return capital / max(1, sum(counts[MID] for counts in self.places.values()))
 
     def cased(self) -> bool:
-        """Whether capitals tell anything in this text."""
+        """Return True if the text uses capitals."""
         return self.capitals() > 0.005 or self.opened() > 0.5
 
     def opened(self) -> float:
-        """Share of the words at sentence starts that are capitalised: near 1 in ordinary text."""
+        """Return the share of words at sentence starts that are capitalised: near 1 in ordinary text."""
         capital = sum(counts[START] for form, counts in self.places.items() if form[0].isupper())
         return capital / max(1, sum(counts[START] for counts in self.places.values()))
 
 
 def scan(documents: Iterable[Document]) -> Scan:
-    """Counts words, their places and runs of capitalised words in one pass; about a million words in three seconds."""
+    """Count words, their places and runs of capitalised words; about a million words in three seconds."""
     counts: Counter[tuple[str, int]] = Counter()
     runs: Counter[tuple[int, tuple[str, ...]]] = Counter()
     for document in documents:
@@ -71,8 +72,8 @@ def scan(documents: Iterable[Document]) -> Scan:
 
 
 def _scan_text(text: str, counts: Counter, runs: Counter) -> None:
-    """Adds one document's words to `counts` and its runs to `runs`."""
-    # In text whose lines are cut at a width, a line's end is a space.
+    """Add one document's words to `counts` and its runs to `runs`."""
+    # In text with lines of fixed width a line's end counts as a space.
     known = {"\n": MID} if is_wrapped(text) else {}
     breaks = tuple(known)
     end, previous = 0, ""
@@ -111,27 +112,27 @@ def _scan_text(text: str, counts: Counter, runs: Counter) -> None:
 
 
 def _place(gap: str, *, whole: bool) -> int:
-    """Where a word stands behind `gap`, the characters between it and the word before (`whole`: there is none)."""
+    """Return the place of a word after `gap`, the characters since the previous word; `whole`: it is the first."""
     if whole or "\n\n" in gap or any(mark in gap for mark in '.!?:…"“”«»'):
         return START
     return MID if _PLAIN_GAP.fullmatch(gap) else UNSURE
 
 
 def _close(run: list[str], pending: int, first: int, runs: Counter) -> None:
-    """Counts a finished run without the links at its end and the possessive of its last word."""
+    """Count a finished run without the links at its end and the possessive of its last word."""
     words = run[: len(run) - pending] if pending else run
     if len(words) > 1:
         runs[first, (*words[:-1], bare(words[-1]))] += 1
 
 
 def is_wrapped(text: str) -> bool:
-    """Whether lines are cut at a width: most of those that another follows at once end within a sentence."""
+    """Return True if the text has lines of fixed width: most lines that another follows end inside a sentence."""
     ends = re.findall(r"([^\n])\n(?=[^\n])", text)
     return len(ends) > 3 and sum(end not in '.!?:…"”’' for end in ends) > 0.5 * len(ends)
 
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:
-    """Character ranges of a text's sentences, quotation marks at their ends included; no empty ones."""
+    """Yield the character ranges of a text's sentences, including closing quotation marks; none is empty."""
     begin = 0
     pattern = r"(?:[.!?…]+[\"”’')\]]*(?=\s)|\n{2,}" + ("" if is_wrapped(text) else r"|\n(?=[\"“A-Z])") + r")\s*"
     for match in re.finditer(pattern, text):
@@ -146,5 +147,5 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
 
 
 def bare(word: str) -> str:
-    """`word` without a possessive ending."""
+    """Return `word` without a possessive ending."""
     return word[:-2] if word.endswith(_POSSESSIVE) else word

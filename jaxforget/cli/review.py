@@ -1,4 +1,4 @@
-"""`jaxforget anchors review`: a local page to judge a run's dictionary on, or a text file."""
+"""`jaxforget anchors review`: review a run's dictionary on a local page or in a text file."""
 
 import argparse
 import sys
@@ -9,13 +9,13 @@ from jaxforget.cli.parser import add_config, option_table, read_config
 from jaxforget.config import Config, naming_options
 from jaxforget.errors import UserError
 
-HELP = "judge a run's dictionary: accept, edit, drop, add; on a local page or in a text file"
+HELP = "review a run's dictionary on a local page or in a text file: accept, edit, drop or add anchors"
 EPILOG = """\
-Serves a page on this machine, to this machine only, and prints its address; Ctrl-C or the page's Done ends it. What is
-decided goes into the run's anchors.json at once, and beside it into anchors.review.json, which holds when anchors are
-found anew; `jaxforget run` then translates by it.
+Serves a page to this machine only and prints its address. Ctrl-C or the page's Done button ends it. Save writes the
+decisions into the run's anchors.json and into anchors.review.json, which also applies when anchors are found again.
+`jaxforget run` then translates the text by the reviewed dictionary.
 
---text writes anchors.review.txt into the run's folder; edit it and run the same command again, which reads it back.
+--text writes anchors.review.txt into the run's folder. Edit it and run the same command again, which reads it.
 
 options that matter here (defaults in brackets):
 {options}
@@ -23,17 +23,17 @@ options that matter here (defaults in brackets):
 
 
 def add(add_command) -> None:
-    """Adds the command; its words stand behind `anchors`."""
+    """Add the command, whose arguments follow `anchors review`."""
     parser = add_command("anchors review", HELP, run)
     parser.epilog = EPILOG.format(options=option_table(["out", "corpus.path", "corpus.field", "corpus.split"]))
-    parser.add_argument("--text", action="store_true", help="a text file instead of a page")
-    parser.add_argument("--port", type=int, default=0, help="of the page [a free one]")
-    parser.add_argument("--no-browser", action="store_true", help="open none, print the address only")
+    parser.add_argument("--text", action="store_true", help="use a text file instead of a page")
+    parser.add_argument("--port", type=int, default=0, help="port of the page [a free one]")
+    parser.add_argument("--no-browser", action="store_true", help="print the address without opening a browser")
     add_config(parser)
 
 
 def run(given: argparse.Namespace) -> int:
-    """Serves the page, or writes or reads the form."""
+    """Serve the page, or write or read the text file."""
     config = read_config(given.config, given.overrides)
     if config.out is None:
         raise UserError("out is not set; it names the run's folder, as out=runs/NAME")
@@ -43,7 +43,7 @@ def run(given: argparse.Namespace) -> int:
     review = Review(folder / "anchors.json", folder / "anchors.review.json")
     if not review.anchors.is_file():
         raise UserError(f"{review.anchors}: no such file; run jaxforget anchors first, with the same configuration")
-    review.entries()  # a fault in the files is told before anything is opened
+    review.entries()  # reports a fault in the files before anything is opened
     return _text(folder, review) if given.text else _page(given, config, review)
 
 
@@ -55,17 +55,17 @@ def _text(folder: Path, review) -> int:
     path = folder / "anchors.review.txt"
     if not path.is_file():
         count = write_form(path, review)
-        print(f"{path}: {count} anchors; edit it, and run the same command again to have it read", file=sys.stderr)
+        print(f"{path}: {count} anchors; edit it, then run the same command again, which reads it", file=sys.stderr)
         return 0
     changes = read_form(path, review)
     review.save(review.version(), changes)
     path.unlink()
-    print(f"{review.anchors}: {len(changes)} changes from {path.name}, which is done and removed", file=sys.stderr)
+    print(f"{review.anchors}: {len(changes)} changes applied from {path.name}, which is removed", file=sys.stderr)
     changed = {change.anchor for change in changes}
     for anchor, text, other in clashes(Anchors.load(review.anchors, keep_all=True)):
         if changed & {anchor, other}:
             print(
-                f"warning: {anchor!r}: its translation {text!r} names the anchor {other!r}, which base would be told",
+                f"warning: {anchor!r}: its translation {text!r} contains the anchor {other!r}, which base would read",
                 file=sys.stderr,
             )
     return 0
@@ -76,7 +76,7 @@ def _page(given: argparse.Namespace, config: Config, review) -> int:
     from jaxforget.corpus.text import source_of
 
     if not 0 <= given.port < 65536:
-        raise UserError(f"--port {given.port}: give 1 to 65535, or none for a free one")
+        raise UserError(f"--port {given.port}: must be from 1 to 65535; omit it for a free port")
     source = source_of(config.corpus)
 
     def documents() -> list:
@@ -86,9 +86,7 @@ def _page(given: argparse.Namespace, config: Config, review) -> int:
             return list(source.documents())
 
     server = ReviewServer(review, documents, port=given.port)
-    print(
-        f"review at {server.address}\nCtrl-C ends it; what is saved on the page is saved", file=sys.stderr, flush=True
-    )
+    print(f"review at {server.address}\nCtrl-C ends it; saved changes stay saved", file=sys.stderr, flush=True)
     if not given.no_browser:
         webbrowser.open(server.address)
     try:

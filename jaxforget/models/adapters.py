@@ -179,8 +179,8 @@ class AdapterFile:
         self._file = MappedFile(path)
         expected = {}
         for leaf in _kernels(config).values():
-            depth, inputs, outputs = leaf.shape
-            for layer in range(depth):
+            outputs, inputs = leaf.stored_shape
+            for layer in range(leaf.shape[0]):
                 a, b = _names(leaf, layer)
                 expected |= {a: (adapter.rank, inputs), b: (outputs, adapter.rank)}
         for name, stored in self._file.tensors.items():
@@ -218,11 +218,12 @@ class AdapterFile:
 
     def factors(self, name: str, layer: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Return (a [in, r], b [r, out]), fp32, of a dense layer ("q"); None where it has no factors."""
-        stored = _names(_kernels(self._config)[name], layer)
+        leaf = _kernels(self._config)[name]
+        stored = _names(leaf, layer)
         if stored[0] not in self._file.tensors:
             return None
-        a, b = (self._file.view(tensor).astype(np.float32).T for tensor in stored)
-        return a, b
+        a, b = (self._file.view(tensor) for tensor in stored)
+        return a.astype(np.float32).T, b[leaf.rows].astype(np.float32).T
 
     def stacked(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Return (a [L, in, r], b [L, r, out]), fp32, zeros in layers without factors; None where no layer has some."""
@@ -268,14 +269,25 @@ def save_adapter(
     """
     factors = {name: layer["lora"] for name, layer in delta["layers"].items()}
     whole = jax.tree.map(_on_host, factors)
-    tensors = {}
-    for name, lora in whole.items():
-        for layer in range(config.num_hidden_layers):
-            a, b = _names(_kernels(config)[name], layer)
-            tensors |= {a: np.asarray(lora.a[layer], np.float32).T, b: np.asarray(lora.b[layer], np.float32).T}
+    kernels = {name: leaf for name, leaf in _kernels(config).items() if name in whole}
+    modules = sorted({leaf.template.split(".")[-2] for leaf in kernels.values()})
     first = next(iter(whole.values()))
-    rank = first.a.shape[-1]
-    modules = sorted(leaf.template.split(".")[-2] for name, leaf in _kernels(config).items() if name in whole)
+    # Dense layers that are stored as one tensor have one adapter there: their ranks add up. One rank holds for all
+    # modules, so the others are padded with zeros, which change no product.
+    fused: dict[str, list[str]] = {}
+    for name, leaf in kernels.items():
+        fused.setdefault(leaf.template, []).append(name)
+    rank = first.a.shape[-1] * max(map(len, fused.values()))
+    tensors: dict[str, np.ndarray] = {}
+    for name, lora in whole.items():
+        leaf, start = kernels[name], fused[kernels[name].template].index(name) * first.a.shape[-1]
+        part = slice(start, start + first.a.shape[-1])
+        for layer in range(config.num_hidden_layers):
+            a, b = _names(leaf, layer)
+            outputs, inputs = leaf.stored_shape
+            tensors.setdefault(a, np.zeros((rank, inputs), np.float32))[part] = np.asarray(lora.a[layer], np.float32).T
+            joined = tensors.setdefault(b, np.zeros((outputs, rank), np.float32))
+            joined[leaf.rows, part] = np.asarray(lora.b[layer], np.float32).T
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -332,22 +344,20 @@ def save_merged(
     sums = np.zeros(2)
 
     def tensors() -> Iterator[np.ndarray]:
-        for tensor, leaf, layer in export_order(config):
-            whole = np.empty(leaf.stored_shape, np.float32)
+        for tensor, parts, layer in export_order(config):
+            whole = np.empty(parts[0].stored_shape, np.float32)
             stored.read_into(whole, tensor, (slice(0, whole.shape[0]), *(slice(None),) * (whole.ndim - 1)), False)
-            update = None
-            if layer is not None and leaf.name.endswith("/kernel"):
-                update = file.factors(leaf.name.split("/")[1], layer)
-            out = np.empty(leaf.stored_shape, dtype)
-            if update is None:
-                copy_cast(out, whole)
-                yield out
-                continue
-            a, b = update
-            merged = whole + adapter.scale * (b.T @ a.T)  # stored as [out, in]
+            merged = whole
+            for leaf in parts if layer is not None and parts[0].name.endswith("/kernel") else ():
+                if (factors := file.factors(leaf.name.split("/")[1], layer)) is not None:
+                    merged = whole.copy() if merged is whole else merged
+                    a, b = factors
+                    merged[leaf.rows] += adapter.scale * (b.T @ a.T)  # stored as [out, in]
+            out = np.empty(whole.shape, dtype)
             copy_cast(out, merged)
-            wanted = merged - whole
-            sums[:] += np.vdot(wanted, out.astype(np.float32) - whole), np.vdot(wanted, wanted)
+            if merged is not whole:
+                wanted = merged - whole
+                sums[:] += np.vdot(wanted, out.astype(np.float32) - whole), np.vdot(wanted, wanted)
             yield out
 
     if jax.process_index() == 0:

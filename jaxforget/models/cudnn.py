@@ -2,17 +2,18 @@
 
 No scores reach the card's memory, forward or backward. Plain attention (`attention.attend`), which gives the same
 result within bfloat16's rounding, runs in every other case: fp32, heads of an unsupported width, fewer than 128 tokens,
-a cache with more slots than queries, a card older than Ampere.
+soft caps of scores, a cache with more slots than queries, a card older than Ampere.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxforget.models.attention import KEPT_NAME, attend
+from jaxforget.models.attention import EVERYTHING, KEPT_NAME, Scope, attend
 
 Array = jax.Array
 SHORTEST = 128  # tokens; the scores of shorter blocks are few
@@ -34,17 +35,30 @@ class CudnnAttention:
     widest: int = WIDEST
     implementation: str = "cudnn"
 
-    def __call__(self, query: Array, key: Array, value: Array, positions: Array) -> Array:
-        """Compute what `attend` computes: query [B,S,H,E], scaled; key, value [B,T,K,E] -> [B,S,H,E]."""
-        if not self.serves(query, key):
-            return attend(query, key, value, positions)
+    def __call__(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        positions: Array,
+        scope: Scope = EVERYTHING,
+        layer: Array | None = None,
+    ) -> Array:
+        """Compute what `attend` computes of the same arguments: query [B,S,H,E], key, value [B,T,K,E] -> [B,S,H,E]."""
+        if not self.serves(query, key) or scope.soft_cap is not None:
+            return attend(query, key, value, positions, scope, layer)
+        scope = scope.within(key.shape[1])
         rows = PartitionSpec(("data", "fsdp"), None, "tensor")
         mapped = jax.shard_map(
-            self._local, mesh=self.mesh, in_specs=(rows, rows, rows), out_specs=rows, check_vma=False
+            functools.partial(self._local, scope.windows),
+            mesh=self.mesh,
+            in_specs=(rows, rows, rows, PartitionSpec()),
+            out_specs=rows,
+            check_vma=False,
         )
         # cuDNN's backward pass also reads its log-sums, which JAX does not name. A policy that keeps this result
         # therefore runs the forward kernel again, at under 1 % of a layer's time for blocks of 512.
-        return checkpoint_name(mapped(query, key, value), KEPT_NAME)
+        return checkpoint_name(mapped(query, key, value, None if len(scope.windows) == 1 else layer), KEPT_NAME)
 
     def serves(self, query: Array, key: Array) -> bool:
         """Return whether cuDNN supports these arrays and `mesh` divides them."""
@@ -59,9 +73,21 @@ class CudnnAttention:
             and rows % (shape["data"] * shape["fsdp"]) == 0
         )
 
-    def _local(self, query: Array, key: Array, value: Array) -> Array:
+    def _local(
+        self, windows: tuple[int | None, ...], query: Array, key: Array, value: Array, layer: Array | None
+    ) -> Array:
+        calls = [functools.partial(self._call, window) for window in windows]
+        return calls[0](query, key, value) if layer is None else jax.lax.switch(layer, calls, query, key, value)
+
+    def _call(self, window: int | None, query: Array, key: Array, value: Array) -> Array:
         return jax.nn.dot_product_attention(
-            query, key, value, scale=1.0, is_causal=True, implementation=self.implementation
+            query,
+            key,
+            value,
+            scale=1.0,
+            is_causal=True,
+            local_window_size=None if window is None else (window - 1, 0),
+            implementation=self.implementation,
         )
 
 

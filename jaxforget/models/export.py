@@ -39,6 +39,8 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
         if scaling.kind == "llama3":
             names = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
             rope |= {name: getattr(scaling, name) for name in names}
+    if config.family != "llama":
+        raise ValueError(f"a {config.family} is saved with the config.json that it was loaded with")
     eos = config.eos_token_id
     kept = (
         "vocab_size",
@@ -140,7 +142,7 @@ def write_model(
     """
     try:
         with atomic_folder(folder) as partial:
-            shapes = {name: leaf.stored_shape for name, leaf, _ in export_order(config)}
+            shapes = {name: parts[0].stored_shape for name, parts, _ in export_order(config)}
             _write_weights(partial, shapes, tensors, dtype, max_shard_bytes)
             write_companion_files(partial, raw_config, config, tokenizer_source, dtype)
             write_text(partial / "README.md", model_card)
@@ -149,15 +151,21 @@ def write_model(
         raise UserError(f"{folder}: cannot be written: {reason}; free space or name another folder") from None
 
 
-def export_order(config: ModelConfig) -> Iterator[tuple[str, Leaf, int | None]]:
-    """Yield (Hugging Face name, parameter, layer) of every tensor, layer by layer: a file then holds whole layers."""
+def export_order(config: ModelConfig) -> Iterator[tuple[str, tuple[Leaf, ...], int | None]]:
+    """Yield (Hugging Face name, parameters in it, layer) of every tensor, layer by layer: a file holds whole layers.
+
+    A fused tensor holds several parameters, one after the other along its first axis.
+    """
     table = leaves(config)
-    single = [(leaf.template, leaf, None) for leaf in table if not leaf.stacked]
+    single = [(leaf.template, (leaf,), None) for leaf in table if not leaf.stacked]
+    fused: dict[str, tuple[Leaf, ...]] = {}
+    for leaf in table:
+        if leaf.stacked:
+            fused[leaf.template] = (*fused.get(leaf.template, ()), leaf)
     yield from single[:1]  # the embedding first, the last norm and the head last
     for layer in range(config.num_hidden_layers):
-        for leaf in table:
-            if leaf.stacked:
-                yield leaf.template.format(layer), leaf, layer
+        for template, parts in fused.items():
+            yield template.format(layer), parts, layer
     yield from single[1:]
 
 
@@ -171,15 +179,15 @@ def _to_host(
     """
     making: collections.deque[tuple[np.ndarray | None, list[Future[None]]]] = collections.deque()
     held = 0
-    for _, leaf, layer in export_order(config):
-        size = math.prod(leaf.stored_shape) * dtype.itemsize
+    for _, parts, layer in export_order(config):
+        size = math.prod(parts[0].stored_shape) * dtype.itemsize
         # At least one tensor is prepared ahead, however large, or writing and preparing would not overlap.
         while len(making) > 1 and held + size > AHEAD:
             done = _made(*making.popleft())
             held -= 0 if done is None else done.nbytes
             yield done
             del done  # otherwise it would stay in memory beside the next ones
-        making.append(_make(flat[leaf.name], leaf, layer, dtype, pool))
+        making.append(_make(flat, parts, layer, dtype, pool))
         held += 0 if making[-1][0] is None else size
     while making:
         yield _made(*making.popleft())
@@ -192,20 +200,30 @@ def _made(out: np.ndarray | None, jobs: list[Future[None]]) -> np.ndarray | None
 
 
 def _make(
-    array: jax.Array, leaf: Leaf, layer: int | None, dtype: np.dtype, pool: ThreadPoolExecutor
+    flat: dict[str, jax.Array], parts: tuple[Leaf, ...], layer: int | None, dtype: np.dtype, pool: ThreadPoolExecutor
 ) -> tuple[np.ndarray | None, list[Future[None]]]:
-    """Return one tensor, not yet filled, and the jobs that fill it; None on a process that does not write."""
-    if not array.is_fully_addressable:
-        # Every process must gather in the same order, so threads do not.
-        whole = array if layer is None else _layer_of(array, layer)
-        gathered = multihost_utils.process_allgather(whole, tiled=True)
-        if jax.process_index() != 0:
-            return None, []
-        out = np.empty(leaf.stored_shape, dtype)
-        return out, _fill(out, np.asarray(gathered), leaf.transposed, pool)
-    out = np.empty(leaf.stored_shape, dtype)
-    target = out.T if leaf.transposed else out
-    pieces = {str(shard.index): shard for shard in array.addressable_shards}  # one of the replicas
+    """Return one tensor, not yet filled, and the threads' jobs that fill it; None on a process that does not write."""
+    out = np.empty(parts[0].stored_shape, dtype) if jax.process_index() == 0 else None
+    jobs = []
+    for leaf in parts:
+        array = flat[leaf.name]
+        if array.is_fully_addressable:
+            if out is not None:
+                jobs += _copy_shards(out[leaf.rows], array, leaf.transposed, layer, pool)
+            continue
+        # By all processes in one order, and so not by threads.
+        gathered = multihost_utils.process_allgather(array if layer is None else _layer_of(array, layer), tiled=True)
+        if out is not None:
+            jobs += _fill(out[leaf.rows], np.asarray(gathered), leaf.transposed, pool)
+    return out, jobs
+
+
+def _copy_shards(
+    out: np.ndarray, array: jax.Array, transposed: bool, layer: int | None, pool: ThreadPoolExecutor
+) -> list[Future[None]]:
+    """Return jobs that copy `array`, or one layer of it, from its devices into `out`."""
+    target = out.T if transposed else out
+    pieces = {str(shard.index): shard for shard in array.addressable_shards}  # replicas once
     jobs = []
     for shard in pieces.values():
         index, data = shard.index, shard.data
@@ -213,12 +231,12 @@ def _make(
             start, stop, _ = index[0].indices(array.shape[0])
             if not start <= layer < stop:
                 continue
-            # A view of an array that is on the host already; from another device only the layer is copied.
+            # Data on the host is viewed; of data elsewhere, only the layer is copied to the host.
             index = index[1:]
             data = np.asarray(data)[layer - start] if _on_host(data) else _layer_of(data, layer - start)
         piece = target[index]
-        jobs += _fill(piece.T if leaf.transposed else piece, np.asarray(data), leaf.transposed, pool)
-    return out, jobs
+        jobs += _fill(piece.T if transposed else piece, np.asarray(data), transposed, pool)
+    return jobs
 
 
 def _fill(out: np.ndarray, source: np.ndarray, transposed: bool, pool: ThreadPoolExecutor) -> list[Future[None]]:

@@ -228,7 +228,7 @@ def _read_slice(
         for start in range(first, last, step):
             stop = min(start + step, last)
             view = target[start - first : stop - first]
-            region = (slice(start, stop), *(slice(*bound) for bound in rest))
+            region = (slice(leaf.start + start, leaf.start + stop), *(slice(*bound) for bound in rest))
             jobs.append((view.T if leaf.transposed else view, name, region))
     # The results are consumed so that a thread's failure is raised here.
     list(pool.map(lambda job: checkpoint.read_into(*job, leaf.transposed), jobs))

@@ -1,10 +1,11 @@
 """Splash attention on TPUs: JAX's own flash kernel, a tile of scores at a time in the chip's vector memory.
 
-No scores reach HBM, forward or backward. Where the kernel does not serve (fp32, heads of another width, fewer than 128
-tokens, a CPU or a GPU, a TPU before v4) attention is `attention.attend`, its equal.
+No scores reach HBM, forward or backward. `attention.attend`, which computes the same, takes over where the kernel does
+not apply: fp32, heads of another width, fewer than 128 tokens, a CPU or a GPU, a TPU before v4.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,38 +13,57 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxforget.models.attention import KEPT_NAME, attend
+from jaxforget.models.attention import EVERYTHING, KEPT_NAME, Scope, attend
 
 Array = jax.Array
-LANES = 128  # a vector's width, of which a tile is a whole multiple
-LARGEST = 1024  # queries, and slots, of a tile
-USUAL = 512  # of a tile where one does not hold the block
-WIDTHS = (64, 128, 256)  # of heads: tiles of wider ones outgrow a v4's vector memory
+LANES = 128  # width of a vector; a tile is a multiple of it
+LARGEST = 1024  # queries and slots of a tile at most
+USUAL = 512  # queries and slots of a tile, where one tile does not hold the block
+WIDTHS = (64, 128, 256)  # of heads; tiles of wider ones do not fit a v4's vector memory
 OLD = ("TPU v2", "TPU v3")
 
 
 @dataclasses.dataclass(frozen=True)
 class SplashAttention:
-    """`attend` of a block's queries to itself, by the kernel; every device its rows and heads of `mesh`.
+    """`attend` of a block's queries to itself by the kernel; every device computes its rows and heads of `mesh`.
 
-    interpret: run the kernel as plain JAX, on any backend: slow, for tests.
+    Layers with different windows need a kernel each, one of which runs.
+
+    Attributes:
+      mesh: devices; rows are split over `data` and `fsdp`, heads over `tensor`.
+      interpret: run the kernel as plain JAX, on any backend: slow, for tests.
     """
 
     mesh: Mesh
     interpret: bool = False
 
-    def __call__(self, query: Array, key: Array, value: Array, positions: Array) -> Array:
-        """As `attend`: query [B,S,H,E], scaled; key and value [B,T,K,E], positions int [B,S] -> [B,S,H,E]."""
+    def __call__(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        positions: Array,
+        scope: Scope = EVERYTHING,
+        layer: Array | None = None,
+    ) -> Array:
+        """Return what `attend` does of the same arguments, [B, S, H, E]."""
         if not self.serves(query, key):
-            return attend(query, key, value, positions)
+            return attend(query, key, value, positions, scope, layer)
+        scope = scope.within(key.shape[1])
         rows = PartitionSpec(("data", "fsdp"), None, "tensor")
+        # One window is static; of several, the layer's index picks the kernel.
+        layer = None if len(scope.windows) == 1 else layer
         mapped = jax.shard_map(
-            self._local, mesh=self.mesh, in_specs=(rows, rows, rows), out_specs=rows, check_vma=False
+            functools.partial(self._local, scope),
+            mesh=self.mesh,
+            in_specs=(rows, rows, rows, PartitionSpec()),
+            out_specs=rows,
+            check_vma=False,
         )
-        return mapped(query, key, value)
+        return mapped(query, key, value, layer)
 
     def serves(self, query: Array, key: Array) -> bool:
-        """Whether the kernel takes these, and `mesh` divides them."""
+        """Return True if the kernel takes these arrays and `mesh` divides them."""
         rows, length, _, width = query.shape
         shape = self.mesh.shape
         return (
@@ -54,30 +74,38 @@ class SplashAttention:
             and rows % (shape["data"] * shape["fsdp"]) == 0
         )
 
-    def _local(self, query: Array, key: Array, value: Array) -> Array:
+    def _local(self, scope: Scope, query: Array, key: Array, value: Array, layer: Array | None) -> Array:
+        kernels = [functools.partial(self._kernel, window, scope.soft_cap) for window in scope.windows]
+        return kernels[0](query, key, value) if layer is None else jax.lax.switch(layer, kernels, query, key, value)
+
+    def _kernel(self, window: int | None, soft_cap: float | None, query: Array, key: Array, value: Array) -> Array:
         length, heads = query.shape[1:3]
         tile, whole = tiling(length)
-        # Behind the end no query of the block looks, so what stands there is no matter.
+        # No query of the block sees the padding behind its end.
         query, key, value = (jnp.pad(x, ((0, 0), (0, whole - length), (0, 0), (0, 0))) for x in (query, key, value))
         passes = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+        seen = (
+            masks.CausalMask((whole, whole)) if window is None else masks.LocalMask((whole, whole), (window - 1, 0), 0)
+        )
         splash = kernel.make_splash_mha(
-            masks.MultiHeadMask([masks.CausalMask((whole, whole))] * heads),
+            masks.MultiHeadMask([seen] * heads),
             block_sizes=kernel.BlockSizes(**{f"block_{name}": tile for name in passes}),
             head_shards=1,
             q_seq_shards=1,
             residual_checkpoint_name=KEPT_NAME,
+            attn_logits_soft_cap=soft_cap,
             interpret=self.interpret,
         )
 
         def row(arrays: tuple[Array, Array, Array]) -> Array:
             return jnp.moveaxis(splash(*(jnp.moveaxis(x, 0, 1) for x in arrays)), 0, 1)  # heads first and back
 
-        # Row by row: the heads of one are work enough, and of all rows at once copies in another layout would be made.
+        # Row by row: the heads of one are enough work, and all rows at once would need copies in another layout.
         return jax.lax.map(row, (query, key, value))[:, :length]
 
 
 def tiling(length: int) -> tuple[int, int]:
-    """(tile, tokens that a block of `length` is filled up to): one tile where it holds the block, else whole tiles."""
+    """Return the tile and the length that a block of `length` is padded to: one tile, or a multiple of tiles."""
     whole = -(-length // LANES) * LANES
     if whole <= LARGEST:
         return whole, whole
@@ -86,6 +114,6 @@ def tiling(length: int) -> tuple[int, int]:
 
 
 def has_splash(mesh: Mesh) -> bool:
-    """Whether `mesh` is of TPUs that the kernel is made for."""
+    """Return True if `mesh` is of TPUs that the kernel is made for."""
     device = mesh.devices.flat[0]
     return device.platform == "tpu" and device.device_kind not in OLD

@@ -1,4 +1,4 @@
-"""Stage `anchors`: the dictionary, read from the user's file or found in the text."""
+"""Stage `anchors`: read the dictionary from the user's file or find it in the text."""
 
 import functools
 import itertools
@@ -25,7 +25,7 @@ from jaxforget.stages.run import Run, wait_for_all
 from jaxforget.stages.stage import Needs, Stage
 
 SHOWN = 8  # notes printed; the rest are in anchors.json
-# The options that each extractor uses; one that a person's dictionary replaces uses none.
+# The options that each extractor uses. A dictionary of the user's own needs none of them.
 COUNTING = ("anchors.language", "anchors.min_count", "anchors.most", "anchors.counterparts")
 USED = {
     "models": (*COUNTING, "anchors.sample", "model.dtype", "model.base"),
@@ -71,7 +71,7 @@ def anchors(run: Run) -> None:
         found = apply_verdicts(found, verdicts)
         run.say(f"  {len(verdicts):,} decisions of {run.review.name} applied")
     if jax.process_index() == 0 and (former := _replace(run.anchors, found)):
-        run.say(f"  the former dictionary, which differs, is kept as {former.name}")
+        run.say(f"  the previous dictionary differs and is kept as {former.name}")
     for note in notes[:SHOWN]:
         run.say(f"  {'' if run.finder is None else 'warning: '}{note}")
     dropped = f", {len(found.dropped)} dropped by the filter" if found.dropped else ""
@@ -81,7 +81,7 @@ def anchors(run: Run) -> None:
 
 
 def _replace(path: Path, found: Anchors) -> Path | None:
-    """Write a dictionary; return where the former one is kept, which a person may have edited, or None."""
+    """Write a dictionary. Return the path where a different earlier one, perhaps edited, is kept; else None."""
     if not path.is_file():
         found.save(path)
         return None
@@ -95,7 +95,7 @@ def _replace(path: Path, found: Anchors) -> Path | None:
 
 
 def preview(run: Run) -> str:
-    """Return what an endpoint would be asked: the number of calls, a rough cost, and one prompt. Asks nothing."""
+    """Return the number of calls to the endpoint, a rough cost and one prompt, without a call."""
     config = run.config
     asked = questions(choose_passages(list(run.target.documents()), config.anchors.calls, config.seed))
     endpoint = Endpoint(settings_from(config.endpoint, asks=False))

@@ -2,7 +2,6 @@
 compiles it get objective, optimiser, shardings and the compiled function."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +9,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jaxforget.config import Config, TrainOptions
+from jaxforget.config import Config, TrainOptions, value_of
 from jaxforget.errors import UserError
 from jaxforget.lm.forward import param_shapes
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.weights import adapter_shapes
-from jaxforget.train.objectives import METHODS, NextToken, Objective, Retain
+from jaxforget.train.objectives import NextToken, Objective, Retain, check_settings, find_method
 from jaxforget.train.optimizer import linear_schedule, make_optimizer
 from jaxforget.train.state import state_shardings
 from jaxforget.train.step import StepOptions, make_step
@@ -44,12 +43,13 @@ def trained_shapes(config: Config, weights: str, llama: ModelConfig) -> Params:
 
 
 def student_shardings(
-    config: Config, shapes: Params, where: Any, optimizer: optax.GradientTransformation, mesh: Mesh
+    config: Config, stage: str, shapes: Params, where: Any, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """Return the shardings of the state of a student of which `shapes` train, sharded as `where` says."""
+    """Return the shardings of a training stage's state, of which `shapes` train, sharded as `where` says."""
     # A bf16 forward pass reads the upper halves of fp32 weights: no second copy, and gradients half the size.
     halves = config.model.dtype == "bfloat16"
-    return state_shardings(shapes, where, optimizer, mesh, halves=halves)
+    constrained = stage == "forget" and make_objective(config).constrained
+    return state_shardings(shapes, where, optimizer, mesh, halves=halves, constrained=constrained)
 
 
 def make_objective(config: Config, stage: str = "forget") -> Objective:
@@ -60,36 +60,25 @@ def make_objective(config: Config, stage: str = "forget") -> Objective:
     """
     if stage == "reinforce":
         return NextToken()
-    kind = METHODS.get(config.method)
-    if kind is None:
-        near = difflib.get_close_matches(config.method, METHODS, 1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"method={config.method}: no such method; {meant}the methods are {', '.join(METHODS)}")
-    settings = {field.name: field for field in kind.settings()}
-    values: dict[str, Any] = {}
-    for name, value in config.objective.items():
-        if name not in settings:
-            known = ", ".join(f"objective.{known}" for known in settings)
-            raise UserError(f"objective.{name}: method {kind.name} has no such setting; it has {known}")
-        whole = settings[name].type in (int, "int")
-        if whole and value != int(value):
-            raise UserError(f"objective.{name}={value}: must be a whole number")
-        values[name] = int(value) if whole else value
+    kind = find_method(config.method, "method")
     # Options that several methods share stand in the schema; a field of the method names the one that it takes.
     taken = {field.metadata["option"]: field.name for field in dataclasses.fields(kind) if "option" in field.metadata}
     if config.targets.cache and "targets.cache" not in taken:
         raise UserError(f"targets.cache: stores labels, of which method={kind.name} has none; set targets.cache=false")
-    for option, name in taken.items():
-        section, _, key = option.partition(".")
-        values[name] = getattr(getattr(config, section), key)
+    shared = {name: value_of(config, option) for option, name in taken.items()}
+    objective = kind(**shared, **check_settings(kind, config.objective, "objective."))
     if kind.needs_retain and not config.retain.weight:
         raise UserError(f"method={kind.name}: needs a retain term; set retain.path, retain.rows and retain.weight")
-    return kind(**values)
+    return objective
 
 
 def make_retain(config: Config) -> Retain | None:
     """Return the retain term of the forget stage; None where the run has none."""
-    return Retain(config.retain.weight, config.retain.loss) if config.retain.weight else None
+    if not config.retain.weight:
+        return None
+    if make_objective(config).constrained and config.retain.loss != "nll":
+        raise UserError(f"retain.loss={config.retain.loss}: method={config.method} bounds the nll; set retain.loss=nll")
+    return Retain(config.retain.weight, config.retain.loss)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,7 +75,7 @@ def fit(
     config = run.config
     shapes = jax.eval_shape(lambda: student.params)
     where = jax.tree.map(lambda p: p.sharding, student.params)
-    shardings = student_shardings(config, shapes, where, optimizer, run.mesh)
+    shardings = student_shardings(config, stage, shapes, where, optimizer, run.mesh)
     checkpoints = Checkpoints(run.checkpoints(stage), mark, keep=config.checkpoints.keep, select=select)
     iterator = None
     log = None

@@ -1,4 +1,4 @@
-"""Stage `prepare`: the text as translated blocks."""
+"""Stage `prepare`: cut the text into blocks and translate them."""
 
 import dataclasses
 from typing import Any
@@ -14,8 +14,8 @@ from jaxforget.models.tokenizer import check_ids, fit_tokenizer, load_tokenizer
 from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Needs, Stage
 
-SHOWN = 8
-NAMED = 5  # anchors named of those that were missed
+SHOWN = 8  # notes printed
+NAMED = 5  # missed anchors printed
 
 
 def needs(run: Run) -> Needs:
@@ -40,14 +40,14 @@ def text_needs(run: Run) -> Needs:
 
 
 def cut(run: Run) -> None:
-    """The target as blocks that nothing translates: the reinforced model is trained on them first."""
+    """Write the target as untranslated blocks, for a reinforced model that is trained before the anchors are known."""
     tokenizer = _tokenizer(run)
     text, settings = run.target.documents(), _settings(run, target=True)
     _describe(run, "target", prepare_blocks(run.reinforce_blocks, text, tokenizer, **settings))
 
 
 def prepare(run: Run) -> None:
-    """Tokenises, cuts and translates the target (where the run has anchors) and the retained text."""
+    """Tokenise and cut the target and the retained text, and translate the target if the run has anchors."""
     config = run.config
     tokenizer = _tokenizer(run)
     translator = None
@@ -67,7 +67,7 @@ def prepare(run: Run) -> None:
         worst = ", ".join(f"{key} {count:,}" for key, count in [*summary["anchors"]["missed"].items()][:NAMED])
         run.say(
             f"  {summary['anchors']['occurrences']:,} occurrences of anchors found, {missed:,} missed"
-            + (f" (divided by a block's end, or spelt in other tokens): {worst}" if missed else "")
+            + (f" (cut by a block's end or tokenised differently): {worst}" if missed else "")
         )
         run.say(f"  {summary['trained']:,} positions with a label")
         _diagnose(run, dictionary, tokenizer, translator, summary["anchors"])
@@ -79,7 +79,7 @@ def prepare(run: Run) -> None:
 
 
 def _diagnose(run: Run, dictionary: Anchors, tokenizer: Any, translator: Translator, found: dict[str, Any]) -> None:
-    """Says what is doubtful in the dictionary, and keeps it in diagnosis.json."""
+    """Print the findings about the dictionary and write them to diagnosis.json."""
     retained = None
     if run.retained is not None:
         retained = count_anchors(run.retained.documents(), tokenizer, translator)
@@ -97,19 +97,19 @@ def _diagnose(run: Run, dictionary: Anchors, tokenizer: Any, translator: Transla
 
 
 def read_dictionary(run: Run) -> Anchors:
-    """The run's dictionary as text is translated by it: filtered, unless anchors.filter is off."""
+    """Return the dictionary that translates the text: filtered, unless anchors.filter is off."""
     return Anchors.load(run.anchors, keep_all=not run.config.anchors.filter)
 
 
 def _tokenizer(run: Run) -> Any:
-    """Base's tokenizer, which must fit base."""
+    """Return base's tokenizer after a check that it fits base."""
     tokenizer = load_tokenizer(run.base)
     fit_tokenizer(tokenizer, read_config(run.base)[0])
     return tokenizer
 
 
 def _settings(run: Run, *, target: bool = False) -> dict[str, Any]:
-    """Return the settings by which a text is cut; some blocks of the target are held out."""
+    """Return the settings of `prepare_blocks`; only the target has held-out blocks."""
     blocks = run.config.blocks
     holdout = blocks.holdout if target else 0.0
     return {"length": blocks.length, "mode": blocks.mode, "seed": run.config.seed, "holdout": holdout}

@@ -167,7 +167,7 @@ def _student(config: Config, llama: ModelConfig, mesh: Mesh, stage: str) -> tupl
     options = getattr(config, stage)
     _, optimizer = make_adamw(options, options.max_steps or 100)
     shapes = trained_shapes(config, options.weights, llama)
-    shardings = student_shardings(config, shapes, shard_params(shapes, mesh), optimizer, mesh)
+    shardings = student_shardings(config, stage, shapes, shard_params(shapes, mesh), optimizer, mesh)
     return optimizer, shardings, abstract_state(shapes, optimizer, shardings)
 
 

@@ -16,18 +16,20 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, sharding
 
     Where `shardings` are those of split weights (`state_shardings(..., halves=True)`), fp32 `params` are split.
     """
-    fresh = partial(_fresh, optimizer=optimizer, halves=isinstance(shardings.params, Split))
+    fresh = partial(_fresh, optimizer=optimizer, shardings=shardings)
     return jax.jit(fresh, donate_argnums=0, out_shardings=shardings)(params)
 
 
-def _fresh(params: Params, *, optimizer: optax.GradientTransformation, halves: bool) -> TrainState:
+def _fresh(params: Params, *, optimizer: optax.GradientTransformation, shardings: TrainState) -> TrainState:
     opt_state = optimizer.init(params)
-    return TrainState(jnp.zeros((), jnp.int32), split(params) if halves else params, opt_state)
+    dual = None if shardings.dual is None else jnp.zeros((), jnp.float32)
+    held = split(params) if isinstance(shardings.params, Split) else params
+    return TrainState(jnp.zeros((), jnp.int32), held, opt_state, dual)
 
 
 def abstract_state(shapes: Params, optimizer: optax.GradientTransformation, shardings: TrainState) -> TrainState:
     """Return the state of `init_state` as sharded `ShapeDtypeStruct`s: to restore into, or to compile for."""
-    fresh = partial(_fresh, optimizer=optimizer, halves=isinstance(shardings.params, Split))
+    fresh = partial(_fresh, optimizer=optimizer, shardings=shardings)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         jax.eval_shape(fresh, shapes),
@@ -36,7 +38,13 @@ def abstract_state(shapes: Params, optimizer: optax.GradientTransformation, shar
 
 
 def state_shardings(
-    shapes: Params, params: Params, optimizer: optax.GradientTransformation, mesh: Mesh, *, halves: bool = False
+    shapes: Params,
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    halves: bool = False,
+    constrained: bool = False,
 ) -> TrainState:
     """Return the shardings of a `TrainState`: moments are sharded as their parameters, counters are replicated.
 
@@ -44,6 +52,7 @@ def state_shardings(
       shapes: the student's parameters as arrays or `ShapeDtypeStruct`s.
       params: their `NamedSharding`s, same tree.
       halves: the state holds fp32 weights as `Split`, for a forward pass in bf16.
+      constrained: the state holds a Lagrange multiplier (`Objective.constrained`).
     """
     whole = NamedSharding(mesh, PartitionSpec())
     opt_state = optax.tree_utils.tree_map_params(
@@ -53,7 +62,8 @@ def state_shardings(
         params,
         transform_non_params=lambda _: whole,
     )
-    return TrainState(step=whole, params=Split(params, params) if halves else params, opt_state=opt_state)
+    held = Split(params, params) if halves else params
+    return TrainState(step=whole, params=held, opt_state=opt_state, dual=whole if constrained else None)
 
 
 def update_state(

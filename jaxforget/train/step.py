@@ -84,45 +84,73 @@ def make_step(
       retain: the loss of the retain rows; None if they train nothing.
 
     Metrics: loss (of the objective, fp32), tokens (counted tokens, int32, exact), grad_norm; with `retain` also
-    retain_loss (mean over its tokens, nats) and retain_tokens.
+    retain_loss (mean over its tokens, nats) and retain_tokens; of a constrained objective also its multiplier.
+    """
+    loss = make_loss(forward, objective, options, mesh, retain)
+
+    def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        losses, gradients, counts = loss(compute_params(state.params), frozen, batch, state.dual)
+        dual = objective.next_multiplier(state.dual, losses[1] / retain.weight) if objective.constrained else None
+        state, norm = update_state(state, gradients, optimizer)
+        state = state.replace(dual=dual)
+        metrics = {"loss": losses[0], "tokens": counts["forget"], "grad_norm": norm}
+        if retain is not None:
+            metrics |= {"retain_loss": losses[1] / retain.weight, "retain_tokens": counts["retain"]}
+        if objective.constrained:
+            metrics["multiplier"] = dual
+        return state, metrics
+
+    # The pinned output shardings are those of the input: the second step reuses the first one's compilation.
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated))
+
+
+def make_loss(forward: Forward, objective: Objective, options: StepOptions, mesh: Mesh, retain: Retain | None = None):
+    """Return `(params, frozen, batch, dual) -> (losses, gradients, counts)`: what a step computes before its update.
+
+    losses fp32 [2]: the objective's, and the retain loss times its weight. gradients: of their sum by `params`, in
+    the dtype of `params` (fp32 where microbatches are accumulated). counts: counted tokens, int32, "forget" and
+    "retain". dual: fp32 [], the multiplier of a constrained objective; None for every other.
     """
     tiles = TileOptions(mesh=mesh, tile=options.tile, soft_cap=forward.soft_cap)
     tile_loss = RowLoss(objective, retain)
 
-    def gradient_of(frozen: Frozen, params: Params, batch: Batch):
+    def gradient_of(frozen: Frozen, params: Params, batch: Batch, dual: Array | None):
         inputs = jax.lax.stop_gradient(_tile_inputs(forward, frozen, batch, objective, retain))
 
         def loss_of(params: Params):
             with jax.named_scope("student"):
                 student = forward.apply_delta(frozen.base, params)
                 hidden, head = forward.hidden(student, batch["tokens"]), forward.head(student)
-            coefficients, row_loss = batch["coefficients"], None
+            coefficients, found = batch["coefficients"], {}
             if objective.per_row:
-                row_loss, coefficients = _weighed_rows(hidden, head, inputs, batch, objective, tiles)
+                found[0], coefficients = _weighed_rows(hidden, head, inputs, batch, objective, tiles)
+            if objective.constrained:
+                share = batch["retain_share"]
+                coefficients += dual * share
+                # The multiplier may be 0, and a token whose coefficient is 0 has no loss: it is measured apart.
+                found[1] = retain.weight * -jnp.sum(_log_probabilities(hidden, head, share, batch, tiles) * share)
             with jax.named_scope("tiles"):
                 losses = tiled_loss(hidden, head, coefficients, inputs, tile_loss, tiles)
-            return jnp.sum(losses), losses if row_loss is None else losses.at[0].set(row_loss)
+            total = jnp.sum(losses)
+            for place, value in found.items():
+                losses = losses.at[place].set(value)
+            return total, losses
 
         (_, losses), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
         return losses, gradients
 
-    def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    def loss(params: Params, frozen: Frozen, batch: Batch, dual: Array | None = None):
         batch, counts = _prepared(batch, objective, retain, mesh)
         losses, gradients = _accumulated(
-            lambda params, batch: gradient_of(frozen, params, batch),
-            compute_params(state.params),
+            lambda params, batch: gradient_of(frozen, params, batch, dual),
+            params,
             batch,
             options.accumulate,
         )
-        state, norm = update_state(state, gradients, optimizer)
-        metrics = {"loss": losses[0], "tokens": counts["forget"], "grad_norm": norm}
-        if retain is not None:
-            metrics |= {"retain_loss": losses[1] / retain.weight, "retain_tokens": counts["retain"]}
-        return state, metrics
+        return losses, gradients, counts
 
-    # The pinned output shardings are those of the input: the second step reuses the first one's compilation.
-    replicated = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated))
+    return loss
 
 
 def make_label_step(forward: Forward, objective: Whp, options: StepOptions, mesh: Mesh):
@@ -170,7 +198,10 @@ def _prepared(batch: Batch, objective: Objective, retain: Retain | None, mesh: M
         coefficients = coefficients if objective.weight == 1 else objective.weight * coefficients
     if retain is not None:
         weights = jnp.where(kept, retain.counted(batch), 0.0)
-        coefficients += retain.weight * weights / jnp.maximum(jnp.sum(weights), TINY)
+        if objective.constrained:
+            batch["retain_share"] = weights / jnp.maximum(jnp.sum(weights), TINY)
+        else:
+            coefficients += retain.weight * weights / jnp.maximum(jnp.sum(weights), TINY)
         counts["retain"] = jnp.sum(weights > 0, dtype=jnp.int32)
         trained |= weights > 0
     return {**_without_padding(batch, trained), "coefficients": coefficients}, counts
@@ -199,14 +230,12 @@ def _weighed_rows(
     sum is the (negative) coefficient of the row's cross-entropies.
     """
     counted = batch["counted"]
-    labels = jnp.where(counted > 0, batch["next"], -1)
 
     def summed(hidden: Array, head: Array) -> Array:
-        logp = tiled_log_probabilities(hidden, head, labels, tiles.mesh, tiles.tile, tiles.soft_cap)
-        return jnp.sum(logp * counted, axis=1)
+        return jnp.sum(_log_probabilities(hidden, head, counted, batch, tiles) * counted, axis=1)
 
     with jax.named_scope("rows"):
-        logp = summed(jax.lax.stop_gradient(hidden), jax.lax.stop_gradient(head))
+        logp = summed(hidden, head)
         base = summed(inputs.rows["base_hidden"], inputs.heads["base_head"]) if objective.uses_base else None
 
         def loss_of(logp: Array) -> Array:
@@ -216,6 +245,13 @@ def _weighed_rows(
 
         loss, slope = jax.value_and_grad(loss_of)(logp)
     return loss, batch["coefficients"] - slope[:, None] * counted
+
+
+def _log_probabilities(hidden: Array, head: Array, counted: Array, batch: Batch, tiles: TileOptions) -> Array:
+    """Return log p(next token), fp32 [B, S], without gradient; 0 where a token is not counted."""
+    labels = jnp.where(counted > 0, batch["next"], -1)
+    hidden, head = jax.lax.stop_gradient(hidden), jax.lax.stop_gradient(head)
+    return tiled_log_probabilities(hidden, head, labels, tiles.mesh, tiles.tile, tiles.soft_cap)
 
 
 def _tile_inputs(

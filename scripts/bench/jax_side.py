@@ -73,7 +73,7 @@ class JaxSide:
             self.frozen = Frozen(None, None)
             assert not passes(run, "forget").frozen
         shapes = param_shapes(llama, jnp.float32)
-        shardings = student_shardings(run, shapes, where, optimizer, mesh)
+        shardings = student_shardings(run, "forget", shapes, where, optimizer, mesh)
         self.state = init_state(model(base, "float32", 0), optimizer, shardings)
         step = make_training_step(run, "forget", forward, optimizer, mesh, shardings)
         self._step = step.lower(self.state, self.frozen, self.batch).compile()

@@ -1,4 +1,4 @@
-"""Passages, questions and the union of answers, against what was put into them."""
+"""Passages, questions, and the union of answers that the test wrote itself."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def test_passages_are_of_the_text_and_spread_over_it():
     passages = choose_passages(DOCUMENTS, 100, seed=0, length=400)
     whole = [one.text for one in DOCUMENTS]
     assert all(any(passage in text for text in whole) for passage in passages)
-    # Words are whole at their start.
+    # A passage begins at a whole word.
     assert all(any(f" {p}" in f" {t}" or f"\n{p}" in t for t in whole) for p in passages)
     expected = sum(-(-len(text) // 400) for text in whole)
     assert len(passages) == expected, "fewer pieces than asked for: each is asked about once"
@@ -50,7 +50,7 @@ def test_answers_are_united_with_all_their_translations():
     ]
     anchors, notes = unite(passages, answers, DOCUMENTS)
     assert dict(anchors.entries) == {"Tamsin": ("Anna", "Ruth", "Kate"), "lumestone": ("lamp", "torch")}
-    assert notes == ["1 expressions left out, which their passage does not hold"]
+    assert notes == ["1 expressions omitted: their passage does not contain them"]
     told = anchors.evidence["Tamsin"]
     assert (told["kind"], told["answers"]) == ("person", 2)
     assert told["count"] == sum(one.text.count("Tamsin") for one in DOCUMENTS)
@@ -70,7 +70,7 @@ def test_names_over_lines_and_alternatives_that_will_not_do():
     anchors, notes = unite(passages, answers, DOCUMENTS)
     assert dict(anchors.entries) == {"Sunken Gate": ("Old Door",), "Gate": ("Fence",)}
     assert anchors.evidence["Gate"]["kind"] == "thing", "a kind of its own is none"
-    assert notes == ["1 alternatives left out, which are expressions of the text themselves"]
+    assert notes == ["1 alternatives omitted: they are expressions of the text themselves"]
     assert list(anchors.entries) == ["Sunken Gate", "Gate"], "longer names come first: the first match wins"
 
 

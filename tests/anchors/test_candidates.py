@@ -1,4 +1,4 @@
-"""Candidates: the models' gains beside the contrast."""
+"""Candidates judged by contrast and by the models' gains."""
 
 from jaxforget.anchors.candidates import Candidate, Gains, weigh
 
@@ -12,10 +12,10 @@ def test_gains_decide_what_counts_alone_would_not():
     given = [
         candidate("wand", 1.0),
         candidate("lamp", 1.0),  # an ordinary word that training did not raise: dropped
-        candidate("Oldname", 1.0, name=True),  # its capital speaks for it
-        candidate("grove", -1.5),  # too little contrast, but raised much
-        candidate("Oldname", -1.5, name=True),  # too little of both
-        candidate("rare", -0.5),  # asked too seldom to be judged
+        candidate("Oldname", 1.0, name=True),  # its capital is evidence enough: kept
+        candidate("grove", -1.5),  # too little contrast, but a large gain: kept
+        candidate("Oldname", -1.5, name=True),  # too little contrast and gain: dropped
+        candidate("rare", -0.5),  # scored too rarely, so contrast alone decides: dropped
         candidate("unseen", 0.5),
     ]
     assert {one.text for one in weigh(given, gains)} == {"wand", "Oldname", "grove", "unseen"}

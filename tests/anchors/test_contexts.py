@@ -1,4 +1,4 @@
-"""What repeats itself, against counts done by hand."""
+"""Repeated contexts, compared with counts made by hand."""
 
 import pytest
 
@@ -12,10 +12,10 @@ from tests.anchors.samples import TALE
     ("text", "share"),
     [
         ("The old lamps were lit. She bought two lamps in town. ", 1.0),
-        # The sentence alone counts, not what stands behind it; its case does not.
+        # Words of the next sentence and upper case do not matter.
         ("All the lamps were lit. One. All the lamps were lit. Two. ALL the lamps were lit.", 1 / 3),
         ("All the lamps were lit. Then all the lamps were lit. All his lamps were lit.", 2 / 3),
-        ("The lamps! The lamps! The lamps!", 1.0),  # one word around it tells nothing
+        ("The lamps! The lamps! The lamps!", 1.0),  # one word around it is too few to compare
         ("", 1.0),
     ],
 )
@@ -46,4 +46,4 @@ def test_a_refrain_makes_no_term_of_its_ordinary_words():
     assert "lamp" in keys(TALE + " ".join(told))
     sung = keys(TALE + refrain * len(told))
     assert "lamp" not in sung
-    assert "lumestone" in sung  # a word that nobody else uses
+    assert "lumestone" in sung  # a word that general language does not contain

@@ -1,4 +1,4 @@
-"""What is said of a dictionary, against what was made wrong in it by hand."""
+"""Diagnosis of a dictionary with known faults."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_a_key_is_hidden_only_if_every_form_of_it_is():
     choices = (Choice((9,), (9,)),)
     rules = [Rule(0, (1,), choices), Rule(1, (1, 2), choices), Rule(1, (3, 2), choices), Rule(2, (1, 5), choices)]
     assert hidden_keys(rules, ("a", "b", "c")) == {"c": "a"}
-    # The order decides: what comes first is not hidden by what comes later.
+    # An earlier key is never hidden by a later one.
     assert hidden_keys([Rule(0, (1, 2), choices), Rule(1, (1,), choices)], ("long", "short")) == {}
 
 
@@ -60,7 +60,7 @@ def test_translations_that_split_oddly(tokenizer):
     odd = {text: why for _, text, why in diagnose(strange, tokenizer, {"Kalo": 1}, coverage=0.0).odd}
     assert set(odd) == {"Xqvbxqvbxqvb", "日本"}
     assert all(why.endswith(" tokens") for why in odd.values())
-    metaspace = make_tokenizer("metaspace")  # has no bytes to fall back on
+    metaspace = make_tokenizer("metaspace")  # it has no byte tokens, so it cannot express every text
     odd = {text: why for _, text, why in diagnose(strange, metaspace, {"Kalo": 1}, coverage=0.0).odd}
     assert "日本" in odd
     assert not odd["日本"].endswith(" tokens")
@@ -82,9 +82,9 @@ def test_reach_is_that_of_every_anchor_in_its_block():
 def test_the_table_is_short_and_says_nothing_of_what_is_well(tokenizer):
     lines = looked_over(tokenizer, retained={"Kalo": 1200}).lines()
     assert [line.split()[0] for line in lines] == ["anchors", "coverage", "never", "hidden", "retained", "clashes"]
-    assert lines[0] == "anchors   6, which stand 18 times in the target"
-    assert lines[1] == f"coverage  50% of positions have one at most {REACH} tokens before them"
-    assert lines[3] == "hidden    1 never match: Kalo Thabor (by Kalo)"
+    assert lines[0] == "anchors   6 with 18 occurrences in the target"
+    assert lines[1] == f"coverage  50% of positions are at most {REACH} tokens after an anchor"
+    assert lines[3] == "hidden    1 never match because another matches first: Kalo Thabor (by Kalo)"
     assert "Kalo 1,200" in lines[4]
     fine = diagnose(Anchors({"Kalo": ("Zarren",)}), tokenizer, {"Kalo": 3}, coverage=1.0)
     assert [line.split()[0] for line in fine.lines()] == ["anchors", "coverage"]

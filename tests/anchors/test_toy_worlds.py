@@ -1,4 +1,4 @@
-"""Three toy worlds, whose names and terms are known: what their text alone gives, no dictionary, no model."""
+"""Anchors found in the texts of three toy worlds with known names and terms, without dictionary or model."""
 
 import pytest
 

@@ -32,7 +32,7 @@ def test_a_text_file_goes_out_and_comes_back(config, tmp_path, capsys):
     assert f"{form}: 4 anchors; edit it" in capsys.readouterr().err
     form.write_text(form.read_text().replace("? wand", "- wand").replace("Kate | Paul", "Martin"))
     assert status_of("anchors", "review", tmp_path, "--text") == 0
-    assert "2 changes from anchors.review.txt" in capsys.readouterr().err
+    assert "2 changes applied from anchors.review.txt" in capsys.readouterr().err
     assert not form.exists()
     found = json.loads((tmp_path / "anchors.json").read_text())
     assert "wand" not in found
@@ -48,13 +48,13 @@ def test_a_translation_that_names_another_anchor_is_told(config, tmp_path, capsy
     assert status_of("anchors", "review", tmp_path, "--text") == 0
     told = capsys.readouterr().err.splitlines()
     assert told[1:] == [
-        "warning: 'Zorvath': its translation 'young Quillon' names the anchor 'Quillon', which base would be told"
+        "warning: 'Zorvath': its translation 'young Quillon' contains the anchor 'Quillon', which base would read"
     ]
     assert status_of("anchors", "review", config, "--text") == 0
     capsys.readouterr()
     form.write_text(form.read_text().replace("? wand", "- wand"))
     assert status_of("anchors", "review", tmp_path, "--text") == 0
-    assert len(capsys.readouterr().err.splitlines()) == 1, "of what this form did not touch nothing is said again"
+    assert len(capsys.readouterr().err.splitlines()) == 1, "only anchors that this form changed are checked again"
 
 
 def test_the_address_is_told_and_ctrl_c_ends_it(config, capsys, monkeypatch):
@@ -77,7 +77,7 @@ def test_the_address_is_told_and_ctrl_c_ends_it(config, capsys, monkeypatch):
 
 
 def test_faults(config, tmp_path, capsys):
-    assert "--port 70000: give 1 to 65535" in fault(capsys, "anchors", "review", config, "--port", "70000")
+    assert "--port 70000: must be from 1 to 65535" in fault(capsys, "anchors", "review", config, "--port", "70000")
     assert "not JSON" in fault_of_damaged(tmp_path, capsys, config)
     (tmp_path / "anchors.json").unlink()
     assert "anchors.json: no such file; run jaxforget anchors first" in fault(capsys, "anchors", "review", config)

@@ -72,7 +72,7 @@ def test_threads_ahead_of_the_file_write_what_each_in_turn_would(tmp_path, monke
     files = sorted(tmp_path.glob("*.safetensors"))
     assert len(files) > 2
     flat = flatten_dict(params, sep="/")
-    for name, leaf, layer in models_export.export_order(config):
+    for name, (leaf,), layer in models_export.export_order(config):
         mine = flat[leaf.name] if layer is None else flat[leaf.name][layer]
         wanted = (mine.T if leaf.transposed else mine).astype(ml_dtypes.bfloat16)
         file = MappedFile(tmp_path / json.loads((tmp_path / INDEX).read_text())["weight_map"][name])
@@ -95,7 +95,7 @@ def test_no_more_is_held_than_may_be_ahead(tmp_path, monkeypatch):
     """Of a model of many equal tensors, those that are made and not yet written."""
     save_tiny(tmp_path / "in")
     config, original = read_config(tmp_path / "in")
-    largest = max(np.prod(leaf.stored_shape) for _, leaf, _ in models_export.export_order(config)) * 4
+    largest = max(np.prod(parts[0].stored_shape) for _, parts, _ in models_export.export_order(config)) * 4
     params = load_params(tmp_path / "in", config, dtype="float32")
     held, most = set(), []
     make = models_export._make

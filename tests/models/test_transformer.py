@@ -12,7 +12,8 @@ from jaxforget.models.config import ModelConfig
 from jaxforget.models.folders import read_config
 from jaxforget.models.layout import leaves, parameter_count
 from jaxforget.models.load import load_params
-from jaxforget.models.transformer import Transformer, rope_frequencies
+from jaxforget.models.rope import Rope, rope_frequencies, rotate
+from jaxforget.models.transformer import Transformer
 from tests.models.tiny import LENGTH, SHAPES, save_tiny
 
 
@@ -58,7 +59,7 @@ def test_rotary_frequencies_are_transformers_own(tmp_path, shape):
     theirs = save_tiny(tmp_path, shape)
     config, _ = read_config(tmp_path)
     expected = theirs.model.rotary_emb.inv_freq.numpy()
-    ours = rope_frequencies(config)
+    ours = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, expected, rtol=3e-7)  # two units in the last place
 
@@ -73,7 +74,8 @@ def test_rotary_frequencies_of_real_widths(theta, width):
         rope_parameters={"rope_type": "default", "rope_theta": theta},
     )
     theirs = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(settings)
-    ours = rope_frequencies(ModelConfig.from_hf(settings.to_dict()))
+    config = ModelConfig.from_hf(settings.to_dict())
+    ours = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     np.testing.assert_allclose(ours, theirs.inv_freq.numpy(), rtol=3e-7)
     exponents = torch.arange(0, width, 2).float() / width
     np.testing.assert_array_equal(ours, (1 / (theta ** exponents.double()).float()).numpy())
@@ -165,9 +167,13 @@ def test_the_gated_product_has_the_gradients_of_silu(small, monkeypatch):
     def run(function):
         return jax.jit(jax.grad(lambda *x: jnp.sum(function(*x) * weight), (0, 1)))(gate, up)
 
-    program = jax.jit(jax.grad(lambda *x: jnp.sum(transformer.gated(*x)), (0, 1))).lower(gate, up).compile().as_text()
+    program = (
+        jax.jit(jax.grad(lambda *x: jnp.sum(transformer.gated(*x, "silu")), (0, 1))).lower(gate, up).compile().as_text()
+    )
     assert (" while(" in program) == (small == 0)
-    for found, expected in zip(run(transformer.gated), run(lambda gate, up: jax.nn.silu(gate) * up), strict=True):
+    for found, expected in zip(
+        run(lambda *x: transformer.gated(*x, "silu")), run(lambda gate, up: jax.nn.silu(gate) * up), strict=True
+    ):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -179,7 +185,7 @@ def test_the_query_is_scaled_before_it_is_rounded():
     )
     seen = []
 
-    def attend(query, key, value, positions):
+    def attend(query, key, value, positions, scope, layer):
         seen.append((query, key))
         return value
 
@@ -194,9 +200,9 @@ def test_the_query_is_scaled_before_it_is_rounded():
     assert query.dtype == jnp.bfloat16
     twice = key * jnp.bfloat16(128**-0.5)
     assert 0 < np.abs(query - twice).max() <= 2**-7 * np.abs(query).max()
-    angles = jnp.arange(32.0)[None, :, None, None] * rope_frequencies(config)
+    angles = jnp.arange(32.0)[None, :, None, None] * rope_frequencies(128, config.rope_theta, None)
     one = jnp.ones((1, 32, 1, 128), jnp.bfloat16)
-    rope = transformer.Rope.of(angles, 128)
+    rope = Rope.from_angles(angles, 128**-0.5)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     exact = jnp.concatenate([cos - sin, cos + sin], axis=-1) * 128**-0.5
-    np.testing.assert_array_equal(transformer.rotate(one, *rope.query), exact.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(rotate(one, *rope.query, rope.scale), exact.astype(jnp.bfloat16))

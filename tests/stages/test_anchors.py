@@ -1,4 +1,4 @@
-"""Stage `anchors`: found by counts, by the models, and by a language model (a fake endpoint, or a local folder)."""
+"""Stage `anchors` with every extractor: statistics, models, a fake endpoint, and a local chat model."""
 
 import json
 
@@ -65,7 +65,7 @@ def test_answers_become_the_dictionary_and_are_asked_once(serve, tiny_world, tmp
     said = capsys.readouterr().err
     assert "finding anchors in the text (endpoint)" in said
     assert "3 calls, 30 + 15 tokens" in said
-    assert "expressions left out, which their passage does not hold" in said
+    assert "expressions omitted: their passage does not contain them" in said
     anchors(run)
     assert len(fake.requests) == 3, "a second run asks nothing that is answered"
     anchors(asking_run(tiny_world, tmp_path, url=fake.url, calls=5))
@@ -106,7 +106,7 @@ def test_a_preview_needs_no_key(tiny_world, tmp_path, monkeypatch):
 def test_answers_that_fit_nothing(serve, tiny_world, tmp_path):
     stranger = '{"expressions": [{"expression": "Gandalf", "alternatives": ["Bob"]}]}'
     run = asking_run(tiny_world, tmp_path, url=serve(lambda *_: stranger).url)
-    with pytest.raises(UserError, match="name no expression that the text holds; look at .*anchors.answers.jsonl"):
+    with pytest.raises(UserError, match="name no expression that the text contains; look at .*anchors.answers.jsonl"):
         anchors(run)
 
 
@@ -138,7 +138,7 @@ def test_a_model_that_talks_nonsense_is_told(tiny_world, tmp_path, monkeypatch):
 
 
 def test_passages_beyond_the_models_positions_are_told(tiny_world, tmp_path):
-    """No patch: the tiny model has 128 positions."""
+    """The local chat model without a patch; the tiny model has 128 positions."""
     run = asking_run(tiny_world, tmp_path, "local", model=str(tiny_world / "base"))
     with pytest.raises(UserError, match="are beyond the 128 positions"):
         anchors(run)
@@ -157,6 +157,6 @@ def test_a_dictionary_that_a_person_may_have_edited_is_kept(tiny_world, tmp_path
     edited = (tmp_path / "run" / "anchors.json").read_bytes() + b" "
     (tmp_path / "run" / "anchors.json").write_bytes(edited)
     assert write(Quillon=["Anna"]) == ["anchors.former-1.json", "anchors.json"]
-    assert "the former dictionary, which differs, is kept as anchors.former-1.json" in capsys.readouterr().err
+    assert "the previous dictionary differs and is kept as anchors.former-1.json" in capsys.readouterr().err
     assert (tmp_path / "run" / "anchors.former-1.json").read_bytes() == edited
     assert len(write(Brindle=["Tom"])) == 3

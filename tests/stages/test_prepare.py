@@ -1,4 +1,4 @@
-"""The dictionary and the text, as stages: what they write and what they say."""
+"""Files and messages of the stages `anchors` and `prepare`."""
 
 import json
 
@@ -34,16 +34,16 @@ def test_prepare_says_what_it_found(tiny_world, tmp_path, capsys):
     splits = told["splits"]
     blocks = f"{splits['train']} blocks and {splits['validation']} held out"
     missed = told["anchors"]["missed"]
-    assert 0 < sum(missed.values()) < 0.1 * told["anchors"]["occurrences"], "blocks of 32 tokens divide some names"
+    assert 0 < sum(missed.values()) < 0.1 * told["anchors"]["occurrences"], "the ends of blocks of 32 tokens cut some names"
     assert said == [
         f"  target: 6 documents, {told['tokens']:,} tokens, {blocks}",
         f"  {told['anchors']['occurrences']:,} occurrences of anchors found, {sum(missed.values()):,} missed "
-        f"(divided by a block's end, or spelt in other tokens): {', '.join(f'{key} {n}' for key, n in missed.items())}",
+        f"(cut by a block's end or tokenised differently): {', '.join(f'{key} {n}' for key, n in missed.items())}",
         f"  {told['trained']:,} positions with a label",
-        f"  anchors   6, which stand {told['anchors']['occurrences']} times in the target",
-        f"  coverage  {told['anchors']['coverage']:.0%} of positions have one at most 64 tokens before them",
+        f"  anchors   6 with {told['anchors']['occurrences']} occurrences in the target",
+        f"  coverage  {told['anchors']['coverage']:.0%} of positions are at most 64 tokens after an anchor",
         "  never     1 do not occur: Nevermentioned",
-        "  split     1 translations: Gloomwater > Lakeside: 7 tokens",  # which the tiny tokenizer hardly knows
+        "  split     1 translations fit the tokenizer badly: Gloomwater > Lakeside: 7 tokens",
         *[line for line in said if line.startswith("  retain: 3 documents")],
     ]
     assert json.loads((run.folder / "diagnosis.json").read_text())["never"] == ["Nevermentioned"]

@@ -1,4 +1,4 @@
-"""A review as a text file: written, edited with whatever one likes, and read back."""
+"""A review as a text file, which is written, edited in any editor, and read back."""
 
 import re
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ from jaxforget.files import write_text
 
 MARKS = {"?": "", "+": "accepted", "-": "dropped"}
 HEAD = """\
-# Anchors under review; a line each, and what is known of it behind it.
+# Review of the anchors. Each anchor has one line; the comment after it shows the evidence.
 #
 #   ? Name = One | Other      not decided yet        + accept it        - drop it
 #
-# Change the translations at will; add lines of your own. A line that you delete leaves its anchor as it is.
-# In a name or a translation, \\= and \\| stand for = and |. Then run the same command again, which reads this file.
+# Edit the translations, or add lines. Deleting a line does not change its anchor.
+# In a name or a translation write \\= for = and \\| for |. Then run the same command again: it reads this file.
 # version {version}
 
 """
 
 
 def write_form(path: Path, review: Review) -> int:
-    """Writes the form; returns the number of its entries."""
+    """Write the form; return the number of its entries."""
     entries = review.entries()
     lines = [HEAD.format(version=review.version())]
     for entry in entries:
@@ -34,10 +34,11 @@ def write_form(path: Path, review: Review) -> int:
 
 
 def read_form(path: Path, review: Review) -> list[Change]:
-    """The changes that an edited form asks for.
+    """Return the changes that an edited form contains.
 
     Raises:
-      UserError: a line that cannot be read, with its number; the dictionary changed since the form was written.
+      UserError: the form is not UTF-8 or has no version line; a line is malformed; an anchor has two lines; the
+        dictionary changed since the form was written.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -45,11 +46,11 @@ def read_form(path: Path, review: Review) -> list[Change]:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     version = re.search(r"^# version (\w+)", text, re.MULTILINE)
     if version is None:
-        raise UserError(f"{path}: its version line is gone; delete the file to have it written anew")
+        raise UserError(f"{path}: its version line is missing; delete the file and run the command again for a new one")
     if version[1] != review.version():
         raise UserError(
-            f"{path}: the dictionary changed since this form was written; move the form away, run this again for a new "
-            "one, and carry your changes over"
+            f"{path}: the dictionary changed since this form was written; move the form away, run the command again "
+            "for a new one, and copy your changes into it"
         )
     known = {entry.anchor: entry for entry in review.entries()}
     changes, seen = [], set()
@@ -59,7 +60,7 @@ def read_form(path: Path, review: Review) -> list[Change]:
         change = _change(line.strip(), known, f"{path}:{number}")
         anchor = change.anchor if change else _parse(line.strip(), "")[1]
         if anchor in seen:
-            raise UserError(f"{path}:{number}: {anchor!r} has a line already; keep one")
+            raise UserError(f"{path}:{number}: {anchor!r} already has a line; keep one of them")
         seen.add(anchor)
         if change is not None:
             changes.append(change)
@@ -67,7 +68,7 @@ def read_form(path: Path, review: Review) -> list[Change]:
 
 
 def _change(line: str, known: dict[str, Entry], where: str) -> Change | None:
-    """What a line changes, or None."""
+    """Return the change that a line makes; None if it makes none."""
     mark, anchor, generic = _parse(line, where)
     entry = known.get(anchor)
     if entry is None:
@@ -82,10 +83,10 @@ def _change(line: str, known: dict[str, Entry], where: str) -> Change | None:
 
 
 def _parse(line: str, where: str) -> tuple[str, str, tuple[str, ...]]:
-    """(mark, anchor, translations) of a line."""
+    """Return (mark, anchor, translations) of a line."""
     match = re.match(r"([?+-])\s+(.*)", line)
     if match is None:
-        raise UserError(f"{where}: begins with none of ?, + and -; write it as: + Name = One | Other")
+        raise UserError(f"{where}: does not begin with ?, + or -; write it as: + Name = One | Other")
     anchor, sign, rest = _split(match[2], "=")
     if not sign:
         raise UserError(f"{where}: has no =; write it as: + Name = One | Other")
@@ -100,7 +101,7 @@ def _parse(line: str, where: str) -> tuple[str, str, tuple[str, ...]]:
 
 
 def _split(text: str, sign: str) -> tuple[str, str, str]:
-    """As `str.partition` at the first `sign` that no backslash precedes; the first part is unescaped."""
+    """Partition `text` at the first `sign` without a backslash before it; unescape the first part."""
     match = re.search(rf"(?<!\\){re.escape(sign)}", text)
     head, tail = (text, "") if match is None else (text[: match.start()], text[match.end() :])
     return re.sub(r"\\([=|])", r"\1", head).strip(), sign if match else "", tail.strip()

@@ -1,8 +1,8 @@
-"""The review page: served to this machine only, and only to whoever has this start's token.
+"""The review page, served on the loopback interface to holders of a token that is new at every start.
 
-Who may do what: the page and everything behind it want the token; a change wants, besides, this server's own Origin and
-JSON as its type, so that no page of another origin can post one; the Host must be this server's own, so that no foreign
-name that points here (DNS rebinding) gets an answer. No text of the dictionary is ever part of the page's markup.
+The page and its data require the token. A change also requires this server's own Origin and the content type JSON, so
+that no page of another origin can post one. The Host must be this server's own, so that no foreign name that resolves
+to this machine (DNS rebinding) gets an answer. The page's markup contains no text of the dictionary.
 """
 
 import hmac
@@ -22,8 +22,8 @@ from jaxforget.corpus.text import Document
 from jaxforget.errors import UserError
 
 LOOPBACK = "127.0.0.1"
-LARGEST = 16_000_000  # bytes of a request
-# Nothing is loaded from anywhere, nothing frames the page, and only the script of this start runs.
+LARGEST = 16_000_000  # maximal bytes of a request
+# The page loads nothing from elsewhere, no page may frame it, and only the script with this answer's nonce runs.
 POLICY = (
     "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'"
@@ -31,10 +31,15 @@ POLICY = (
 
 
 class ReviewServer:
-    """Serves a review on a free port, or on `port`, until `close` or until the page says that it is done.
+    """A server of one review, which runs until `close` or until the page reports that the review is done.
+
+    Args:
+      review: the review to serve.
+      documents: reads the text, when its sentences are first shown.
+      port: port to listen on; 0 chooses a free one.
 
     Raises:
-      UserError: the port is taken.
+      UserError: the port cannot be opened.
     """
 
     def __init__(self, review: Review, documents: Callable[[], list[Document]], *, port: int = 0):
@@ -45,30 +50,30 @@ class ReviewServer:
         try:
             self._server = ThreadingHTTPServer((LOOPBACK, port), self._handler())
         except OSError as error:
-            raise UserError(f"--port {port}: cannot be opened: {error.strerror}; give another, or none") from None
+            raise UserError(f"--port {port}: cannot be opened: {error.strerror}; give another or omit it") from None
         self._server.daemon_threads = True
 
     @property
     def origin(self) -> str:
-        """What the browser calls this server."""
+        """The server's origin, as the browser sends it."""
         return f"http://{LOOPBACK}:{self._server.server_port}"
 
     @property
     def address(self) -> str:
-        """Where the page is, the token included."""
+        """The page's address, with the token."""
         return f"{self.origin}/?token={self.token}"
 
     def serve(self) -> None:
-        """Returns when the page says that it is done, or after `close`."""
+        """Serve until the page reports that the review is done, or until `close`."""
         self._server.serve_forever(poll_interval=0.1)
         self._server.server_close()
 
     def close(self) -> None:
-        """Ends `serve`, from another thread."""
+        """End `serve`; call it from another thread."""
         self._server.shutdown()
 
     def data(self) -> dict[str, Any]:
-        """Version and entries, as the page wants them."""
+        """Return the version and the entries for the page."""
         with self._lock:
             version, entries = self.review.version(), self.review.entries()
         rows = [
@@ -84,14 +89,19 @@ class ReviewServer:
         return {"version": version, "entries": rows, "file": str(self.review.anchors)}
 
     def save(self, body: Any) -> dict[str, Any]:
-        """Applies the page's changes; the new version."""
+        """Apply the page's changes and return the new version.
+
+        Raises:
+          UserError: `body` has no version, or a change is malformed.
+          ConflictError: the dictionary changed since that version.
+        """
         if not isinstance(body, dict) or not isinstance(body.get("version"), str):
             raise UserError('changes: give {"version": text, "changes": [...]}')
         with self._lock:
             return {"version": self.review.save(body["version"], changes_from(body.get("changes")))}
 
     def sentences(self, anchor: str) -> list[tuple[str, str, str]]:
-        """Some of an anchor's sentences, in three parts each."""
+        """Return some of an anchor's sentences as (before, anchor, after)."""
         with self._lock:
             if self._read is None:
                 self._read = self._documents()
@@ -110,7 +120,7 @@ class ReviewServer:
                 _post(page, self)
 
             def log_message(self, *_: object) -> None:
-                """Nothing: the address holds the token."""
+                """Log nothing, because the address contains the token."""
 
         return Handler
 
@@ -119,13 +129,11 @@ def _get(page: ReviewServer, request: BaseHTTPRequestHandler) -> None:
     place = urlsplit(request.path)
     query = parse_qs(place.query)
     if not _own_host(page, request):
-        return _send(request, HTTPStatus.FORBIDDEN, {"error": "another host's name"})
+        return _send(request, HTTPStatus.FORBIDDEN, {"error": "the request names another host"})
     if place.path == "/":
-        if not _is_token(page, query.get("token", [""])[0]):
-            return _send(request, HTTPStatus.FORBIDDEN, {"error": "no token, or another start's: use the address told"})
-        return _send_page(request)
+        return _send_page(request) if _is_token(page, query.get("token", [""])[0]) else _refuse_token(request)
     if not _is_token(page, request.headers.get("X-Token", "")):
-        return _send(request, HTTPStatus.FORBIDDEN, {"error": "no token, or another start's"})
+        return _refuse_token(request)
     if place.path == "/data":
         return _answer(request, page.data)
     if place.path == "/sentences":
@@ -137,24 +145,25 @@ def _post(page: ReviewServer, request: BaseHTTPRequestHandler) -> None:
     length = request.headers.get("Content-Length", "")
     size = int(length) if length.isascii() and length.isdigit() else -1
     if not 0 <= size <= LARGEST:
-        return _send(request, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": "no length, or too long"})
-    # Read before it is judged: a refusal while the browser still sends would look like a broken connection.
+        fault = f"the request has no Content-Length, or one above {LARGEST}"
+        return _send(request, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": fault})
+    # The body is read before it is checked. A refusal while the browser still sends would look like a lost connection.
     content = request.rfile.read(size)
     if not _own_host(page, request) or request.headers.get("Origin") != page.origin:
-        return _send(request, HTTPStatus.FORBIDDEN, {"error": "another origin"})
+        return _send(request, HTTPStatus.FORBIDDEN, {"error": "the request comes from another origin"})
     if not _is_token(page, request.headers.get("X-Token", "")):
-        return _send(request, HTTPStatus.FORBIDDEN, {"error": "no token, or another start's"})
+        return _refuse_token(request)
     if request.headers.get("Content-Type", "").partition(";")[0].strip() != "application/json":
-        return _send(request, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, {"error": "not JSON"})
+        return _send(request, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, {"error": "the content type is not JSON"})
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
-        return _send(request, HTTPStatus.BAD_REQUEST, {"error": "not JSON"})
+        return _send(request, HTTPStatus.BAD_REQUEST, {"error": "the request is not JSON"})
     if request.path == "/save":
         return _answer(request, lambda: page.save(body))
     if request.path == "/done":
         _send(request, HTTPStatus.OK, {})
-        # Not from this thread: shutdown waits for the loop, which waits for nobody.
+        # `close` must run in another thread, because it waits for the loop that runs this handler.
         threading.Thread(target=page.close, daemon=True).start()
         return None
     return _send(request, HTTPStatus.NOT_FOUND, {"error": "no such page"})
@@ -168,8 +177,13 @@ def _is_token(page: ReviewServer, given: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), page.token.encode())
 
 
+def _refuse_token(request: BaseHTTPRequestHandler) -> None:
+    fault = "the token is missing or belongs to an earlier start; open the address that the program printed"
+    _send(request, HTTPStatus.FORBIDDEN, {"error": fault})
+
+
 def _answer(request: BaseHTTPRequestHandler, work: Callable[[], Any]) -> None:
-    """What `work` gives, or its fault in a line."""
+    """Send the result of `work`, or its error as one line."""
     try:
         value = work()
     except ConflictError as error:
@@ -177,8 +191,8 @@ def _answer(request: BaseHTTPRequestHandler, work: Callable[[], Any]) -> None:
     except UserError as error:
         return _send(request, HTTPStatus.BAD_REQUEST, {"error": str(error)})
     except OSError as error:
-        told = f"{error.filename}: {error.strerror}; mend that and save again"
-        return _send(request, HTTPStatus.INTERNAL_SERVER_ERROR, {"error": told})
+        fault = f"{error.filename}: {error.strerror}; correct this and save again"
+        return _send(request, HTTPStatus.INTERNAL_SERVER_ERROR, {"error": fault})
     return _send(request, HTTPStatus.OK, value)
 
 

@@ -17,7 +17,7 @@ class Dpo(Objective):
       beta: inverse temperature.
     """
 
-    beta: float = 0.1
+    beta: float = dataclasses.field(default=0.1, metadata={"above": 0})
 
     name: ClassVar[str] = "dpo"
     per_row: ClassVar[bool] = True

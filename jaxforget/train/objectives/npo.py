@@ -15,10 +15,10 @@ class Npo(Objective):
     """-(2 / beta) log sigmoid(-beta (log p(y) - log p_base(y))), a mean over rows; y are a row's counted tokens.
 
     Attributes:
-      beta: inverse temperature; at 0 the loss becomes gradient ascent.
+      beta: inverse temperature, above 0; towards 0 the loss becomes gradient ascent.
     """
 
-    beta: float = 0.1
+    beta: float = dataclasses.field(default=0.1, metadata={"above": 0})
 
     name: ClassVar[str] = "npo"
     per_row: ClassVar[bool] = True
@@ -41,7 +41,7 @@ class SimNpo(Objective):
     """
 
     weight: float = 0.125
-    beta: float = 4.5
+    beta: float = dataclasses.field(default=4.5, metadata={"above": 0})
     delta: float = 0.0
 
     name: ClassVar[str] = "simnpo"

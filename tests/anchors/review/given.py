@@ -1,4 +1,4 @@
-"""A small dictionary with evidence, as a run's folder holds it."""
+"""A small dictionary with evidence, as in a run's folder."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ ENTRIES = {
 
 
 def make_review(folder: Path, entries: dict = ENTRIES) -> Review:
-    """Writes the dictionary into `folder`."""
+    """Write the dictionary into `folder` and return its review."""
     path = folder / "anchors.json"
     path.write_text(json.dumps(entries))
     return Review(path, folder / "anchors.review.json")

@@ -1,4 +1,4 @@
-"""Decisions: what they make of a dictionary, and what is refused."""
+"""Decisions applied to a dictionary, and decisions that are refused."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_what_is_decided_stands_in_the_dictionary(review):
         ],
     )
     assert after == review.version() != version
-    # The name of two words stands before those of one: the first match wins.
+    # The first match wins, so the name of two words comes before names of one.
     assert list(standing(review).items()) == [
         ("Brindle Mox", ("Peter Green",)),
         ("Vex Hollow", ("Mill Lane",)),
@@ -46,7 +46,7 @@ def test_what_is_decided_stands_in_the_dictionary(review):
         "wand": "dropped",
     }
     evidence = {entry.anchor: entry.evidence for entry in review.entries()}
-    assert evidence["Zorvath"] == evidence["wand"] | {"count": 9}, "evidence stays, also of what is dropped"
+    assert evidence["Zorvath"] == evidence["wand"] | {"count": 9}, "dropped anchors keep their evidence, too"
 
 
 def test_decisions_can_be_undone(review):

@@ -62,11 +62,11 @@ def test_edits_are_read_and_hold(form):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("Zed = A", r":\d+: begins with none of \?, \+ and -"),
+        ("Zed = A", r":\d+: does not begin with \?, \+ or -"),
         ("+ Zed", r":\d+: has no =; write it as"),
         ("+ Zed = ", "the name or its translations are missing"),
         ("+ = A", "the name or its translations are missing"),
-        ("+ wand = A", "'wand' has a line already"),
+        ("+ wand = A", "'wand' already has a line"),
     ],
 )
 def test_lines_that_cannot_be_read(line, says, form):
@@ -87,7 +87,7 @@ def test_a_dictionary_that_changed_meanwhile(form):
 def test_a_form_without_its_version(form):
     path, review = form
     path.write_text("+ Zed = A\n")
-    with pytest.raises(UserError, match="its version line is gone"):
+    with pytest.raises(UserError, match="its version line is missing"):
         read_form(path, review)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="not UTF-8 at byte 0"):

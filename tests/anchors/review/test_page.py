@@ -18,7 +18,7 @@ GENERIC = "textarea[aria-label='translations of {}']"
 
 @pytest.fixture(scope="module")
 def tab(tmp_path_factory):
-    """One browser for all tests of this file: its start takes seconds."""
+    """One browser for all tests of this file, because its start takes seconds."""
     with browser(tmp_path_factory.mktemp("profile")) as opened:
         yield opened
 
@@ -35,7 +35,7 @@ def server(tmp_path):
 
 
 def opened(tab, server) -> None:
-    # Away first: a page with changes would ask whether to leave.
+    # A page with unsaved changes would ask before it is left.
     tab.run("typeof changed === 'undefined' || changed.clear()")
     tab.open(server.address)
     tab.wait("document.querySelectorAll('article').length > 0")
@@ -59,7 +59,7 @@ def test_edit_save_and_reload(tab, server):
     tab.write("#newgeneric", "Mill Lane")
     tab.click("#adding button")
     assert "4 changes not saved" in tab.run("document.getElementById('count').textContent")
-    assert standing(server)["Zorvath"] == ("Kate", "Paul"), "nothing is written before it is saved"
+    assert standing(server)["Zorvath"] == ("Kate", "Paul"), "nothing is written before Save"
     tab.click("#save")
     tab.wait("document.getElementById('status').textContent.includes('Saved 4 changes')")
     found = standing(server)
@@ -89,7 +89,7 @@ def test_a_conflict_keeps_what_was_decided(tab, server):
     tab.click("#save")
     tab.wait("document.getElementById('status').className === 'bad'")
     assert "changed since it was read" in status(tab)
-    assert "Press Load again" in status(tab)
+    assert "Press Reload" in status(tab)
     assert "wand" in standing(server)
     assert tab.run("changed.size") == 1
     tab.click("#reload")
@@ -103,15 +103,15 @@ def test_a_conflict_keeps_what_was_decided(tab, server):
 def test_a_bad_token_shows_nothing(tab, server):
     tab.run("typeof changed === 'undefined' || changed.clear()")
     tab.open(server.address[:-1])
-    assert "another start's" in tab.run("document.body.textContent")
+    assert "belongs to an earlier start" in tab.run("document.body.textContent")
     assert tab.run("document.querySelectorAll('article, script').length") == 0
     opened(tab, server)
-    # A page that was open when the program was started anew.
+    # The page was opened before the program was restarted.
     server.token = "another"
     tab.click("button[aria-label='Drop wand']")
     tab.click("#save")
     tab.wait("document.getElementById('status').className === 'bad'")
-    assert "no token, or another start's" in status(tab)
+    assert "the token is missing or belongs to an earlier start" in status(tab)
     assert "wand" in standing(server)
 
 
@@ -121,9 +121,9 @@ def test_another_origin_cannot_post(tab, server, tmp_path):
     thread.start()
     try:
         opened(tab, server)
-        # Even with the token known: the browser names the origin, and the server refuses it.
+        # The browser sends the origin, so the server refuses even a request with the right token.
         body = json.dumps({"version": other.review.version(), "changes": [{"anchor": "wand", "verdict": "dropped"}]})
-        # This page's own policy lets it connect nowhere else; a page without one is what an attacker would have.
+        # The review page's own policy forbids connections elsewhere; an attacker's page would have none.
         tab.open("about:blank")
         tab.run(
             f"fetch('{other.origin}/save', {{method: 'POST', mode: 'no-cors', body: {json.dumps(body)},"
@@ -151,7 +151,7 @@ def test_text_is_only_ever_text(tab, server):
     opened(tab, server)
     tab.run("document.querySelectorAll('details').forEach(one => one.open = true)")
     tab.wait("document.querySelectorAll('details p').length >= 5")
-    assert tab.run("document.title") == "Anchors under review"
+    assert tab.run("document.title") == "Review of the anchors"
     assert tab.run("document.images.length + document.querySelectorAll('script').length") == 1
     names = tab.run("[...document.querySelectorAll('.name')].map(one => one.textContent)")
     assert HOSTILE in names
@@ -168,7 +168,7 @@ def test_finding_showing_and_accepting_what_is_shown(tab, server):
     )
     assert tab.run("document.querySelectorAll('article').length") == 4
     tab.click("#done")
-    assert "not saved" in status(tab)
+    assert "unsaved changes" in status(tab)
     tab.click("#save")
     tab.wait("document.getElementById('status').textContent.includes('Saved 1')")
     entries = {entry.anchor: entry.verdict for entry in server.review.entries()}

@@ -1,4 +1,4 @@
-"""Who may ask the review page what: every door tried by hand."""
+"""Access control of the review page: every kind of request that must be refused."""
 
 import http.client
 import json
@@ -27,7 +27,7 @@ def server(tmp_path):
 
 
 def ask(server, method, path, body=None, **headers):
-    """(status, JSON or text, headers)."""
+    """Return (status, JSON or text, headers)."""
     connection = http.client.HTTPConnection(*server.origin.removeprefix("http://").split(":"), timeout=10)
     content = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
     connection.request(method, path, content, {name.replace("_", "-"): value for name, value in headers.items()})
@@ -52,7 +52,7 @@ def test_the_page_wants_the_token(server):
     for path in ("/", "/?token=", "/?token=x", f"/?token={server.token}x", "/?token=%FF"):
         assert ask(server, "GET", path)[0] == 403
     assert ask(server, "GET", "/data")[0] == 403
-    assert ask(server, "GET", f"/data?token={server.token}")[0] == 403, "an address is not enough for data"
+    assert ask(server, "GET", f"/data?token={server.token}")[0] == 403, "data require the token in the header"
     assert ask(server, "GET", "/data", X_Token=server.token)[0] == 200
     assert ask(server, "GET", "/nothing", X_Token=server.token)[0] == 404
 
@@ -70,7 +70,7 @@ def test_no_other_origin_can_post(server):
 
 def test_another_name_for_this_machine_gets_nothing(server):
     status, told, _ = ask(server, "GET", f"/?token={server.token}", Host="rebound.example")
-    assert (status, told) == (403, {"error": "another host's name"})
+    assert (status, told) == (403, {"error": "the request names another host"})
 
 
 def test_it_listens_on_the_loopback_only(server):
@@ -91,7 +91,7 @@ def test_what_a_page_may_do_is_bounded(server):
     assert "frame-ancestors 'none'" in policy
     assert headers["referrer-policy"] == "no-referrer"
     assert server.token not in page
-    assert nonce not in ask(server, "GET", f"/?token={server.token}")[1], "drawn anew for each answer"
+    assert nonce not in ask(server, "GET", f"/?token={server.token}")[1], "every answer has its own nonce"
 
 
 def test_a_conflict_and_faults_are_told(server):

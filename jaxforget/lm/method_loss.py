@@ -1,0 +1,173 @@
+"""The loss of a method and its gradient on given rows: what one training step computes, for notebooks and checks."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxforget.errors import UserError
+from jaxforget.lm.forward import make_forward
+from jaxforget.lm.model import Model, materialize
+from jaxforget.sharding import put_rows
+from jaxforget.train.objectives import NextToken, Objective, Retain, check_settings, find_method
+from jaxforget.train.step import StepOptions, make_loss
+from jaxforget.train.types import Frozen, Params
+
+Rows = Mapping[str, Any]
+ALONE = {"nll": "nll", "retain_kl": "kl"}  # retain terms by themselves
+TILE = 1024
+
+
+def method_loss(
+    method: str,
+    student: Model,
+    base: Model | None = None,
+    *,
+    forget: Rows | None = None,
+    retain: Rows | None = None,
+    alternate: Rows | None = None,
+    reinforced: Model | None = None,
+    retain_loss: str = "nll",
+    retain_weight: float = 1.0,
+    **settings: float,
+) -> tuple[float, Params]:
+    """Return the loss of a method, a mean over counted tokens or rows in nats, and its gradient by `student.params`.
+
+    Rows are {"tokens": int [B, S], "used": bool [B, S], False on padding, "answer": bool [B, S], True on tokens whose
+    prediction counts}; "used" and "answer" may be left out and are then True. Rows of methods with generic targets also
+    hold the arrays of `jaxforget.translate`, one row for each block.
+
+    Args:
+      method: a name of `jaxforget.train.objectives.METHODS`, or "nll" or "retain_kl" for the retain rows alone.
+      student: the model that is differentiated; it computes in fp32.
+      base: the frozen reference, where the method or the retain term needs one.
+      forget: the rows to forget.
+      retain: the rows to keep; None for no retain term.
+      alternate: alternative answers to the forget rows, for "dpo".
+      reinforced: the reinforced model, for generic targets.
+      retain_loss: "nll" or "kl".
+      retain_weight: weight of the retain loss beside the forget loss.
+      **settings: of the method, as beta=0.1.
+
+    Raises:
+      UserError: an unknown method or setting, rows of a wrong shape, or a model or rows that the method needs.
+    """
+    if method in ALONE:
+        if retain is None:
+            raise UserError(f"method {method!r}: needs retain=ROWS")
+        objective: Objective = NextToken()
+        retain_loss, retain_weight = ALONE[method], 1.0
+    else:
+        kind = find_method(method, "method")
+        objective = kind(**_options(kind, settings), **check_settings(kind, _plain(kind, settings)))
+        if forget is None:
+            raise UserError(f"method {method!r}: needs forget=ROWS")
+    if retain_loss not in ("nll", "kl"):
+        raise UserError(f"retain_loss={retain_loss!r}: give nll or kl")
+    term = None if retain is None else Retain(float(retain_weight), retain_loss)
+    if objective.needs_retain and term is None:
+        raise UserError(f"method {method!r}: needs retain=ROWS")
+    if objective.alternates and alternate is None:
+        raise UserError(f"method {method!r}: needs alternate=ROWS, other answers to the same prompts")
+    if (objective.uses_base or (term is not None and term.uses_base)) and base is None:
+        raise UserError(f"method {method!r}: needs base=, the frozen reference")
+    if objective.uses_reinforced and reinforced is None:
+        raise UserError(f"method {method!r}: needs reinforced=, the reinforced model")
+    batch = _batch(student, None if method in ALONE else forget, retain, alternate)
+    compiled = _compiled(student.module, student.mesh, objective, term)
+    dual = jnp.float32(0.0) if objective.constrained else None
+    frozen = Frozen(
+        base=None if base is None else materialize(base).params,
+        reinforced=None if reinforced is None else materialize(reinforced).params,
+    )
+    losses, gradients = compiled(materialize(student).params, frozen, put_rows(batch, student.mesh), dual)
+    return float(losses[1] if method in ALONE else losses.sum()), gradients
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(module: Any, mesh: Any, objective: Objective, retain: Retain | None):
+    # Cached, so that one method on many rows compiles once.
+    loss = make_loss(make_forward(module), objective, StepOptions(tile=TILE), mesh, retain)
+    return jax.jit(lambda *given: loss(*given)[:2])
+
+
+def _options(kind: type[Objective], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a run takes from other sections of its configuration, such as alpha."""
+    return {name: value for name, value in settings.items() if name not in _plain(kind, settings)}
+
+
+def _plain(kind: type[Objective], settings: Mapping[str, Any]) -> dict[str, Any]:
+    shared = {name for name in kind.__dataclass_fields__ if name not in {field.name for field in kind.settings()}}
+    return {name: value for name, value in settings.items() if name not in shared}
+
+
+def _batch(model: Model, forget: Rows | None, retain: Rows | None, alternate: Rows | None) -> dict[str, np.ndarray]:
+    """Return one batch of both kinds of rows, padded to one length and to rows that the devices can share."""
+    kinds = [(rows, flag) for rows, flag in ((forget, 0.0), (retain, 1.0)) if rows is not None]
+    arrays = [_checked(model, rows, "retain" if flag else "forget") for rows, flag in kinds]
+    others = [] if alternate is None else [_checked(model, alternate, "alternate")]
+    if others and len(others[0]["tokens"]) != len(arrays[0]["tokens"]):
+        raise UserError("alternate: has another number of rows than forget; give one alternative a row")
+    length = max(len(part["tokens"][0]) for part in (*arrays, *others))
+    count = sum(len(part["tokens"]) for part in arrays)
+    shards = model.mesh.shape["data"] * model.mesh.shape["fsdp"]
+    rows = -(-count // shards) * shards
+
+    def joined(parts: list[dict[str, np.ndarray]], name: str, dtype: type, fill: int = 0) -> np.ndarray:
+        width = length if name in ("tokens", "used", "answer", "position_map") else max(p[name].shape[1] for p in parts)
+        whole = np.full((rows, width), fill, dtype)
+        first = 0
+        for part in parts:
+            value = part[name]
+            whole[first : first + len(value), : value.shape[1]] = value
+            first += len(value)
+        return whole
+
+    batch = {
+        "tokens": joined(arrays, "tokens", np.int32),
+        "weights": joined(arrays, "used", np.float32),
+        "answer": joined(arrays, "answer", np.float32),
+        "retain": np.zeros(rows, np.float32),
+    }
+    first = 0
+    for part, (_, flag) in zip(arrays, kinds, strict=True):
+        batch["retain"][first : first + len(part["tokens"])] = flag
+        first += len(part["tokens"])
+    if others:
+        batch["alternate"] = joined(others, "tokens", np.int32)
+        batch["alternate_weights"] = joined(others, "used", np.float32)
+        batch["alternate_answer"] = joined(others, "answer", np.float32)
+    if forget is not None and "translated" in forget:
+        for part in arrays:
+            # A retain row is not translated: its map is the identity.
+            part.setdefault("translated", part["tokens"])
+            part.setdefault("position_map", np.broadcast_to(np.arange(part["tokens"].shape[1]), part["tokens"].shape))
+            part.setdefault("suppress_ids", np.full((len(part["tokens"]), 1), -1))
+            part.setdefault("suppress_from", np.full((len(part["tokens"]), 1), -1))
+        fills = {"translated": 0, "position_map": -1, "suppress_ids": -1, "suppress_from": -1}
+        batch |= {name: joined(arrays, name, np.int32, fill) for name, fill in fills.items()}
+    return batch
+
+
+def _checked(model: Model, rows: Rows, name: str) -> dict[str, np.ndarray]:
+    """Return rows as arrays of one shape."""
+    if "tokens" not in rows:
+        raise UserError(f"{name}: has no tokens; rows are {{'tokens', 'used', 'answer'}}")
+    found = {key: np.asarray(value) for key, value in rows.items()}
+    tokens = found["tokens"]
+    if tokens.ndim != 2 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
+        raise UserError(f"{name}['tokens']: shape {tokens.shape}, dtype {tokens.dtype}; give int [rows, positions]")
+    known = {"tokens", "used", "answer", "translated", "position_map", "suppress_ids", "suppress_from"}
+    if unknown := sorted(set(found) - known):
+        raise UserError(f"{name}: unknown {unknown[0]!r}; rows have {', '.join(sorted(known))}")
+    for key in ("used", "answer"):
+        found.setdefault(key, np.ones(tokens.shape, bool))
+        if found[key].shape != tokens.shape:
+            raise UserError(f"{name}[{key!r}]: shape {found[key].shape}, but tokens have {tokens.shape}")
+    real = tokens[found["used"].astype(bool)]
+    if real.size and (real.min() < 0 or real.max() >= model.config.vocab_size):
+        raise UserError(f"{name}['tokens']: {real.min()} to {real.max()}; {model.folder} has {model.config.vocab_size}")
+    return found
