@@ -3,7 +3,6 @@
 import contextlib
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -26,7 +25,7 @@ class Fake:
     """
 
     def __init__(self, reply: Callable[[dict[str, Any], int], Any]):
-        self.reply, self.requests, self.headers, self.times = reply, [], [], []
+        self.reply, self.requests, self.headers = reply, [], []
         self.most_at_once = 0
         self._busy, self._lock = 0, threading.Lock()
         self.released = threading.Event()
@@ -41,7 +40,6 @@ class Fake:
             number = len(self.requests)
             self.requests.append(body)
             self.headers.append(dict(handler.headers))
-            self.times.append(time.monotonic())
             self._busy += 1
             self.most_at_once = max(self.most_at_once, self._busy)
         try:

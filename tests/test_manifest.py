@@ -26,7 +26,7 @@ def test_a_runs_manifest_says_what_it_was_made_of(tiny_run, tiny_world):
     assert noted["devices"] == {"count": 8, "kind": jax.devices()[0].device_kind, "processes": 1}
     assert list(noted["stages"]) == ["anchors", "prepare", "reinforce", "forget", "eval", "export", "report"]
     for name, stage in noted["stages"].items():
-        assert 0 <= stage["seconds"] < 600, name
+        assert stage["seconds"] >= 0, name
         assert stage["fingerprint"] == fingerprint(stage["inputs"])
         assert stage["finished"] >= noted["started"]
         assert stage["devices"] == noted["devices"]

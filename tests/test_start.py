@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -82,6 +83,8 @@ def on_tpu(monkeypatch) -> None:
         if name.startswith(("TPU_", "MEGASCALE_", "JAX_COORD")):
             monkeypatch.delenv(name)
     monkeypatch.setattr(start, "_has_tpu", lambda devices: True)
+    there = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: name))  # libtpu, installed here or not
+    monkeypatch.setattr(start, "importlib", there)
     monkeypatch.setattr(start.time, "sleep", lambda seconds: None)
     monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{free_port()}")
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
@@ -149,7 +152,7 @@ def test_half_a_description_of_processes(monkeypatch, set_):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
     for name, value in set_.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="JAX_NUM_PROCESSES and JAX_PROCESS_ID must be whole numbers"):
+    with pytest.raises(UserError, match="set JAX_NUM_PROCESSES and JAX_PROCESS_ID to whole numbers"):
         join_processes()
 
 
@@ -265,6 +268,7 @@ def test_two_hosts_of_a_pod_find_each_other_by_their_metadata(metadata):
     code = (
         "import json, os, jax\nfrom jaxforget import start\n"
         "del os.environ['TPU_SKIP_MDS_QUERY']\nstart._has_tpu = lambda devices: True\n"
+        "start.importlib.util.find_spec = lambda name: name\n"  # libtpu, installed here or not
         "start.start_jax()\n"
         "jax.config.update('jax_platforms', 'cpu')\n"
         "jax.config.update('jax_cpu_collectives_implementation', 'gloo')\n"

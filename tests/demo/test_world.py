@@ -1,6 +1,5 @@
 import json
 import re
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -61,9 +60,7 @@ def test_same_seed_same_bytes(toy, tmp_path):
 
 
 def test_other_seed_other_world(toy, tmp_path):
-    start = time.perf_counter()
     world.build_world(tmp_path / "other", seed=SEED + 1)
-    assert time.perf_counter() - start < 10
     terms = set(read_json(toy / "truth.json")["target_terms"])
     assert len(terms & set(read_json(tmp_path / "other/truth.json")["target_terms"])) < 3
 

@@ -128,8 +128,9 @@ def test_a_whole_llama_lowers_for_cuda(card, monkeypatch, remat):
         return jnp.sum(module.apply({"params": params}, tokens, method="hidden").astype(jnp.float32))
 
     calls = cuda_calls(jax.grad(total), params, tokens)
-    assert calls.count(BACKWARD) == 1
-    assert calls.count(FORWARD) == (1 if remat == "none" else 2)
+    # Without remat the two layers are unrolled, and JAX 0.11 lowers each of them.
+    assert calls.count(BACKWARD) in ((1, 2) if remat == "none" else (1,))
+    assert calls.count(FORWARD) == calls.count(BACKWARD) * (1 if remat == "none" else 2)
 
 
 @pytest.mark.parametrize(

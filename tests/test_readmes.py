@@ -1,0 +1,30 @@
+"""The READMEs: their size, their links, and the files that they name."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(path for path in ROOT.rglob("README.md") if not {"runs", ".venv", "build"} & set(path.parts))
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_bytes()) <= 10_000
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    text = path.read_text()
+    headings = {re.sub(r"[^\w -]", "", line.strip("# ").lower()).replace(" ", "-") for line in text.splitlines()}
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        elif not target.startswith("https://"):
+            assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_in_commands_exist(path):
+    named = set(re.findall(r"(?<![\w/.])(?:scripts|configs|jaxforget)/[\w./-]+\w", path.read_text()))
+    assert not [name for name in named if not (ROOT / name).exists() and not (path.parent / name).exists()]
