@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxforget.corpus.prompts import encode_prompt
 from jaxforget.errors import UserError
 from jaxforget.evals.probes import Probe
-from jaxforget.lm.prompts import encode_prompt
 from jaxforget.lm.scoring import Scorer
 from jaxforget.train.types import Params
 

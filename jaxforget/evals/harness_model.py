@@ -17,11 +17,11 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from jaxforget.corpus.prompts import encode_prompt
 from jaxforget.errors import UserError, first_line
 from jaxforget.evals.multiple_choice import Score, cut_pair
 from jaxforget.evals.rows import Row, make_row
 from jaxforget.evals.text_scores import cut_at, decode
-from jaxforget.lm.prompts import encode_prompt
 
 NEW_TOKENS = 256  # if a task sets no number; the default of the harness's own model
 FIRST_LENGTH = 32  # tokens before the first search for a stop word; each further round has twice as many

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxforget.corpus.prompts import encode_prompt
 from jaxforget.corpus.text import Source
 from jaxforget.errors import UserError
 from jaxforget.evals.intervals import bootstrap
@@ -21,7 +22,6 @@ from jaxforget.evals.text_scores import decode, rouge_l
 from jaxforget.lm.completion import completer
 from jaxforget.lm.generate import Complete
 from jaxforget.lm.model import Model
-from jaxforget.lm.prompts import encode_prompt
 
 PASSAGE = 128  # default length of a passage, in tokens
 CONVENTIONS = {

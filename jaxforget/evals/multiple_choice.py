@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxforget.corpus.prompts import encode_prompts
 from jaxforget.errors import UserError
 from jaxforget.evals.records import NUMBER, TEXTS, Field, read_records
 from jaxforget.evals.rows import Row, mean_row
 from jaxforget.evals.scorers import continuation_scorer
 from jaxforget.evals.suite import RunInputs, Suite
 from jaxforget.lm.model import Model
-from jaxforget.lm.prompts import encode_prompts
 
 # pairs (token ids before, token ids of the continuation) -> (summed log-likelihood, every token is the argmax)
 Score = Callable[[Sequence[tuple[Sequence[int], Sequence[int]]]], list[tuple[float, bool]]]

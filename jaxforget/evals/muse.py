@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxforget.corpus.prompts import encode_prompts
 from jaxforget.errors import UserError
 from jaxforget.evals.intervals import bootstrap
 from jaxforget.evals.membership_scores import auc, lowest_mean
@@ -35,7 +36,6 @@ from jaxforget.evals.text_scores import cut_at, decode, rouge_l
 from jaxforget.lm.completion import completer
 from jaxforget.lm.generate import Complete
 from jaxforget.lm.model import Model
-from jaxforget.lm.prompts import encode_prompts
 from jaxforget.lm.scoring import Scorer
 from jaxforget.train.types import Params
 

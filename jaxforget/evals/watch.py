@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxforget.corpus.prompts import encode_prompts
 from jaxforget.evals.familiarity import EncodedProbe, answer_probabilities, encode_probe, perplexity, top_tokens
 from jaxforget.evals.probes import Probes, Prompts
 from jaxforget.files import read_json, write_json
-from jaxforget.lm.prompts import encode_prompts
 from jaxforget.lm.scoring import Scorer
 from jaxforget.manifest import changed
 from jaxforget.train.types import Params

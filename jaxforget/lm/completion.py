@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from jaxforget.corpus.prompts import encode_prompt, encode_prompts
 from jaxforget.errors import UserError
 from jaxforget.lm.generate import Complete, generate
 from jaxforget.lm.model import Model
-from jaxforget.lm.prompts import encode_prompt, encode_prompts
 
 
 def completer(model: Model, **sampling: Any) -> Complete:

@@ -34,7 +34,9 @@ def test_prepare_says_what_it_found(tiny_world, tmp_path, capsys):
     splits = told["splits"]
     blocks = f"{splits['train']} blocks and {splits['validation']} held out"
     missed = told["anchors"]["missed"]
-    assert 0 < sum(missed.values()) < 0.1 * told["anchors"]["occurrences"], "the ends of blocks of 32 tokens cut some names"
+    assert 0 < sum(missed.values()) < 0.1 * told["anchors"]["occurrences"], (
+        "the ends of blocks of 32 tokens cut some names"
+    )
     assert said == [
         f"  target: 6 documents, {told['tokens']:,} tokens, {blocks}",
         f"  {told['anchors']['occurrences']:,} occurrences of anchors found, {sum(missed.values()):,} missed "

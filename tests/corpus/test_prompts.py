@@ -4,13 +4,13 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from jaxforget.corpus.prompts import encode_prompt, encode_prompts
 from jaxforget.evals.familiarity import encode_probe
 from jaxforget.evals.memorization import cut_passages
 from jaxforget.evals.multiple_choice import Document, encode_choices
 from jaxforget.evals.probes import Probe
 from jaxforget.evals.tofu import Asker
 from jaxforget.lm.completion import continuation
-from jaxforget.lm.prompts import encode_prompt, encode_prompts
 
 WORDS = ["<s>", "</s>", "the", "dog", "ran", "far"]
 
