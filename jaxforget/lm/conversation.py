@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from jaxforget.corpus.prompts import encode_prompt
 from jaxforget.errors import UserError
 from jaxforget.lm.model import Model
-from jaxforget.lm.prompts import encode_prompt
 from jaxforget.lm.stream import stream
 
 # Everything that could move a terminal's cursor or change its colours, but for new lines and tabs.

@@ -3,10 +3,10 @@
 import pytest
 
 import jaxforget
+from jaxforget.corpus.prompts import encode_prompt
 from jaxforget.errors import UserError
 from jaxforget.lm.completion import complete, completer
 from jaxforget.lm.conversation import Conversation, printable
-from jaxforget.lm.prompts import encode_prompt
 from jaxforget.lm.stream import stream
 
 
