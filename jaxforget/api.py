@@ -280,11 +280,14 @@ def _option(value: Any, parameter: inspect.Parameter, field: str, split: str) ->
 def _run_blocks(model: Model) -> dict[str, int]:
     """Return the held-out blocks' length and number of the run whose folder holds the model, else the defaults.
 
-    So a model of a run has the same perplexity here as in the run's own table.
+    So a model of a run has the same perplexity here as in the run's own table. Only these two options are read, because
+    the run may be of another version.
     """
     place = model.folder.parent / "config.yaml"
-    config = load_config(model.folder.parent) if place.is_file() else config_from({})
-    return {"length": config.blocks.length, "heldout_blocks": config.evals.heldout_blocks}
+    defaults, stored = config_from({}), OmegaConf.load(place) if place.is_file() else OmegaConf.create({})
+    found = {"length": ("blocks.length", defaults.blocks.length)}
+    found["heldout_blocks"] = ("evals.heldout_blocks", defaults.evals.heldout_blocks)
+    return {name: int(OmegaConf.select(stored, key, default=default)) for name, (key, default) in found.items()}
 
 
 def export(model: Model, folder: str | Path, dtype: str = "float32") -> Path:

@@ -1,10 +1,15 @@
 """The catalogue of suites, in the order of the tables; a suite is imported only when it is used."""
 
+from __future__ import annotations
+
 import dataclasses
 import importlib
+import typing
 
 from jaxforget.errors import UserError
-from jaxforget.evals.suite import Suite
+
+if typing.TYPE_CHECKING:  # the command line reads the names for its help, which loads neither NumPy nor JAX
+    from jaxforget.evals.suite import Suite
 
 
 @dataclasses.dataclass(frozen=True)

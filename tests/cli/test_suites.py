@@ -9,7 +9,7 @@ def test_a_dry_run_shows_what_would_be_asked_and_asks_nothing(capsys, copied, mo
     count = "evals.completion_count=4"
     assert status_of("eval", copied, "suite=completion,prompting", "--dry-run", count, *words) == 0
     told = capsys.readouterr().err
-    assert "prompting: the questions in other words" in told
+    assert "prompting: the questions rephrased" in told
     assert "asks no endpoint" in told
     assert "4 prompts, completed by 3 models" in told
     assert "judge at http://127.0.0.1:9/v1: 12 questions, 0 answered" in told
