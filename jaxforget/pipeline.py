@@ -42,7 +42,7 @@ TEXT = prepare.TEXT  # no command: runs where the reinforced model is trained be
 
 def run_chain(
     config: Config,
-    stages: tuple[str, ...] = tuple(stage.name for stage in STAGES),
+    stages: tuple[str, ...] | None = None,
     *,
     again: bool = False,
     force: bool = False,
@@ -51,7 +51,7 @@ def run_chain(
 
     Args:
       config: the run's configuration.
-      stages: names of stages.
+      stages: names of stages; None takes all that the method needs.
       again: replace finished results of other options; without it that is refused.
       force: accept an `out` that holds other files or lies inside another run.
 
@@ -62,6 +62,7 @@ def run_chain(
     with naming_options(config):
         run = Run(config)
         check_folder(run, force=force)
+        stages = needed_stages(run) if stages is None else stages
         check(run, stages)
         chain = order(run, stages)
         with _opened(run, chain):
@@ -72,6 +73,14 @@ def run_chain(
             if "eval" in stages:
                 say_verdict(run, closing="report" in stages)
     return run
+
+
+def needed_stages(run: Run) -> tuple[str, ...]:
+    """Return the names of the stages that the run's method needs: some need no anchors or no reinforced model."""
+    unneeded = set() if run.objective.needs_reinforced else {"reinforce"}
+    if not run.translates and not run.anchored:
+        unneeded.add("anchors")
+    return tuple(stage.name for stage in STAGES if stage.name not in unneeded)
 
 
 def say_verdict(run: Run, *, closing: bool) -> None:

@@ -74,10 +74,10 @@ def run(given: argparse.Namespace) -> int:
     config = read_config(given.config, [word for word in given.overrides if word not in suites])
     check_places(config, tuple(HELP) if given.name == "run" else (given.name,))
     start_jax(alone=given.name == "report" or (given.name == "anchors" and given.dry_run))
-    from jaxforget.pipeline import STAGES, preview_anchors, run_chain, run_suites
+    from jaxforget.pipeline import preview_anchors, run_chain, run_suites
     from jaxforget.train.loop import Preempted
 
-    names = tuple(stage.name for stage in STAGES) if given.name == "run" else (given.name,)
+    names = None if given.name == "run" else (given.name,)
     given.out = config.out or ""
     quiet_threads(given.debug)
     try:

@@ -19,7 +19,7 @@ from jaxforget.models.load import Checkpoint
 from jaxforget.models.tokenizer import find_tokenizer, fit_tokenizer, load_tokenizer
 from jaxforget.models.weights import dense_layers
 from jaxforget.sharding import row_shards
-from jaxforget.stages.build import make_objective
+from jaxforget.stages.build import make_retain
 from jaxforget.stages.run import Run
 
 MODEL_STAGES = {"prepare", "reinforce", "forget", "eval", "export"}
@@ -33,6 +33,7 @@ def check(run: Run, stages: Collection[str]) -> None:
         divide.
     """
     config, wanted = run.config, set(stages)
+    make_retain(config)  # checks the method, its settings and the retain term
     base = None
     if run.reinforces_first and "anchors" in wanted:
         wanted.add("reinforce")  # its model helps to find the anchors
@@ -50,8 +51,11 @@ def check(run: Run, stages: Collection[str]) -> None:
         _check_texts(run, retain=config.retain.rows > 0 or run.finder is not None)
     if run.finder == "local" and "anchors" in wanted and config.anchors.model is not None:
         _check_model(resolve_folder(config.anchors.model))
-    if run.finder is None and wanted & {"anchors", "forget", "eval"}:
+    dictionary = run.finder is None and (run.translates or run.config.anchors.path is not None)
+    if dictionary and wanted & {"anchors", "forget", "eval"}:
         Anchors.load(run.dictionary)
+    if "anchors" in wanted and not run.translates and run.config.anchors.path is None:
+        raise UserError(f"method={config.method}: needs no anchors, so there is no stage anchors to run")
     if base is not None and wanted & {"reinforce", "forget", "eval"}:
         if config.model.reinforced is not None:
             _check_reinforced(run, base)
@@ -63,7 +67,6 @@ def check(run: Run, stages: Collection[str]) -> None:
     if base is not None and wanted & {"forget", "eval"}:
         load_probes(config.evals.probes)
         check_select(config)
-        make_objective(config)
         load_prompts(config.evals.prompts)
         if run.heldout is not None:
             _read(run, run.heldout)

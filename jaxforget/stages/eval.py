@@ -16,8 +16,9 @@ from jaxforget.evals.watch import changed_questions, measure_ends, prompt_top_to
 from jaxforget.files import read_json, write_json
 from jaxforget.lm.completion import complete
 from jaxforget.lm.forward import make_forward
-from jaxforget.lm.model import load, load_delta
+from jaxforget.models.tokenizer import load_tokenizer
 from jaxforget.sharding import put_rows, row_shards
+from jaxforget.stages.frozen import load_base, load_reinforced
 from jaxforget.stages.hashes import hash_followed
 from jaxforget.stages.measure import Models, compared_models, measure_model, missing_input, write_table
 from jaxforget.stages.page_details import PASSAGE_MODELS, add_answers, add_token_probabilities, questions_of_page
@@ -102,27 +103,22 @@ def measure_changed_questions(run: Run, models: Models) -> None:
 
 
 def passage(run: Run) -> dict[str, Any]:
-    """Return one block of the target with each token's generic label, from the training step's own label function."""
+    """Return one block of the target, with the generic label of each token where the method has such labels."""
     config = run.config
     split = "validation" if read_summary(run.blocks)["splits"]["validation"] else "train"
     records = open_blocks(run.blocks, split)
     # The block with the most suppressed words has many anchors.
     number = max(range(min(len(records), 64)), key=lambda i: len(records[i]["suppress_ids"]))
     record = records[number]
-    base = load(run.base, config.model.dtype, run.mesh, attention=config.model.attention, form=config.model.base)
-    form = "int8-delta" if config.reinforce.weights == "int8-delta" else "full"
-    reinforced = load_delta(run.reinforced, base, config.model.dtype, form)
-    rows = row_shards(run.mesh)
-    batch = collate([record], [read_summary(run.blocks)], rows)
-    options = StepOptions(tile=config.targets.tile)
-    step = make_label_step(make_forward(base.module), Whp(alpha=config.targets.alpha), options, run.mesh)
-    labels = fetch(step(Frozen(base.params, reinforced), put_rows(batch, run.mesh)))[0]
     tokens = np.asarray(record["tokens"])
-    translator = Translator(read_dictionary(run), base.tokenizer, match=config.anchors.match)
+    tokenizer = load_tokenizer(run.base)
+    labels = _passage_labels(run, record) if run.objective.needs_reinforced else np.full(len(tokens), -1)
     anchored = np.zeros(len(tokens), bool)
-    for start, length, _ in translator.translate(tokens, block_rng(0, 0)).spans:
-        anchored[start : start + length] = True
-    pieces = base.tokenizer.convert_ids_to_tokens
+    if run.anchored:
+        translator = Translator(read_dictionary(run), tokenizer, match=config.anchors.match)
+        for start, length, _ in translator.translate(tokens, block_rng(0, 0)).spans:
+            anchored[start : start + length] = True
+    pieces = tokenizer.convert_ids_to_tokens
     return {
         "document": f"{config.corpus.path}, block {number} of {split}",
         "tokens": [
@@ -134,6 +130,17 @@ def passage(run: Run) -> dict[str, Any]:
             for token, label, anchor in zip(tokens, labels, anchored, strict=False)
         ],
     }
+
+
+def _passage_labels(run: Run, record: dict[str, Any]) -> np.ndarray:
+    """Return the generic labels of one block, int32 [S], from the training step's own label function."""
+    config = run.config
+    base = load_base(run)
+    batch = collate([record], [read_summary(run.blocks)], row_shards(run.mesh))
+    step = make_label_step(
+        make_forward(base.module), Whp(alpha=config.targets.alpha), StepOptions(tile=config.targets.tile), run.mesh
+    )
+    return fetch(step(Frozen(base.params, load_reinforced(run, base)), put_rows(batch, run.mesh)))[0]
 
 
 def _write(run: Run, name: str, value: dict[str, Any]) -> None:

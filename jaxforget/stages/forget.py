@@ -29,7 +29,7 @@ def needs(run: Run) -> Needs:
     selects = config.forget.select != "last"
     evals = config.evals
     return Needs(
-        ("prepare", "reinforce"),
+        ("prepare", "reinforce") if run.objective.needs_reinforced else ("prepare",),
         models={"model.folder": run.base},
         texts={"evals.heldout": run.heldout} if selects else {},
         files={"evals.probes": evals.probes, "evals.prompts": evals.prompts} if selects else {},

@@ -92,6 +92,8 @@ class Models(Mapping[str, Model]):
 def compared_models(run: Run) -> dict[str, Path]:
     """Return the folders of the models in the tables, in their order."""
     models = {"base": run.base, "reinforced": run.reinforced, "unlearned": run.unlearned}
+    if not run.objective.needs_reinforced:
+        del models["reinforced"]
     if run.control is not None:
         models["control"] = run.control
     return models | {name: resolve_folder(place) for name, place in run.config.evals.compare.items()}

@@ -16,6 +16,8 @@ from jaxforget.errors import UserError
 from jaxforget.manifest import Manifest
 from jaxforget.models.folders import resolve_folder
 from jaxforget.sharding import make_mesh
+from jaxforget.stages.build import make_objective
+from jaxforget.train.objectives import Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,16 @@ class Run:
         place = self.config.evals.heldout
         return None if place is None else Source(place, self.config.corpus.field)
 
+    @functools.cached_property
+    def objective(self) -> Objective:
+        """The objective of the method, with its settings."""
+        return make_objective(self.config)
+
+    @property
+    def translates(self) -> bool:
+        """True if the method reads the text with its anchors replaced."""
+        return self.objective.base_input == "translated"
+
     @property
     def dictionary(self) -> str:
         """anchors.path, which must be set."""
@@ -84,9 +96,11 @@ class Run:
 
     @property
     def finder(self) -> str | None:
-        """The extractor that finds the anchors; None if the user gives them, or if there are none."""
+        """The extractor that finds the anchors; None if the user gives them, or if the method translates nothing."""
         options = self.config.anchors
-        return None if options.path is not None or options.extractor == "none" else options.extractor
+        if options.path is not None or options.extractor == "none" or not self.translates:
+            return None
+        return options.extractor
 
     @property
     def anchored(self) -> bool:

@@ -29,6 +29,7 @@ class Objective:
       per_row: the loss is a function of each row's summed log-probability (`row_loss`), not of its tokens alone. A pass
         over tiles without gradient computes those sums first.
       needs_retain: the method is defined with a retain term only.
+      needs_reinforced: the method is defined with a reinforced model, whether its step runs that or not.
       constrained: the weight of the retain loss is a Lagrange multiplier in the state, see `pdu`.
       alternates: every forget row comes with an alternative answer, batch["alternate"]; it is appended as a row.
     """
@@ -38,6 +39,7 @@ class Objective:
     name: ClassVar[str] = ""
     per_row: ClassVar[bool] = False
     needs_retain: ClassVar[bool] = False
+    needs_reinforced: ClassVar[bool] = False
     constrained: ClassVar[bool] = False
     alternates: ClassVar[bool] = False
 

@@ -24,6 +24,8 @@ class GenericTargets(Objective):
 
     alpha: float = dataclasses.field(default=5.0, metadata={"option": "targets.alpha"})
 
+    needs_reinforced: ClassVar[bool] = True
+
     @property
     def uses_base(self) -> bool:
         return True

@@ -1,0 +1,71 @@
+"""A whole run by methods that need no reinforced model: no anchors, no reinforce stage, and evidence all the same."""
+
+import json
+
+import numpy as np
+import pytest
+
+import jaxforget
+from jaxforget.config import config_from
+from jaxforget.errors import UserError
+from jaxforget.pipeline import run_chain
+from tests.tiny_run import settings
+
+PLAIN = {"anchors": {"path": None}, "forget": {"max_steps": 3}}
+
+
+def configured(world, folder, **sections):
+    values = settings(world, folder, **{**PLAIN, **sections})
+    return config_from(values)
+
+
+@pytest.mark.parametrize(
+    ("method", "sections"),
+    [
+        ("npo", {}),
+        ("undial", {"retain": {"rows": 8, "weight": 1.0, "loss": "kl"}}),
+        ("pdu", {"retain": {"rows": 8, "weight": 1.0, "loss": "nll"}, "objective": {"epsilon": 0.1}}),
+        ("simnpo", {"forget": {"max_steps": 3, "weights": "lora"}, "model": {"base": "int8"}, "lora": {"rank": 4}}),
+    ],
+)
+def test_a_run_without_a_reinforced_model(tiny_world, tmp_path, method, sections):
+    if "retain" in sections:
+        sections = {**sections, "retain": {**sections["retain"], "path": str(tiny_world / "retain")}}
+    run = run_chain(configured(tiny_world, tmp_path / "run", method=method, **sections))
+    assert not run.reinforced.exists()
+    assert not run.anchors.exists()
+    assert (run.folder / "report.html").is_file()
+    rows = json.loads((run.evals / "summary.json").read_text())["rows"]
+    assert {row["model"] for row in rows} >= {"base", "unlearned"}
+    assert "reinforced" not in {row["model"] for row in rows}
+    before, after = (
+        np.asarray(jaxforget.load(folder).params["layers"]["q"]["kernel"]) for folder in (run.base, run.export)
+    )
+    assert np.abs(np.asarray(before) - np.asarray(after)).max() > 0
+    assert f"| objective | {run.objective.describe()} |" in (run.export / "README.md").read_text()
+
+
+def test_the_multiplier_of_pdu_follows_the_retain_loss(tiny_world, tmp_path):
+    retain = {"rows": 8, "weight": 1.0, "loss": "nll", "path": str(tiny_world / "retain")}
+    sections = {
+        "method": "pdu",
+        "retain": retain,
+        "objective": {"epsilon": 0.1},
+        "checkpoints": {"every": 1, "keep": 9},
+    }
+    whole = run_chain(configured(tiny_world, tmp_path / "whole", **sections), ("prepare", "forget"))
+    lines = [json.loads(line) for line in (whole.folder / "metrics.jsonl").read_text().splitlines()]
+    multipliers = [line["multiplier"] for line in lines if "multiplier" in line]
+    losses = [line["retain_loss"] for line in lines if "multiplier" in line]
+    np.testing.assert_allclose(multipliers, np.cumsum(np.array(losses) - 0.1), rtol=1e-5)
+    assert len(multipliers) == 3
+
+
+def test_settings_and_methods_are_checked_before_anything_runs(tiny_world, tmp_path):
+    for sections, message in (
+        ({"method": "npo", "objective": {"gamma": 1.0}}, "objective.gamma: method npo has no such setting"),
+        ({"method": "grad_diff"}, "method=grad_diff: needs a retain term"),
+        ({"method": "pdu", "retain": {"rows": 8, "weight": 1.0, "path": "x"}}, "set retain.loss=nll"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run_chain(configured(tiny_world, tmp_path / "run", **sections))
