@@ -8,7 +8,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxforget.models.embedding import ShardedLookUp, look_up
 from jaxforget.sharding import ActivationSharding, make_mesh, put_batch
-from jaxforget.tpu.compiler import no_cache
 
 ROWS, LENGTH, WORDS = 16, 6, 20
 MESHES = [(1, 8, 1), (2, 4, 1), (8, 1, 1), (2, 2, 2), (1, 1, 1)]
@@ -86,8 +85,8 @@ def test_an_id_beyond_the_table_shows_and_trains_nothing(sizes):
 
 
 @pytest.mark.parametrize(("sharded", "copies"), [(True, False), (False, True)])
-def test_no_activation_is_copied_whole(capfd, sharded, copies):
-    """On data x fsdp the compiler left alone says that it replicates the activations, as a last resort."""
+def test_no_device_holds_the_whole_table_or_all_activations(sharded, copies):
+    """On data x fsdp the compiler, left alone, gathers the table."""
     mesh = make_mesh(2, 4, 1)
     function = ShardedLookUp(mesh) if sharded else look_up
     table, tokens, gradient = inputs()
@@ -99,6 +98,7 @@ def test_no_activation_is_copied_whole(capfd, sharded, copies):
         rows, back = jax.vjp(lambda table: pinned(function(table, tokens)), table)
         return rows, back(pinned(gradient))[0]
 
-    with no_cache():
-        jax.jit(both, out_shardings=(gradient.sharding, table.sharding)).lower(table, tokens, gradient).compile()
-    assert ("Involuntary full rematerialization" in capfd.readouterr().err) == copies
+    lowered = jax.jit(both, out_shardings=(gradient.sharding, table.sharding)).lower(table, tokens, gradient)
+    text = lowered.compile().as_text()
+    whole = [f"f32[{','.join(map(str, array.shape))}]" for array in (table, gradient)]
+    assert any(shape in text for shape in whole) == copies

@@ -116,8 +116,14 @@ def test_plain_bfloat16_weights_lose_the_update(master):
 
 
 def test_split_state_is_sharded_and_described_like_any_other():
-    # Two updates of 1e-6, equal to within fp32's own spacing at weights of 1 to 2.
-    assert largest_difference(train(True, "bfloat16", devices=8, steps=2), train(True, "bfloat16", steps=2)) < 2e-7
+    ours, theirs = train(True, "bfloat16", devices=8, steps=2), train(True, "bfloat16", steps=2)
+    differences = np.concatenate(
+        [np.abs(a - b).ravel() for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)]
+    )
+    # Two updates of 1e-6, equal to within fp32's own spacing at weights of 1 to 2. Adam divides a gradient by its size,
+    # so where rounding turns the sign of one near 0, as JAX 0.11 does for one weight, a whole update is reversed.
+    assert np.mean(differences > 2e-7) < 1e-3
+    assert differences.max() < 4.2e-6
     mesh, base = mesh_of(1, 8, 1), start(1)
     optimizer = make_optimizer(linear_schedule(RATE, 0, STEPS), moment_dtype="bfloat16", **PAPER)
     shardings = state_shardings(base, shardings_of(base, mesh), optimizer, mesh, halves=True)
