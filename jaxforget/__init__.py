@@ -1,8 +1,6 @@
 """jaxforget: make a language model forget a text, and show the evidence."""
 
 import importlib
-import importlib.metadata
-from typing import Any
 
 __all__ = [
     "Anchors",
@@ -19,14 +17,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # The API is imported on first use, so that `jaxforget --help` need not load JAX.
     if name in __all__:
         return getattr(importlib.import_module("jaxforget.api"), name)
     if name == "__version__":
+        metadata = importlib.import_module("importlib.metadata")
         try:
-            return importlib.metadata.version("jaxforget")
-        except importlib.metadata.PackageNotFoundError:  # the code runs from a folder that was never installed
+            return metadata.version("jaxforget")
+        except metadata.PackageNotFoundError:  # the code runs from a folder that was never installed
             return "unknown"
     raise AttributeError(f"module 'jaxforget' has no attribute {name!r}")
 

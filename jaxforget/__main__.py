@@ -1,7 +1,18 @@
-"""Run the command line: `python -m jaxforget`."""
+"""Run the command line: `python -m jaxforget`, and the entry point `jaxforget`."""
 
 import sys
 
-from jaxforget.cli import main
+from jaxforget.interrupts import Ending
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command of this process; return its exit status."""
+    ending = Ending()
+    ending.install()  # before the imports, which take seconds
+    from jaxforget.cli.main import main as run
+
+    return run(ending=ending)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -25,7 +25,7 @@ SCRIPTS = [
 
 # A room may import rooms of a lower rank, and itself; rooms of one rank are strangers.
 RANKS = [
-    {"errors", "cpu"},
+    {"errors", "cpu", "interrupts"},
     {"files", "config"},
     {"endpoint"},
     {"models", "corpus", "sharding"},

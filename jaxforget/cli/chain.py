@@ -2,7 +2,7 @@
 
 import argparse
 
-from jaxforget.cli.faults import quiet_threads, tell
+from jaxforget.cli.faults import tell
 from jaxforget.cli.parser import add_config, option_table, options_of, read_config
 from jaxforget.config import check_places
 from jaxforget.errors import UserError
@@ -79,7 +79,6 @@ def run(given: argparse.Namespace) -> int:
 
     names = None if given.name == "run" else (given.name,)
     given.out = config.out or ""
-    quiet_threads(given.debug)
     try:
         if given.name == "anchors" and given.dry_run:
             print(preview_anchors(config))

@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from jaxforget.cli.faults import quiet_threads, tell
+from jaxforget.cli.faults import tell
 from jaxforget.cli.parser import check_seed
 from jaxforget.errors import UserError
 from jaxforget.start import start_jax
@@ -26,7 +26,6 @@ def run(given: argparse.Namespace) -> int:
     from jaxforget.demo.demo import run_demo
     from jaxforget.train.loop import Preempted
 
-    quiet_threads(given.debug)
     try:
         run_demo(Path(given.out), given.seed)
     except Preempted as stopped:

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NoReturn, TextIO
 
 from jaxforget.errors import UserError
@@ -77,31 +77,26 @@ def silence(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def abandoned(status: int, *, whole: bool) -> int:
-    """End a `whole` process at once: threads that are stopped while they work would abort it at exit."""
-    if whole:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):
-                stream.flush()
-        os._exit(status)
-    return status
+def leave(status: int) -> NoReturn:
+    """End the process at once with the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def quiet_threads(debug: bool) -> None:
-    """Silence libraries that log the error of a thread with its traceback and then raise it here, too."""
+    """Silence threads and destructors, whose errors only repeat one that the command itself raises."""
+    if debug:
+        return
     for name in ("absl", "asyncio"):
-        logging.getLogger(name).setLevel(logging.NOTSET if debug else logging.CRITICAL)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    threading.excepthook = sys.unraisablehook = lambda _: None
 
 
 @contextlib.contextmanager
-def stoppable(interrupted: str, *, whole: bool) -> Iterator[list[BaseException]]:
-    """Raise `Terminated` on SIGTERM; end a `whole` process at once on a second Ctrl-C.
-
-    The first Ctrl-C raises KeyboardInterrupt, which a library may swallow, or delay by waiting for its threads.
-
-    Args:
-      interrupted: the line that the second Ctrl-C prints.
-      whole: True if the process runs only this command.
+def terminable() -> Iterator[list[BaseException]]:
+    """Raise `Terminated` on SIGTERM, where a program calls `main`; see `jaxforget.interrupts` for the command itself.
 
     Yields:
       The exceptions raised so far: a library that is being imported may replace one by an error of its own.
@@ -115,64 +110,8 @@ def stoppable(interrupted: str, *, whole: bool) -> Iterator[list[BaseException]]
         raised.append(Terminated())
         raise raised[-1]
 
-    def interrupt(*_: object) -> NoReturn:
-        signal.signal(signal.SIGINT, leave)
-        raised.append(KeyboardInterrupt())
-        raise raised[-1]
-
-    def leave(*_: object) -> NoReturn:
-        # Written to the descriptor, because the interrupted code may hold the stream. The pipe may be closed.
-        with contextlib.suppress(OSError):
-            os.write(2, f"{interrupted}\n".encode())
-        os._exit(130)
-
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
-    if whole and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield raised
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def stopped_at_once(last: Callable[[], None], *, whole: bool) -> Iterator[None]:
-    """End a `whole` process on SIGINT or SIGTERM after calling `last`, even during a long compilation.
-
-    Python runs signal handlers only between its own instructions, so a thread waits for the signal instead.
-    """
-    if not whole or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-
-    def watch() -> None:
-        while number := os.read(reader, 1):
-            if number[0] in before:
-                try:
-                    last()
-                except OSError:  # the pipe is closed (| head); this thread must still end the process
-                    silence(sys.stdout)
-                finally:
-                    tell("interrupted" if number[0] == signal.SIGINT else "stopped by SIGTERM")
-                    abandoned(128 + number[0], whole=True)
-
-    before = {
-        number: signal.signal(number, lambda *_: None)
-        for number in (signal.SIGINT, signal.SIGTERM)
-        if signal.getsignal(number) not in (None, signal.SIG_IGN)
-    }
-    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(writer)
-        thread.join()
-        os.close(reader)
+        signal.signal(signal.SIGTERM, before)

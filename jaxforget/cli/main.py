@@ -1,18 +1,19 @@
 """The entry point: collect the commands, parse the words, report errors."""
 
 import argparse
+import contextlib
 import difflib
 import os
 import sys
-import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 import jaxforget
 from jaxforget.cli import chain, chat, demo, generate, plan, profile, review
-from jaxforget.cli.faults import Terminated, abandoned, silence, stoppable, tell, users_fault
+from jaxforget.cli.faults import Terminated, leave, quiet_threads, silence, tell, terminable, users_fault
 from jaxforget.cli.parser import LAYOUT, Parser
+from jaxforget.interrupts import Ending
 
 EXAMPLES = """\
 first steps:
@@ -26,34 +27,46 @@ COMMANDS = (demo, chain, review, plan, profile, generate, chat)  # in the order 
 ANEW = ("plan", "profile", "generate", "chat")  # commands that store nothing to resume from
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, ending: Ending | None = None) -> int:
     """Run one command.
+
+    Args:
+      arguments: the words of the command line; None for those of this process, which then runs only this command and
+        ends here unless the command succeeds.
+      ending: the installed handler of Ctrl-C and SIGTERM of this process; None installs one if `arguments` is None.
 
     Returns:
       The exit status: 0, 2 for an error that the user can mend, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    whole = arguments is None
+    if whole and ending is None:
+        ending = Ending()
+        ending.install()
+    status = _run(sys.argv[1:] if whole else list(arguments), ending)
+    # Threads that work on would print errors at exit, and processes of other hosts would be waited for.
+    return leave(status) if whole and status else status
+
+
+def _run(words: list[str], ending: Ending | None) -> int:
+    """Parse and run one command; return its exit status."""
     try:
-        given = parse(sys.argv[1:] if arguments is None else list(arguments))
+        given = parse(words)
     except OSError as error:  # a help text that cannot be written
         return _unwritten(error)
-    given.whole = arguments is None  # the process runs only this command
+    given.ending = ending
     # These libraries print advice about frameworks that are not used here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    goes_on = "" if given.name in ANEW else "; run the same command to go on from the last checkpoint"
-    interrupted = f"interrupted{goes_on}"
+    resumable = "" if given.name in ANEW else "; run the same command to go on from the last checkpoint"
+    if ending is None:
+        signals = terminable()
+    else:
+        signals, ending.resumable = contextlib.nullcontext([]), resumable
+        quiet_threads(given.debug)
     raised: list[BaseException] = []
-
-    def stopped(error: BaseException) -> int:
-        if isinstance(error, Terminated):
-            tell(f"stopped by SIGTERM{goes_on}")
-            return abandoned(143, whole=given.whole)
-        tell(interrupted)
-        return abandoned(130, whole=given.whole)
-
     try:
-        with stoppable(f"jaxforget: {interrupted}", whole=given.whole) as raised:
+        with signals as raised:
             status = given.command(given) or 0
             try:
                 sys.stdout.flush()  # at exit, an error here could no longer change the status
@@ -61,23 +74,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _unwritten(error)
             return status
     except (KeyboardInterrupt, Terminated) as error:
-        return stopped(error)
+        return _stopped(error, resumable)
     except BrokenPipeError:
         silence(sys.stdout)  # the reader closed the pipe, as `| head` does
         return 141
     except Exception as error:
         if raised:
-            return stopped(raised[0])
+            return _stopped(raised[0], resumable)
         if isinstance(error, OSError) and error.filename is None and _printing(error):
             return _unwritten(error)
         line = users_fault(error, str(getattr(given, "out", "")))
         if line is None or given.debug:
-            raise
+            if ending is None:
+                raise
+            traceback.print_exc()
+            return 1 if line is None else 2
         tell(line)
-        if arguments is None:
-            # The process ends here; errors of its threads would only repeat this one.
-            threading.excepthook = sys.unraisablehook = lambda _: None
         return 2
+
+
+def _stopped(error: BaseException, resumable: str) -> int:
+    """Print the last line of an interrupted command; return its exit status."""
+    if isinstance(error, Terminated):
+        tell(f"stopped by SIGTERM{resumable}")
+        return 143
+    tell(f"interrupted{resumable}")
+    return 130
 
 
 def _printing(error: OSError) -> bool:

@@ -5,7 +5,6 @@ import json
 import os
 import sys
 
-from jaxforget.cli.faults import stopped_at_once
 from jaxforget.cli.parser import add_config, option_table, read_config
 from jaxforget.config import naming_options
 
@@ -56,7 +55,9 @@ def run(given: argparse.Namespace) -> int:
         if rows:
             print(json.dumps(rows, indent=1) if given.json else as_text(rows), flush=True)
 
-    with naming_options(config), stopped_at_once(show, whole=given.whole):
+    if given.ending is not None:
+        given.ending.last = show
+    with naming_options(config):
         try:
             for row in plan_rows(
                 config,

@@ -44,39 +44,48 @@ class LoopOptions:
     evaluate_every: int = 0
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[list[signal.Signals]]:
-    """A list of the SIGTERM and SIGINT that came while the block runs; the handlers of before come back after it.
+class _Signals:
+    """The handler of SIGTERM and SIGINT during a training loop, which saves its step before it ends.
 
-    A Ctrl-C that raised in the midst of a save left orbax waiting for itself. A second one raises all the same.
+    An exception that a Ctrl-C raised during a save made orbax wait for itself. A second Ctrl-C raises all the same.
+
+    Attributes:
+      heard: the signals so far.
+      saving: True while the loop writes its last checkpoint; `jaxforget.interrupts` gives it time for that alone.
     """
-    heard: list[signal.Signals] = []
-    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
-        # A notebook's worker thread cannot install a handler; there signals do what they ever do. Among several hosts
-        # JAX has one of its own, which tells the others, and one here would silence it.
-        yield heard
-        return
-    before: dict[int, Any] = {}
 
-    def hear(number: int, _: object) -> None:
-        heard.append(signal.Signals(number))
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, before[number])
-            # By the descriptor: what is interrupted may be writing to the stream. Whoever read it may be gone.
+    def __init__(self) -> None:
+        self.heard: list[signal.Signals] = []
+        self.saving = False
+        self._before: dict[int, Any] = {}
+
+    def __call__(self, number: int, _: object) -> None:
+        again = number == signal.SIGINT and signal.SIGINT in self.heard
+        self.heard.append(signal.Signals(number))
+        if again:
+            signal.signal(number, self._before[number])
+            signal.raise_signal(number)
+        elif number == signal.SIGINT:
+            # Written to the descriptor, because the interrupted code may hold the stream. The pipe may be closed.
             with contextlib.suppress(OSError):
-                os.write(2, b"\njaxforget: saves this step and stops; Ctrl-C again does not wait for that\n")
+                os.write(2, b"\njaxforget: saving this step; press Ctrl-C again to end without it\n")
 
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.getsignal(number)
-            # None: not Python's, so that it could not come back. SIG_IGN: who started this wants it undisturbed.
-            if before[number] not in (None, signal.SIG_IGN):
-                signal.signal(number, hear)
-        yield heard
-    finally:
-        for number, handler in before.items():
-            # Another one than ours was put there by one of before, for the next signal.
-            if signal.getsignal(number) == hear:
+    def __enter__(self) -> "_Signals":
+        # A worker thread of a notebook cannot install a handler. Among several hosts JAX has a handler of its own,
+        # which tells the others, and one installed here would replace it.
+        if threading.current_thread() is threading.main_thread() and jax.process_count() == 1:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                handler = signal.getsignal(number)
+                # None is a handler that Python could not restore. SIG_IGN is the wish of the process's starter.
+                if handler not in (None, signal.SIG_IGN):
+                    self._before[number] = handler
+                    signal.signal(number, self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            # If the handler of before has installed another one for the next signal, that one stays.
+            if signal.getsignal(number) is self:
                 signal.signal(number, handler)
 
 
@@ -161,7 +170,8 @@ def run_loop(
         log.write(step, {**values, **timed})
 
     leave = False
-    with _signals() as heard:
+    with _Signals() as signals:
+        heard = signals.heard
         if first == 0:
             measure(0, compute_params(state.params))
             clock = time.perf_counter()
@@ -176,10 +186,14 @@ def run_loop(
             leave = bool(heard) or hosts_preempted()
             if due or leave or step % options.checkpoint_every == 0:
                 settle()
-                checkpoints.save(step, state, measure(step, compute_params(state.params)) if due else {})
+                measured = measure(step, compute_params(state.params)) if due else {}
+                signals.saving = True
+                checkpoints.save(step, state, measured)
+                signals.saving = bool(heard)
                 clock = time.perf_counter()
             if leave:
                 break
+        signals.saving = True
         checkpoints.wait()
         # A signal during the last evaluation or save must not be lost: what follows would run on until it is killed.
         # Several hosts agree on it as on any step: they hear nothing here, so that all of them ask.

@@ -12,7 +12,6 @@ import pytest
 
 import jaxforget
 from jaxforget.cli import main
-from jaxforget.cli.faults import stopped_at_once
 from jaxforget.cli.main import make_parser
 from jaxforget.config import options, stages_of
 from jaxforget.errors import UserError
@@ -126,7 +125,7 @@ def test_output_that_cannot_be_written_is_an_error(words, tiny_world, tmp_path):
         (["run"], "the following arguments are required: CONFIG"),
         (["run", "CONFIG", "--forget.batch=3"], "unknown argument '--forget.batch=3'; see jaxforget run --help"),
         (["run", "CONFIG", "-x"], "unknown argument '-x'"),
-        (["generate", "m"], "the following arguments are required: --prompt"),
+        (["generate", "m"], "no prompt is given; write --prompt TEXT"),
         (["generate", "m", "--prompt", "x", "--tokens", "many"], "argument --tokens: invalid int value: 'many'"),
         (["generate", "m", "--prompt", "x", "--dtype", "int4"], "argument --dtype: invalid choice: 'int4'"),
         (["generate", "m", "--prompt", "x", "--seed", "-1"], "--seed -1: give a whole number from 0"),
@@ -265,29 +264,6 @@ def test_interruptions(capsys, config, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_second_ctrl_c_ends_a_process_that_the_first_one_did_not():
-    code = """
-import os, signal, sys
-from jaxforget.cli.faults import stoppable
-signal.signal(signal.SIGINT, signal.default_int_handler)
-with stoppable("jaxforget: interrupted", whole=True):
-    for _ in range(2):
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-        except KeyboardInterrupt:
-            print("swallowed", flush=True)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (130, "swallowed\n")
-    assert done.stderr == "jaxforget: interrupted\n"
-    # Nobody reads what is said then.
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=writer, text=True, timeout=60)
-    os.close(writer)
-    assert (done.returncode, done.stdout) == (130, "swallowed\n")
-
-
 def test_an_error_in_the_place_of_an_interruption_is_one_all_the_same(capsys, config, monkeypatch):
     """A library that is being imported may make an ImportError of what a handler raised."""
 
@@ -300,48 +276,6 @@ def test_an_error_in_the_place_of_an_interruption_is_one_all_the_same(capsys, co
     monkeypatch.setattr("jaxforget.pipeline.run_chain", importing)
     assert status_of("run", config) == 143
     assert capsys.readouterr().err.startswith("jaxforget: stopped by SIGTERM")
-
-
-@pytest.mark.parametrize(("number", "told"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "stopped by SIGTERM")])
-def test_a_plan_is_stopped_though_its_compiler_hears_nothing(number, told):
-    code = """
-import signal, time
-from jaxforget.cli.faults import stopped_at_once
-signal.signal(signal.SIGINT, signal.default_int_handler)
-with stopped_at_once(lambda: print("rows", flush=True), whole=True):
-    print("compiling", flush=True)
-    time.sleep(60)  # goes on after a handler that does nothing
-"""
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "compiling\n"
-    process.send_signal(number)
-    out, error = process.communicate(timeout=30)
-    assert (process.returncode, out, error) == (128 + number, "rows\n", f"jaxforget: {told}\n")
-
-
-def test_a_plan_is_stopped_though_nobody_reads_its_rows():
-    code = """
-import signal, time
-from jaxforget.cli.faults import stopped_at_once
-signal.signal(signal.SIGINT, signal.default_int_handler)
-with stopped_at_once(lambda: print("rows", flush=True), whole=True):
-    print("compiling", flush=True)
-    time.sleep(60)
-"""
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "compiling\n"
-    process.stdout.close()
-    process.send_signal(signal.SIGINT)
-    assert process.stderr.read() == "jaxforget: interrupted\n"
-    assert process.wait(timeout=30) == 130
-
-
-def test_what_signals_did_before_they_do_again():
-    before = signal.getsignal(signal.SIGTERM)
-    with stopped_at_once(lambda: None, whole=True):
-        assert signal.getsignal(signal.SIGTERM) != before
-    assert signal.getsignal(signal.SIGTERM) == before
-    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_a_last_line_that_nobody_reads_does_not_change_the_status():

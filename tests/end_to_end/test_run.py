@@ -69,6 +69,7 @@ def steps(folder: Path) -> list[dict]:
 def test_a_runs_folder_holds_everything(run, tiny_world):
     made = {path.name for path in run.iterdir()}
     assert made == {
+        ".lock",
         "anchors.json",
         "blocks",
         "checkpoints",
