@@ -1,1 +1,1 @@
-"""What a model knows, measured. Every figure names its convention."""
+"""Evaluation suites, one file each. Every figure names its convention."""

@@ -1,4 +1,4 @@
-"""How sure a figure is: the bootstrap that every interval in the evidence comes from."""
+"""Bootstrap intervals."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,11 +8,11 @@ import numpy as np
 def bootstrap(
     statistic: Callable[..., float], samples: Sequence[np.ndarray], *, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % percentile interval of a figure, its items drawn anew with replacement.
+    """Return the 95 % percentile interval of a figure whose items are drawn with replacement.
 
     Args:
-      statistic: the figure of as many arrays as there are samples, each of the shape of its sample.
-      samples: arrays [items, ...] of any dtype. Each is drawn by itself; what belongs together stands in one row.
+      statistic: returns the figure of one array for each sample, of the shape of that sample.
+      samples: arrays [items, ...] of any dtype, drawn independently; values that belong together share a row.
       draws: how often all of them are drawn.
       seed: of the drawing; the same one gives the same interval.
 

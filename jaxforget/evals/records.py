@@ -1,4 +1,4 @@
-"""Question files: a JSON list or JSON lines of records, checked field by field before anything is asked."""
+"""Question files: a JSON list or JSON lines of records, checked field by field before a model is loaded."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from jaxforget.files import read_json
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """What a record's field must hold; `says` completes "FIELD must be ..."."""
+    """A rule for a record's field; `says` completes "FIELD must be ..."."""
 
     says: str
     fits: Callable[[Any], bool]
@@ -33,13 +33,13 @@ NUMBER = Field("a whole number, 0 or more", lambda value: type(value) is int and
 
 
 def optional(field: Field) -> Field:
-    """`field` where it is given and not null."""
+    """Return a rule that allows the field to be missing or null."""
     return dataclasses.replace(field, required=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One record's checked fields, and where it stands, for messages."""
+    """The checked fields of one record, and its location for messages."""
 
     values: dict[str, Any]
     where: str
@@ -49,7 +49,7 @@ class Record:
 
 
 def read_records(path: str | Path, fields: Mapping[str, Field]) -> list[Record]:
-    """The records of a .jsonl file (one a line, blank lines skipped) or a .json file (a list); other fields are left.
+    """Read the records of a .jsonl file (one a line) or a .json file (a list, or one a line); other fields are ignored.
 
     Raises:
       UserError: the file is missing, empty or malformed, or a field is missing or unfit; names the file, the line
@@ -70,7 +70,7 @@ def read_records(path: str | Path, fields: Mapping[str, Field]) -> list[Record]:
 
 
 def read_texts(path: str | Path) -> list[str]:
-    """A list of texts, or of records with a field "text"; .json or .jsonl.
+    """Read a list of texts, or of records with a field "text", from .json or .jsonl.
 
     Raises:
       UserError: as `read_records`.

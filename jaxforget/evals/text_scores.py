@@ -1,4 +1,4 @@
-"""Generated text: what it decodes to, and how much of another text it repeats (ROUGE-L: Lin, 2004)."""
+"""Generated text: decoding, and its overlap with a reference (ROUGE-L: Lin, 2004)."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ class Overlap:
 
 
 def rouge_l(reference: str, candidate: str, *, stem: bool) -> Overlap:
-    """ROUGE-L of `candidate` against `reference` as the rouge-score package has it, each 0 to 1.
+    """Return ROUGE-L of `candidate` against `reference` as the rouge-score package has it, each 0 to 1.
 
     A text without words scores 0. Words are runs of lower-cased a-z and 0-9: anything else, accented letters too, parts
     them. `stem` cuts words of more than three letters to their Porter stem.
@@ -34,12 +34,12 @@ def _scorer(stem: bool) -> Any:
 
 
 def cut_at(text: str, marks: tuple[str, ...]) -> str:
-    """What stands before the first of any of `marks`."""
+    """Return the text before the first of any of `marks`."""
     for mark in marks:
         text = text.split(mark, 1)[0]
     return text
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Text of `ids` by themselves, special tokens left out."""
+    """Return the text of `ids` without special tokens."""
     return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
