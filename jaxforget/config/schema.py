@@ -158,6 +158,13 @@ class TargetOptions:
     """Equation 1 and how its labels are used."""
 
     alpha: float = result(5.0, FORGET, "strength of equation 1", least=0)
+    suppress: str = result(
+        "seen",
+        FORGET,
+        "tokens that no target may name: translations already seen in the block (paper), or the first tokens of all "
+        "anchors too",
+        ("seen", "all"),
+    )
     cache: bool = layout(False, FORGET, "compute every label once beforehand; bit-equal to labels computed in the step")
     tile: int = layout(1024, ("reinforce", "forget", "eval"), "tokens per device whose logits exist at a time", above=0)
 

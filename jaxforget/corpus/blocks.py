@@ -115,6 +115,7 @@ def prepare_blocks(
             "seed": seed,
             "retain": retain,
             "anchors": tally.anchors(),
+            "anchor_first_tokens": [] if translator is None else list(translator.first_tokens),
         }
         write_json(partial / "blocks.json", summary)
     return summary

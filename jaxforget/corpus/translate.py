@@ -178,6 +178,11 @@ class Translator:
         self._slots = np.array([rule.key for rule in rules] if draw == "per_key" else drawn)
         self._draws = int(self._slots.max()) + 1 if (counts > 1).any() else 0
 
+    @property
+    def first_tokens(self) -> tuple[int, ...]:
+        """Ids of the first tokens of all keys, in every spelling, ascending."""
+        return tuple(sorted({int(rule.tokens[0]) for rule in self._rules}))
+
     def translate(self, tokens: Sequence[int] | np.ndarray, rng: np.random.Generator) -> Translation:
         """Translates one block; all state, the draws included, is the block's own.
 

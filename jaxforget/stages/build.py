@@ -2,7 +2,7 @@
 compiles it get objective, optimiser, shardings and the compiled function."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -62,13 +62,22 @@ def make_objective(config: Config, stage: str = "forget") -> Objective:
         return NextToken()
     kind = find_method(config.method, "method")
     # Options that several methods share stand in the schema; a field of the method names the one that it takes.
-    taken = {field.metadata["option"]: field.name for field in dataclasses.fields(kind) if "option" in field.metadata}
+    taken = {field.metadata["option"]: field.name for field in dataclasses.fields(kind) if field.metadata.get("option")}
     if config.targets.cache and "targets.cache" not in taken:
         raise UserError(f"targets.cache: stores labels, of which method={kind.name} has none; set targets.cache=false")
     shared = {name: value_of(config, option) for option, name in taken.items()}
     objective = kind(**shared, **check_settings(kind, config.objective, "objective."))
+    if config.targets.suppress == "all" and not hasattr(objective, "never"):
+        raise UserError(f"targets.suppress=all: method={kind.name} has no generic targets; set targets.suppress=seen")
     if kind.needs_retain and not config.retain.weight:
         raise UserError(f"method={kind.name}: needs a retain term; set retain.path, retain.rows and retain.weight")
+    return objective
+
+
+def complete_objective(objective: Objective, config: Config, summary: Mapping[str, Any]) -> Objective:
+    """Return the objective with what only the prepared blocks can tell (`summary`, their blocks.json)."""
+    if config.targets.suppress == "all" and hasattr(objective, "never"):
+        return dataclasses.replace(objective, never=tuple(summary["anchor_first_tokens"]))
     return objective
 
 
@@ -124,7 +133,13 @@ def make_training_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     shardings: TrainState,
+    objective: Objective | None = None,
 ) -> Callable:
-    """Return the compiled step of a training stage, `(state, frozen, batch) -> (state, metrics)`."""
-    objective, retain = make_objective(config, stage), make_retain(config) if stage == "forget" else None
+    """Return the compiled step of a training stage, `(state, frozen, batch) -> (state, metrics)`.
+
+    Args:
+      objective: in place of the one that the configuration describes, where blocks of the run complete it.
+    """
+    objective = make_objective(config, stage) if objective is None else objective
+    retain = make_retain(config) if stage == "forget" else None
     return make_step(forward, optimizer, objective, step_options(config, stage), mesh, shardings, retain)

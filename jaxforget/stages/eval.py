@@ -18,6 +18,7 @@ from jaxforget.lm.completion import complete
 from jaxforget.lm.forward import make_forward
 from jaxforget.models.tokenizer import load_tokenizer
 from jaxforget.sharding import put_rows, row_shards
+from jaxforget.stages.build import complete_objective
 from jaxforget.stages.frozen import load_base, load_reinforced
 from jaxforget.stages.hashes import hash_followed
 from jaxforget.stages.measure import Models, compared_models, measure_model, missing_input, write_table
@@ -137,9 +138,8 @@ def _passage_labels(run: Run, record: dict[str, Any]) -> np.ndarray:
     config = run.config
     base = load_base(run)
     batch = collate([record], [read_summary(run.blocks)], row_shards(run.mesh))
-    step = make_label_step(
-        make_forward(base.module), Whp(alpha=config.targets.alpha), StepOptions(tile=config.targets.tile), run.mesh
-    )
+    objective = complete_objective(Whp(alpha=config.targets.alpha), config, read_summary(run.blocks))
+    step = make_label_step(make_forward(base.module), objective, StepOptions(tile=config.targets.tile), run.mesh)
     return fetch(step(Frozen(base.params, load_reinforced(run, base)), put_rows(batch, run.mesh)))[0]
 
 

@@ -5,21 +5,23 @@ from typing import Any
 
 import jax
 
+from jaxforget.corpus.loader import read_summary
 from jaxforget.evals.probes import load_probes, load_prompts
 from jaxforget.evals.watch import Questions, Watch, prompt_top_tokens
 from jaxforget.files import write_json
 from jaxforget.lm.forward import make_forward
 from jaxforget.lm.model import Model, load
 from jaxforget.lm.scoring import Scorer
-from jaxforget.stages.build import make_adamw, make_training_step, passes
+from jaxforget.stages.build import complete_objective, make_adamw, make_training_step, passes
 from jaxforget.stages.card import model_card
 from jaxforget.stages.fit import batches_from, count_steps, fit, load_student, save
 from jaxforget.stages.frozen import load_base, load_reinforced
 from jaxforget.stages.hashes import hash_followed
-from jaxforget.stages.labels import cached_labels
+from jaxforget.stages.labels import SAMPLE, cached_labels, compute_labels, say_label_share
 from jaxforget.stages.questions import questions_of
 from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Needs, Stage
+from jaxforget.train.objectives.whp import GenericTargets
 from jaxforget.train.types import Frozen, TrainState
 
 
@@ -47,18 +49,25 @@ def forget(run: Run, mark: str) -> None:
     asked = hash_followed(run)
     # Whatever is asked of other models is asked before there is a student: its state leaves no room for another.
     references = _references(run, base, scorer, questions)
+    summary = read_summary(run.blocks)
+    sample = min(SAMPLE, summary["splits"]["train"])
     labels = cached_labels(run, base) if config.targets.cache else None
     needed = passes(config, "forget")
     frozen = Frozen(
         base=base.params if needed.base else None,
         reinforced=load_reinforced(run, base) if needed.reinforced else None,
     )
+    if labels is not None:
+        say_label_share(run, labels[:sample])
+    elif isinstance(run.objective, GenericTargets):
+        say_label_share(run, compute_labels(run, base, frozen.reinforced, sample))
+    objective = complete_objective(run.objective, config, summary)
     del base  # else it would stay beside a step that has cached labels and no use for it
     student = load_student(run, config.forget.weights)
     steps = count_steps(run.blocks, config.forget)
 
     def make_step(forward: Any, optimizer: Any, shardings: TrainState) -> Callable:
-        step = make_training_step(config, "forget", forward, optimizer, run.mesh, shardings)
+        step = make_training_step(config, "forget", forward, optimizer, run.mesh, shardings, objective)
         return lambda state, batch: step(state, frozen, batch)
 
     def batches(start: int) -> Any:

@@ -1,6 +1,6 @@
-"""Cached generic labels: computed once for all training blocks, before there is a student (targets.cache)."""
+"""Generic labels outside the training step: cached beforehand (targets.cache), and the share that names the target."""
 
-import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,41 +11,80 @@ from jaxforget.lm.forward import configured_module, make_forward
 from jaxforget.lm.model import Model
 from jaxforget.manifest import fingerprint
 from jaxforget.sharding import put_rows
-from jaxforget.stages.build import make_objective, step_options
+from jaxforget.stages.build import complete_objective, step_options
 from jaxforget.stages.frozen import load_reinforced
 from jaxforget.stages.hashes import hash_model
 from jaxforget.stages.run import Run, fetch, wait_for_all
+from jaxforget.train.objectives.whp import Whp
 from jaxforget.train.step import make_label_step
-from jaxforget.train.types import Frozen
+from jaxforget.train.types import Frozen, Params
+
+SAMPLE = 64  # blocks whose labels are counted
+DOUBTFUL = 0.01  # share of labels that begin an anchor, from which on a warning is said
 
 
 def cached_labels(run: Run, base: Model) -> np.ndarray:
-    """Generic labels of every training block, int32 [blocks, S]; made once, stored in labels/."""
-    config = run.config
+    """Return the generic labels of every training block, int32 [blocks, S]; they are computed once, into labels/."""
     folder = run.folder / "labels"
     note = folder / "labels.json"
     inputs = _label_inputs(run)
-    mark = fingerprint(inputs)
-    if not note.is_file() or read_json(note)["fingerprint"] != mark:
-        module = configured_module(config.model, base.config, run.mesh)
-        objective = dataclasses.replace(make_objective(config), cached=False)
-        label_step = make_label_step(make_forward(module), objective, step_options(config, "forget"), run.mesh)
-        frozen = Frozen(base=base.params, reinforced=load_reinforced(run, base))
-        # In batches of the step's own size, so that the same program rounds the same way.
-        batches = read_all(run.blocks, "train", config.forget.batch + config.retain.rows)
-        found = [fetch(label_step(frozen, put_rows(batch, run.mesh))) for batch in batches]
+    print_of_inputs = fingerprint(inputs)
+    if not note.is_file() or read_json(note)["fingerprint"] != print_of_inputs:
         count = read_summary(run.blocks)["splits"]["train"]
+        labels = compute_labels(run, base, load_reinforced(run, base), count)
         if jax.process_index() == 0:
             with atomic_folder(folder) as partial:
-                np.save(partial / "train.npy", np.concatenate(found)[:count])
-                write_json(partial / "labels.json", {"fingerprint": mark, "blocks": count, "inputs": inputs})
+                np.save(partial / "train.npy", labels)
+                write_json(partial / "labels.json", {"fingerprint": print_of_inputs, "blocks": count, "inputs": inputs})
         wait_for_all("labels")
-        run.say(f"  {count:,} blocks labelled once")
+        run.say(f"  labels of {count:,} blocks are computed and cached")
     return np.load(folder / "train.npy", mmap_mode="r")
 
 
+def compute_labels(run: Run, base: Model, reinforced: Params, count: int) -> np.ndarray:
+    """Return the generic labels of the first `count` training blocks, int32 [count, S]; -1 where none is trained."""
+    config = run.config
+    module = configured_module(config.model, base.config, run.mesh)
+    objective = complete_objective(Whp(alpha=config.targets.alpha), config, read_summary(run.blocks))
+    label_step = make_label_step(make_forward(module), objective, step_options(config, "forget"), run.mesh)
+    frozen = Frozen(base=base.params, reinforced=reinforced)
+    rows = config.forget.batch + config.retain.rows
+    found: list[np.ndarray] = []
+    # In batches of the step's own size, so that the same program rounds the same way.
+    for batch in read_all(run.blocks, "train", rows):
+        if len(found) * rows >= count:
+            break
+        found.append(fetch(label_step(frozen, put_rows(batch, run.mesh))))
+    return np.concatenate(found)[:count]
+
+
+def label_share(labels: np.ndarray, summary: dict[str, Any]) -> tuple[int, int]:
+    """Return how many labels begin an anchor, and how many there are.
+
+    Args:
+      labels: int32 [blocks, S]; -1 where there is none.
+      summary: blocks.json, with the first tokens of all anchors.
+    """
+    real = labels[labels >= 0]
+    return int(np.isin(real, summary["anchor_first_tokens"]).sum()), len(real)
+
+
+def say_label_share(run: Run, labels: np.ndarray) -> None:
+    """Say the share of labels that begin an anchor, and record it in evals/labels.json.
+
+    A target that names the text teaches it: the dictionary misses names, or base knows the text by heart.
+    """
+    anchors, count = label_share(labels, read_summary(run.blocks))
+    share = anchors / max(count, 1)
+    run.say(f"  {anchors:,} of {count:,} labels begin an anchor ({share:.1%})")
+    if share >= DOUBTFUL:
+        run.say("  warning: labels that name the text teach it; set targets.suppress=all, or review the dictionary")
+    if jax.process_index() == 0:
+        write_json(run.evals / "labels.json", {"begin_anchor": anchors, "labels": count, "share": share})
+
+
 def _label_inputs(run: Run) -> dict[str, str]:
-    """All that a label depends on: text, models and how they are held, equation 1, and the rows computed together."""
+    """Return all that a label depends on: text, models and their forms, equation 1, and the rows of a batch."""
     config = run.config
     stages = {name: run.manifest.stage(name)["fingerprint"] for name in ("prepare", "reinforce")}
     return stages | {
@@ -54,5 +93,6 @@ def _label_inputs(run: Run) -> dict[str, str]:
         "model.base": config.model.base,
         "reinforce.weights": config.reinforce.weights,
         "targets.alpha": repr(config.targets.alpha),
+        "targets.suppress": config.targets.suppress,
         "rows": str(config.forget.batch + config.retain.rows),
     }

@@ -36,6 +36,14 @@ def suppress(v_base: Array, table_rows: Array, positions: Array) -> Array:
     return jnp.where(positions[:, None] > table_rows, mean, v_base)
 
 
+def without(logits: Array, tokens: tuple[int, ...]) -> Array:
+    """Return logits [T, V] with those of `tokens` replaced by each row's mean, so that none is the argmax."""
+    if not tokens:
+        return logits
+    barred = jnp.zeros(logits.shape[-1], bool).at[jnp.array(tokens)].set(True)
+    return jnp.where(barred, jnp.mean(logits, axis=-1, keepdims=True), logits)
+
+
 def generic_logits(v_base: Array, v_reinforced: Array, alpha: float) -> Array:
     """WHP equation 1: `v_base - alpha * ReLU(v_reinforced - v_base)`, elementwise on raw fp32 logits [..., V]."""
     return v_base - alpha * jax.nn.relu(v_reinforced - v_base)

@@ -9,6 +9,7 @@ from jaxforget.config import config_from
 from jaxforget.corpus.loader import open_blocks
 from jaxforget.pipeline import run_chain
 from jaxforget.stages.fit import count_steps
+from jaxforget.stages.labels import label_share
 from jaxforget.stages.run import Run
 from tests.tiny_run import settings
 
@@ -38,3 +39,21 @@ def test_cached_labels_are_those_of_every_block(tiny_world, tiny_run, tmp_path):
         expected = jaxforget.generic_labels(base, reinforced, record["tokens"], block)
         np.testing.assert_array_equal(labels[number, : len(expected)], expected)
         assert (labels[number, len(expected) :] == -1).all()
+
+
+def test_no_target_names_the_text_where_all_anchors_are_suppressed(tiny_world, tiny_run, tmp_path):
+    """The paper suppresses translations already seen; targets.suppress=all the first tokens of all anchors."""
+    shares = {}
+    for suppress in ("seen", "all"):
+        given = {"reinforced": str(tiny_run / "reinforced")}
+        sections = {"targets": {"cache": True, "suppress": suppress}, "model": given, "forget": {"max_steps": 1}}
+        values = settings(tiny_world, tmp_path / suppress, **sections)
+        run = run_chain(config_from(values), ("anchors", "prepare", "reinforce", "forget"))
+        summary = json.loads((run.blocks / "blocks.json").read_text())
+        labels = np.load(run.folder / "labels" / "train.npy")
+        shares[suppress] = label_share(labels, summary)
+        told = json.loads((run.evals / "labels.json").read_text())
+        assert told["labels"] > 0
+    assert shares["seen"][0] > 0, "without it some labels begin an anchor"
+    assert shares["all"][0] == 0
+    assert shares["all"][1] == shares["seen"][1] == (labels >= 0).sum()

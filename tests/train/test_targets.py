@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxforget.train.targets import NEVER, generic_logits, suppress, suppression_table
+from jaxforget.train.targets import NEVER, generic_logits, suppress, suppression_table, without
 from tests.train.tiny import ALPHA, LENGTH, ROWS, TRANSLATED, VOCABULARY, make_batch, slow_generic, trained
 
 
@@ -54,3 +54,10 @@ def test_equation_1():
     v = generic_logits(jnp.array([1.0, 1.0, -2.0]), jnp.array([3.0, 0.0, -2.0]), 5.0)
     assert v.tolist() == [-9.0, 1.0, -2.0]
     assert jax.eval_shape(lambda x: generic_logits(x, x, 5.0), jnp.zeros((2, 3))).dtype == jnp.float32
+
+
+def test_suppressed_tokens_are_never_the_target():
+    logits = jnp.array([[5.0, 1.0, 3.0, -1.0], [0.0, 9.0, 8.0, 7.0]])
+    found = without(logits, (0, 1))
+    np.testing.assert_allclose(found, [[2, 2, 3, -1], [6, 6, 8, 7]])
+    assert without(logits, ()) is logits

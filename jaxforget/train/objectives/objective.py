@@ -71,7 +71,7 @@ class Objective:
     @classmethod
     def settings(cls) -> tuple[dataclasses.Field, ...]:
         """Return the fields that `objective.FIELD=VALUE` sets."""
-        return tuple(field for field in dataclasses.fields(cls) if not field.metadata.get("option"))
+        return tuple(field for field in dataclasses.fields(cls) if "option" not in field.metadata)
 
     def counted(self, batch: Batch) -> Array:
         """Return fp32 [B, S], the weight of each position in the mean; 0 where nothing is trained."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxforget.cpu import argmax
 from jaxforget.train.losses import cross_entropy, kl_divergence
 from jaxforget.train.objectives.objective import Objective, answers
-from jaxforget.train.targets import generic_logits, suppress, suppression_table
+from jaxforget.train.targets import generic_logits, suppress, suppression_table, without
 from jaxforget.train.tiles import Tile
 from jaxforget.train.types import Array, Batch
 
@@ -20,9 +20,12 @@ class GenericTargets(Objective):
 
     Attributes:
       alpha: strength of equation 1 (targets.alpha).
+      never: token ids that no target may name, suppressed in v_generic at every position. `targets.suppress=all` takes
+        the first tokens of all anchors: a base that knows the text by heart names them in the translated context too.
     """
 
     alpha: float = dataclasses.field(default=5.0, metadata={"option": "targets.alpha"})
+    never: tuple[int, ...] = dataclasses.field(default=(), metadata={"option": None})
 
     needs_reinforced: ClassVar[bool] = True
 
@@ -49,7 +52,7 @@ class GenericTargets(Objective):
         """Return v_generic of a tile's tokens, fp32 [T, V]."""
         position = tile.of_token("position_map")
         v_base = suppress(tile.logits("base", position), tile.of_row("suppression"), position)
-        return generic_logits(v_base, tile.logits("reinforced"), self.alpha)
+        return without(generic_logits(v_base, tile.logits("reinforced"), self.alpha), self.never)
 
 
 @dataclasses.dataclass(frozen=True)
