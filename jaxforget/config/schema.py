@@ -90,10 +90,7 @@ class RetainOptions:
     weight: float = result(0.0, FORGET, "weight of the retain rows' mean loss; 0 = no retain term", least=0)
     rows: int = result(0, FORGET, "retain blocks added to the batch of each step", least=0, most=MOST_ROWS)
     loss: str = result(
-        "kl",
-        FORGET,
-        "loss of the retain rows: KL divergence from base, or the cross-entropy of the text",
-        ("kl", "nll"),
+        "kl", FORGET, "loss of the retain rows: KL divergence from base, or cross-entropy", ("kl", "nll")
     )
 
 
@@ -159,11 +156,7 @@ class TargetOptions:
 
     alpha: float = result(5.0, FORGET, "strength of equation 1", least=0)
     suppress: str = result(
-        "seen",
-        FORGET,
-        "tokens that no target may name: translations already seen in the block (paper), or the first tokens of all "
-        "anchors too",
-        ("seen", "all"),
+        "seen", FORGET, "no target names translations already seen (paper), or no anchor at all", ("seen", "all")
     )
     cache: bool = layout(False, FORGET, "compute every label once beforehand; bit-equal to labels computed in the step")
     tile: int = layout(1024, ("reinforce", "forget", "eval"), "tokens per device whose logits exist at a time", above=0)
