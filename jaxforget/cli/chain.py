@@ -17,7 +17,6 @@ HELP = {
     "forget": "train the student to forget the text",
     "eval": "measure all models of the run side by side",
     "export": "write the unlearned model in the Hugging Face format",
-    "report": "write report.html",
 }
 # A stage takes the options of the whole chain, so that one configuration serves all; its help lists its own.
 EPILOG = """\
@@ -60,9 +59,8 @@ def add(add_command) -> None:
                 action="store_true",
                 help="with anchors.extractor=endpoint: ask nothing, show what the endpoint would be asked",
             )
-        if name != "report":
-            parser.add_argument("--again", action="store_true", help="replace finished results of other options")
-            parser.add_argument("--force", action="store_true", help="fill a folder that holds other files")
+        parser.add_argument("--again", action="store_true", help="replace finished results of other options")
+        parser.add_argument("--force", action="store_true", help="fill a folder that holds other files")
         add_config(parser)
 
 
@@ -72,8 +70,8 @@ def run(given: argparse.Namespace) -> int:
     if given.name == "eval" and given.dry_run and not suites:
         raise UserError("--dry-run shows what suites would ask an endpoint; name them, as suite=completion")
     config = read_config(given.config, [word for word in given.overrides if word not in suites])
-    check_places(config, tuple(HELP) if given.name == "run" else (given.name,))
-    start_jax(alone=given.name == "report" or (given.name == "anchors" and given.dry_run))
+    check_places(config, (*HELP, "report") if given.name == "run" else (given.name,))
+    start_jax(alone=given.name == "anchors" and given.dry_run)
     from jaxforget.pipeline import preview_anchors, run_chain, run_suites
     from jaxforget.train.loop import Preempted
 
@@ -85,7 +83,7 @@ def run(given: argparse.Namespace) -> int:
         elif suites:
             run_suites(config, suites[-1].removeprefix("suite="), dry_run=given.dry_run)
         else:
-            run_chain(config, names, again=getattr(given, "again", False), force=getattr(given, "force", False))
+            run_chain(config, names, again=given.again, force=given.force)
     except Preempted as stopped:
         tell(str(stopped))
         return 128 + stopped.signal

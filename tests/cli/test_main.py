@@ -317,8 +317,9 @@ def test_what_joins_no_other_host(monkeypatch, tmp_path, words, alone):
     def start(*, alone: bool) -> None:
         raise Asked(alone)
 
-    monkeypatch.setattr("jaxforget.cli.chain.start_jax", start)
-    monkeypatch.setattr("jaxforget.cli.chain.check_places", lambda *_: None)
+    module = "report" if words[0] == "report" else "chain"
+    monkeypatch.setattr(f"jaxforget.cli.{module}.start_jax", start)
+    monkeypatch.setattr(f"jaxforget.cli.{module}.check_places", lambda *_: None)
     with pytest.raises(Asked) as asked:
         main([words[0], str(ROOT / "configs" / "toy.yaml"), f"out={tmp_path}", *words[1:]])
     assert asked.value.args == (alone,)

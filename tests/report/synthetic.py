@@ -105,7 +105,7 @@ def artefacts() -> dict[str, object]:
     return {
         "config.yaml": "model:\n  folder: runs/demo/base\ncorpus:\n  path: runs/demo/world/target\n"
         "retain:\n  path: runs/demo/world/retain\n  weight: 1.0\n"
-        "targets:\n  kind: argmax\n  alpha: 5.0\n"
+        "method: whp\nobjective:\n  alpha: 5.0\n"
         "forget:\n  max_steps: 120\n  learning_rate: 0.0003\n",
         "manifest.json": {
             "versions": {"jax": "0.10.2", "flax": "0.12.8", "python": "3.11.7", "jaxforget": "0.1.0"},

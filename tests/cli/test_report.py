@@ -1,0 +1,28 @@
+"""`jaxforget report`: one run, several runs, figures, another file."""
+
+from tests.cli.saying import fault, status_of
+from tests.report.synthetic import write_run
+
+
+def test_two_runs_on_one_page_and_figures_beside_it(capsys, copied, tmp_path):
+    other = write_run(tmp_path / "npo")
+    assert status_of("report", copied, other, "--figures") == 0
+    assert capsys.readouterr().out == f"{copied / 'comparison.html'}\n"
+    page = (copied / "comparison.html").read_text()
+    assert "npo: unlearned" in page
+    assert "moved: unlearned" in page
+    figures = list((copied / "figures").iterdir())
+    assert len(figures) > 3
+    assert all(path.suffix == ".svg" for path in figures)
+
+
+def test_the_page_goes_where_the_user_wants_it(capsys, copied, tmp_path):
+    before = (copied / "report.html").read_bytes()
+    assert status_of("report", copied, "--out", tmp_path / "mine.html") == 0
+    assert (tmp_path / "mine.html").is_file()
+    assert (copied / "report.html").read_bytes() == before
+
+
+def test_what_is_no_run_is_named(capsys, copied):
+    assert "/nowhere: no such run" in fault(capsys, "report", copied, "/nowhere")
+    assert "seed takes" in fault(capsys, "report", copied, "seed=x")
