@@ -14,6 +14,33 @@ _LLAMA_2_70B = ModelConfig(32_000, 8192, 28_672, 80, 64, 8, 128)
 _LLAMA_3_8B = ModelConfig(128_256, 4096, 14_336, 32, 32, 8, 128, rope_theta=500_000.0, max_position_embeddings=8192)
 _LLAMA_31_8B = dataclasses.replace(_LLAMA_3_8B, rope_scaling=_LLAMA_3_ROPE, max_position_embeddings=131_072)
 _TINYLLAMA = ModelConfig(32_000, 2048, 5632, 22, 32, 4, 64, max_position_embeddings=2048)
+_LLAMA_32_1B = ModelConfig(
+    *(128_256, 2048, 8192, 16, 32, 8, 64),
+    rope_theta=500_000.0,
+    rope_scaling=RopeScaling("llama3", 32.0, 1.0, 4.0, 8192),
+    max_position_embeddings=131_072,
+    tie_word_embeddings=True,
+)
+_ZEPHYR_7B = ModelConfig(
+    *(32_000, 4096, 14_336, 32, 32, 8, 128), max_position_embeddings=32_768, family="mistral", windows=(4096,) * 32
+)
+_QWEN = {"rms_norm_eps": 1e-6, "rope_theta": 1e6}
+_QWEN_25_7B = ModelConfig(
+    152_064, 3584, 18_944, 28, 28, 4, 128, max_position_embeddings=32_768, family="qwen2", **_QWEN
+)
+_QWEN_3_8B = ModelConfig(151_936, 4096, 12_288, 36, 32, 8, 128, max_position_embeddings=40_960, family="qwen3", **_QWEN)
+_GEMMA_2_9B = ModelConfig(
+    *(256_000, 3584, 14_336, 42, 16, 8, 256),
+    rms_norm_eps=1e-6,
+    max_position_embeddings=8192,
+    tie_word_embeddings=True,
+    hidden_act="gelu_pytorch_tanh",
+    family="gemma2",
+    logit_soft_cap=30.0,
+    attention_soft_cap=50.0,
+    query_scale=256,
+    windows=(4096, None) * 21,
+)
 
 # Token ids, which no plan needs, are left at their defaults.
 PUBLISHED: dict[str, ModelConfig] = {
@@ -27,7 +54,15 @@ PUBLISHED: dict[str, ModelConfig] = {
     "meta-llama/Meta-Llama-3-8B-Instruct": _LLAMA_3_8B,
     "meta-llama/Llama-3.1-8B": _LLAMA_31_8B,
     "meta-llama/Llama-3.1-8B-Instruct": _LLAMA_31_8B,
+    "meta-llama/Llama-3.2-1B": _LLAMA_32_1B,
+    "meta-llama/Llama-3.2-1B-Instruct": _LLAMA_32_1B,
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0": _TINYLLAMA,
+    "HuggingFaceH4/zephyr-7b-beta": _ZEPHYR_7B,
+    "mistralai/Mistral-7B-v0.1": _ZEPHYR_7B,
+    "Qwen/Qwen2.5-7B-Instruct": _QWEN_25_7B,
+    "Qwen/Qwen3-8B": _QWEN_3_8B,
+    "google/gemma-2-9b": _GEMMA_2_9B,
+    "google/gemma-2-9b-it": _GEMMA_2_9B,
 }
 
 

@@ -79,11 +79,14 @@ def _runs_cudnn(jaxpr: Any) -> bool:
 
 
 def _tiles_run(kernel: str, grid: tuple[int, ...]) -> int:
-    """How often the body of splash attention's `kernel` runs: for every head, tiles up to the diagonal."""
+    """Return how often the body of splash attention's `kernel` runs: for every head, tiles up to the diagonal.
+
+    With a sliding window the grid is narrower than the block: it holds the tiles that the window reaches.
+    """
     # (heads, queries, slots), but of the kernel for gradients by keys and values (slots, heads, queries).
     slots, heads, queries = grid if "_dkv_" in kernel else (grid[2], grid[0], grid[1])
-    assert queries == slots, f"a kernel other than causal attention: {kernel} {grid}"
-    return heads * queries * (queries + 1) // 2
+    wide, narrow = max(queries, slots), min(queries, slots)
+    return heads * (wide * narrow - narrow * (narrow - 1) // 2)
 
 
 def _product(equation: Any) -> int:

@@ -7,15 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxforget.models.attention import SCORES, attend
+from jaxforget.models.attention import SCORES, Scope, attend
 
 
-def whole(query, key, value, positions):
-    """The same from whole scores, every head with keys of its own, fp32."""
+def whole(query, key, value, positions, window=None, soft_cap=None):
+    """Compute the same from whole scores, every head with keys of its own, fp32."""
     groups = query.shape[2] // key.shape[2]
     key, value = (jnp.repeat(x, groups, axis=2) for x in (key, value))
     scores = jnp.einsum("bshe,bthe->bhst", query, key)
-    mask = np.arange(key.shape[1])[None, None] <= np.asarray(positions)[:, :, None]
+    scores = scores if soft_cap is None else soft_cap * jnp.tanh(scores / soft_cap)
+    distance = np.asarray(positions)[:, :, None] - np.arange(key.shape[1])[None, None]
+    mask = (distance >= 0) & (distance < (window or key.shape[1]))
     return jnp.einsum("bhst,bthe->bshe", jax.nn.softmax(jnp.where(mask[:, None], scores, -jnp.inf)), value)
 
 
@@ -55,6 +57,43 @@ def test_values_and_gradients_equal_those_of_whole_scores(sizes):
     for found, expected in zip(our_gradients, their_gradients, strict=True):
         assert np.abs(expected).max() > 0.5
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("windows", "layer", "soft_cap"),
+    [((5,), None, None), ((None, 7), 1, None), ((None, 7), 0, 0.5), ((3, 500), 1, None), ((None,), None, 0.5)],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"length": 140, "rows": 1},  # few scores, in two parts
+        {"length": 1, "slots": 40},  # a cache
+        {"length": SCORES // 64 + 3, "heads": 64, "groups": 4},  # many scores
+        {"length": SCORES // 64 + 3, "heads": 64, "groups": 16},
+    ],
+    ids=str,
+)
+def test_windows_and_soft_caps_equal_those_of_whole_scores(sizes, windows, layer, soft_cap):
+    *inputs, positions = case(**sizes)
+    weights = np.random.default_rng(1).standard_normal(inputs[0].shape, np.float32)
+    window = windows[layer or 0]
+
+    def run(function):
+        return jax.jit(jax.value_and_grad(lambda *x: jnp.sum(function(*x) * weights), (0, 1, 2)))(*inputs)
+
+    ours = run(lambda *x: attend(*x, positions, Scope(windows, soft_cap), None if layer is None else jnp.int32(layer)))
+    theirs = run(lambda *x: whole(*x, positions, window, soft_cap))
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5, atol=1e-4)
+    for found, expected in zip(ours[1], theirs[1], strict=True):
+        assert np.abs(expected).max() > 0.1 or sizes["length"] == 1
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_window_that_holds_every_slot_is_none():
+    assert Scope((4096, None)).within(512) == Scope()
+    assert Scope((4096, 8, None)).within(512).windows == (None, 8, None)
+    assert Scope((8,), 2.0).within(8) == Scope((None,), 2.0)
 
 
 def test_bfloat16_sums_over_chunks_in_float32():

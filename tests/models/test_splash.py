@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxforget.models.attention import attend
+from jaxforget.models.attention import Scope, attend
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.splash import SplashAttention, has_splash, tiling
 from jaxforget.models.transformer import Transformer
@@ -64,6 +64,35 @@ def test_the_kernel_equals_plain_attention(sizes, axes):
         assert size > 1
         assert np.linalg.norm(ours - expected) < 1.5 * ULP * size
         assert np.linalg.norm(ours - expected) < 2 * np.linalg.norm(theirs - expected)
+
+
+@pytest.mark.parametrize(
+    ("scope", "layer"),
+    [(Scope((100,)), None), (Scope((None, 60), 2.0), 1), (Scope((None, 60), 2.0), 0)],
+    ids=["window", "local", "global"],
+)
+def test_windows_and_soft_caps_by_the_kernel(scope, layer):
+    inputs = case(rows=1, heads=2, groups=1, width=64)
+    layer = None if layer is None else jnp.int32(layer)
+    splash = SplashAttention(mesh_of(), interpret=True)
+    found = values_and_gradients(lambda *x: splash(*x, scope, layer), *inputs)
+    exact = values_and_gradients(
+        lambda *x: attend(*x, scope, layer), *(x.astype(jnp.float32) for x in inputs[:3]), inputs[3]
+    )
+    everything = values_and_gradients(attend, *(x.astype(jnp.float32) for x in inputs[:3]), inputs[3])
+    for ours, expected, other in zip(found, exact, everything, strict=True):
+        size = np.linalg.norm(expected)
+        assert np.linalg.norm(ours - expected) < 2 * ULP * size
+        assert np.linalg.norm(other - expected) > 10 * ULP * size
+
+
+def test_windows_are_kernels_only_where_a_block_is_longer():
+    """Blocks that every window holds run one kernel; longer ones choose between two by the layer."""
+    query, key, value, positions = case(rows=1, heads=1, groups=1)
+    splash = SplashAttention(mesh_of(), interpret=True)
+    for windows, kernels in (((4096, None), 1), ((60, None), 2)):
+        program = jax.make_jaxpr(lambda i: splash(query, key, value, positions, Scope(windows), i))(jnp.int32(0))  # noqa: B023
+        assert str(program).count("pallas_call[") == kernels
 
 
 @pytest.mark.parametrize(
