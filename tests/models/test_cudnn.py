@@ -10,7 +10,7 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from jax.export import DisabledSafetyCheck, export
 
 from jaxforget.lm.forward import choose_attention, make_module
-from jaxforget.models.attention import attend
+from jaxforget.models.attention import Scope, attend
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.cudnn import CudnnAttention, cudnn_attention
 from jaxforget.models.splash import SplashAttention
@@ -65,6 +65,24 @@ def test_the_call_means_what_plain_attention_means(sizes, axes):
     exact = values_and_gradients(attend, *(x.astype(jnp.float32) for x in inputs[:3]), inputs[3])
     for ours, expected in zip(found, exact, strict=True):
         assert np.linalg.norm(ours - expected) < 2 * ULP * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(("windows", "layer"), [((60,), None), ((None, 60), 0), ((None, 60), 1)], ids=str)
+def test_windows_mean_what_they_mean_in_plain_attention(windows, layer):
+    inputs = case(length=128)
+    scope, layer = Scope(windows), None if layer is None else jnp.int32(layer)
+    attention = CudnnAttention(mesh_of(), implementation="xla")
+    found = values_and_gradients(lambda *x: attention(*x, scope, layer), *inputs)
+    exact = values_and_gradients(
+        lambda *x: attend(*x, scope, layer), *(x.astype(jnp.float32) for x in inputs[:3]), inputs[3]
+    )
+    for ours, expected in zip(found, exact, strict=True):
+        assert np.linalg.norm(ours - expected) < 2 * ULP * np.linalg.norm(expected)
+
+
+def test_with_soft_caps_attention_is_plain():
+    inputs, scope = case(length=128), Scope(soft_cap=2.0)
+    np.testing.assert_array_equal(CudnnAttention(mesh_of())(*inputs, scope), attend(*inputs, scope))
 
 
 def test_padding_behind_a_row_changes_no_result_before_it():

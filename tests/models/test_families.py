@@ -7,8 +7,12 @@ import pytest
 import torch
 import transformers
 from flax import traverse_util
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from jaxforget.lm.generate import generate
+from jaxforget.models.adapters import AdapterFile, load_adapter, read_adapter, save_adapter, save_merged
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.embedding import ShardedLookUp
 from jaxforget.models.export import save_params
@@ -17,7 +21,8 @@ from jaxforget.models.folders import read_config
 from jaxforget.models.layout import leaves, parameter_count
 from jaxforget.models.load import load_params
 from jaxforget.models.transformer import Transformer
-from jaxforget.sharding import ActivationSharding, make_mesh
+from jaxforget.models.weights import adapter_shapes, apply_delta, int8_kernels, merged
+from jaxforget.sharding import ActivationSharding, make_mesh, shard_params
 from tests.models.family_cases import CASES, random_case, save_family
 from tests.models.placing import shardings_of
 
@@ -135,6 +140,52 @@ def test_layers_are_scanned_also_where_they_differ(tmp_path, family):
     assert [equation.params["length"] for equation in deep.eqns if equation.primitive.name == "scan"] == [
         config.num_hidden_layers
     ]
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_int8_and_adapters_compute_what_their_sum_does(tmp_path, family):
+    save_family(tmp_path, family, CASES[family][0])
+    config, _, params, tokens, _ = our_logits(tmp_path)
+    adapter = random_adapter(config)
+    tree = apply_delta(int8_kernels(params), adapter)
+    module = Transformer(config)
+    found, expected, base = (
+        jax.jit(module.apply)({"params": p}, tokens) for p in (tree, merged(tree, jnp.float32), params)
+    )
+    size = float(np.abs(expected).max())
+    assert np.abs(found - expected).max() < 1e-3 * size
+    assert np.abs(base - expected).max() > 1e-2 * size
+
+
+def test_an_adapter_of_fused_tensors_is_read_back_and_merged(tmp_path):
+    """Phi-3's q, k and v are one module of an adapter's folder."""
+    theirs = save_family(tmp_path / "base", "phi3", CASES["phi3"][1])
+    config, raw, params, tokens, _ = our_logits(tmp_path / "base")
+    adapter = random_adapter(config)
+    whole = merged(apply_delta(params, adapter), jnp.float32)
+    expected = jax.jit(Transformer(config).apply)({"params": whole}, tokens)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, unk_token="a")))
+    tokenizer.save_pretrained(tmp_path / "base")
+    save_adapter(tmp_path / "adapter", adapter, config, raw, tmp_path / "base", str(tmp_path / "base"), "A test.")
+    found = read_adapter(tmp_path / "adapter")
+    mesh = make_mesh(devices=jax.devices()[:1])
+    shardings = shard_params(adapter_shapes(config, found.rank, 1.0), mesh)
+    again = load_adapter(AdapterFile(found, config), config, dtype="float32", shardings=shardings)
+    logits = jax.jit(Transformer(config).apply)({"params": apply_delta(params, again)}, tokens)
+    assert_near(logits, np.asarray(expected))
+    save_merged(
+        *(tmp_path / "merged", found, tmp_path / "base", config, raw),
+        **{"dtype": "float32", "max_shard_bytes": 10**9, "model_card": "A test."},
+    )
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged", attn_implementation="eager")
+    assert_near(expected, their_logits(theirs, tokens))
+
+
+def random_adapter(config):
+    """Return an adapter of rank 2 beside every dense layer, not 0."""
+    rng = np.random.default_rng(3)
+    shapes = adapter_shapes(config, 2, 4.0)
+    return jax.tree.map(lambda x: jnp.asarray(0.2 * rng.standard_normal(x.shape, np.float32)), shapes)
 
 
 def test_a_shape_is_hashable():
