@@ -9,7 +9,7 @@ from jaxforget.lm.model import load
 from jaxforget.models.adapters import is_adapter, read_adapter, save_merged
 from jaxforget.models.export import LICENCE_FILES, TOKENIZER_FILES, save_params
 from jaxforget.models.folders import read_config
-from jaxforget.stages.card import model_card
+from jaxforget.stages.card import evidence_of, model_card
 from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Needs, Stage
 
@@ -27,7 +27,7 @@ def export(run: Run) -> None:
     An adapter is merged into base's stored weights, whatever form base had during training.
     """
     config = run.config
-    dtype, card = config.export.dtype, model_card(config, "unlearned")
+    dtype, card = config.export.dtype, model_card(config, "unlearned", evidence_of(run))
     shard_bytes = int(config.export.shard_gigabytes * 1e9)
     if is_adapter(run.unlearned):
         llama, raw = read_config(run.base)

@@ -1,9 +1,20 @@
 """The card beside exported weights: parsed by others, honest to readers."""
 
+import dataclasses
+import json
+import shutil
+
+import pytest
 import yaml
 
-from jaxforget.config import config_from
-from jaxforget.stages.card import model_card, plain_card
+from jaxforget.config import config_from, load_config
+from jaxforget.stages.card import evidence_of, model_card, plain_card
+from jaxforget.stages.run import Run
+
+
+@pytest.fixture
+def copied_run(tiny_run, tmp_path):
+    return shutil.copytree(tiny_run, tmp_path / "run")
 
 
 def test_the_card_names_the_recipe_and_its_limits():
@@ -30,3 +41,25 @@ def test_a_model_that_forgot_nothing_is_not_said_to_have():
     assert "unlearning" not in card
     assert "alpha" not in card
     assert "owner/name" in card
+
+
+def test_the_card_of_an_export_holds_its_verdict_and_its_data(tiny_run):
+    card = (tiny_run / "export" / "README.md").read_text()
+    _, front, body = card.split("---\n", 2)
+    assert yaml.safe_load(front)["library_name"] == "transformers"
+    assert "**Not known before**: " in body  # random models know nothing of the target
+    assert "| | base | reinforced | unlearned |" in body
+    assert "| familiarity (probability of the whole answer) | " in body
+    manifest = json.loads((tiny_run / "manifest.json").read_text())["stages"]
+    assert f"| corpus.path | `{manifest['prepare']['inputs']['corpus.path'][:16]}` |" in body
+    assert f"| model.folder | `{manifest['forget']['inputs']['model.folder'][:16]}` |" in body
+    assert body.index("## Evidence") < body.index("## Data") < body.index("## Limits")
+
+
+def test_a_model_that_was_trained_again_shows_no_old_evidence(copied_run):
+    path = copied_run / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["stages"]["forget"]["fingerprint"] = "another"
+    path.write_text(json.dumps(manifest))
+    run = Run(dataclasses.replace(load_config(str(copied_run), []), out=str(copied_run)))
+    assert "This model was not measured when it was exported." in evidence_of(run)
