@@ -90,7 +90,7 @@ class RetainOptions:
     weight: float = result(0.0, FORGET, "weight of the retain rows' mean loss; 0 = no retain term", least=0)
     rows: int = result(0, FORGET, "retain blocks added to the batch of each step", least=0, most=MOST_ROWS)
     loss: str = result(
-        "kl", FORGET, "loss of the retain rows: KL divergence from base, or cross-entropy", ("kl", "nll")
+        "kl", FORGET, "loss of the retain rows: KL divergence from base, or cross-entropy", ("kl", "nll", "states")
     )
 
 

@@ -1,5 +1,6 @@
 """The module of a model, its forward functions, and the shapes and shardings of its parameters."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
 from jax.sharding import Mesh
 
+from jaxforget.errors import UserError
 from jaxforget.models.attention import attend
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.cudnn import cudnn_attention
@@ -80,11 +82,31 @@ def _unrolled(config: ModelConfig, remat: str) -> int:
 
 def make_forward(module: Transformer) -> Forward:
     """Return the pure functions of `module` that a training step takes."""
+
+    def states(params: Params, tokens: jax.Array, layer: int) -> jax.Array:
+        first = module.clone(config=first_layers(module.config, layer))
+        layers = jax.tree.map(lambda x: x[:layer], params["layers"])
+        return first.apply({"params": {**params, "layers": layers}}, tokens, method="states")
+
     return Forward(
         hidden=lambda params, tokens: module.apply({"params": params}, tokens, method="hidden"),
         head=lambda params: module.apply({"params": params}, method="head"),
         apply_delta=apply_delta,
         soft_cap=module.config.logit_soft_cap,
+        states=states,
+    )
+
+
+def first_layers(config: ModelConfig, count: int) -> ModelConfig:
+    """Return the shape of a model that ends after `count` layers.
+
+    Raises:
+      UserError: the model has fewer layers.
+    """
+    if not 0 < count <= config.num_hidden_layers:
+        raise UserError(f"objective.layer={count}: the model has layers 1 to {config.num_hidden_layers}")
+    return dataclasses.replace(
+        config, num_hidden_layers=count, windows=config.windows[:count], rotating=config.rotating[:count]
     )
 
 

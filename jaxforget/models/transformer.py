@@ -257,11 +257,16 @@ class Transformer(nn.Module):
 
         With `mutable=["intermediates"]` every layer's output is kept too, stacked [L, B, S, D].
         """
+        return self.norm(self._run(tokens, None, None)[0])
+
+    def states(self, tokens: Array) -> Array:
+        """Return states before the final norm, compute dtype [B, S, D], of int tokens [B, S], right-padded."""
         return self._run(tokens, None, None)[0]
 
     def decode(self, tokens: Array, positions: Array, cache: Cache) -> tuple[Array, Cache]:
         """Return states [B, S, D] of `tokens` at `positions` [B, S], and the cache with their keys and values."""
-        return self._run(tokens, positions, cache)
+        x, cache = self._run(tokens, positions, cache)
+        return self.norm(x), cache
 
     def head(self) -> Array:
         """Return the output projection [D, V] in the compute dtype; `logit_soft_cap` is not part of it."""
@@ -278,5 +283,4 @@ class Transformer(nn.Module):
         x = self.look_up(self.embed, tokens).astype(self.dtype)
         if config.row.scaled_embedding:
             x = x * jnp.asarray(config.hidden_size**0.5, self.dtype)
-        x, cache = self.layers(self.constrain(x), rope, positions, self.inputs, cache)
-        return self.norm(x), cache
+        return self.layers(self.constrain(x), rope, positions, self.inputs, cache)

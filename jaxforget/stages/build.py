@@ -87,6 +87,8 @@ def make_retain(config: Config) -> Retain | None:
         return None
     if make_objective(config).constrained and config.retain.loss != "nll":
         raise UserError(f"retain.loss={config.retain.loss}: method={config.method} bounds the nll; set retain.loss=nll")
+    if config.retain.loss == "states" and not make_objective(config).on_states:
+        raise UserError(f"retain.loss=states: method={config.method} has no loss on hidden states; set retain.loss=kl")
     return Retain(config.retain.weight, config.retain.loss)
 
 

@@ -25,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxforget.train.objectives.objective import Objective, shifted
 from jaxforget.train.objectives.retain import Retain
+from jaxforget.train.objectives.rmu import Rmu
 from jaxforget.train.objectives.whp import Whp
 from jaxforget.train.precision import compute_params
 from jaxforget.train.state import update_state
@@ -116,6 +117,8 @@ def make_loss(forward: Forward, objective: Objective, options: StepOptions, mesh
     tile_loss = RowLoss(objective, retain)
 
     def gradient_of(frozen: Frozen, params: Params, batch: Batch, dual: Array | None):
+        if objective.on_states and (retain is None or retain.kind == "states"):
+            return _states_gradient(forward, frozen, params, batch, objective, retain)
         inputs = jax.lax.stop_gradient(_tile_inputs(forward, frozen, batch, objective, retain))
 
         def loss_of(params: Params):
@@ -130,15 +133,21 @@ def make_loss(forward: Forward, objective: Objective, options: StepOptions, mesh
                 coefficients += dual * share
                 # The multiplier may be 0, and a token whose coefficient is 0 has no loss: it is measured apart.
                 found[1] = retain.weight * -jnp.sum(_log_probabilities(hidden, head, share, batch, tiles) * share)
+            if objective.on_states:
+                # The forget rows have their loss elsewhere; the tiles hold the retain rows' alone.
+                coefficients = jnp.where(batch["retain"][:, None] > 0, coefficients, 0.0)
             with jax.named_scope("tiles"):
                 losses = tiled_loss(hidden, head, coefficients, inputs, tile_loss, tiles)
             total = jnp.sum(losses)
+            if objective.on_states:
+                found[0], _ = _states_losses(forward, frozen, student, batch, objective, None)
+                total += found[0]
             for place, value in found.items():
                 losses = losses.at[place].set(value)
             return total, losses
 
         (_, losses), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
-        return losses, gradients
+        return losses, objective.trained(gradients) if objective.on_states else gradients
 
     def loss(params: Params, frozen: Frozen, batch: Batch, dual: Array | None = None):
         batch, counts = _prepared(batch, objective, retain, mesh)
@@ -252,6 +261,41 @@ def _log_probabilities(hidden: Array, head: Array, counted: Array, batch: Batch,
     labels = jnp.where(counted > 0, batch["next"], -1)
     hidden, head = jax.lax.stop_gradient(hidden), jax.lax.stop_gradient(head)
     return tiled_log_probabilities(hidden, head, labels, tiles.mesh, tiles.tile, tiles.soft_cap)
+
+
+def _states_losses(
+    forward: Forward, frozen: Frozen, student: Params, batch: Batch, objective: Rmu, retain: Retain | None
+) -> tuple[Array, Array]:
+    """Return the summed forget and retain losses of an objective on hidden states, fp32 [] each."""
+    with jax.named_scope("student"):
+        states = forward.states(student, batch["tokens"], objective.layer).astype(jnp.float32)  # [B, S, D]
+    kept = batch["retain"][:, None] > 0 if "retain" in batch else jnp.zeros((1, 1), bool)
+    coefficients = batch["coefficients"]
+
+    def total(distance: Array, chosen: Array) -> Array:
+        each = jnp.mean(jnp.square(distance), axis=-1)
+        return jnp.sum(jnp.where(chosen & (coefficients != 0), coefficients * each, 0.0))
+
+    forget = total(states - objective.target(states.shape[-1]), ~kept)
+    if retain is None:
+        return forget, jnp.zeros(())
+    with jax.named_scope("base"):
+        base = jax.lax.stop_gradient(forward.states(frozen.base, batch["tokens"], objective.layer)).astype(jnp.float32)
+    return forget, total(states - base, kept)
+
+
+def _states_gradient(
+    forward: Forward, frozen: Frozen, params: Params, batch: Batch, objective: Rmu, retain: Retain | None
+):
+    """Return (losses, gradients) of an objective on hidden states whose retain rows need no logits."""
+
+    def loss_of(params: Params):
+        student = forward.apply_delta(frozen.base, params)
+        losses = jnp.stack(_states_losses(forward, frozen, student, batch, objective, retain))
+        return jnp.sum(losses), losses
+
+    (_, losses), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+    return losses, objective.trained(gradients)
 
 
 def _tile_inputs(

@@ -14,13 +14,14 @@ from jaxforget.train.objectives.npo import Npo, SimNpo
 from jaxforget.train.objectives.objective import Objective
 from jaxforget.train.objectives.pdu import Pdu
 from jaxforget.train.objectives.retain import Retain
+from jaxforget.train.objectives.rmu import Rmu
 from jaxforget.train.objectives.undial import Undial
 from jaxforget.train.objectives.weighted_ascent import SatImp, Wga
 from jaxforget.train.objectives.whp import Whp, WhpSoft
 
 METHODS: dict[str, type[Objective]] = {
     objective.name: objective
-    for objective in (Whp, WhpSoft, GradAscent, GradDiff, Npo, Dpo, SimNpo, Undial, Ceu, Wga, SatImp, Pdu)
+    for objective in (Whp, WhpSoft, GradAscent, GradDiff, Npo, Dpo, SimNpo, Undial, Ceu, Wga, SatImp, Pdu, Rmu)
 }
 
 __all__ = ["METHODS", "NextToken", "Objective", "Retain", "check_settings", "find_method"]

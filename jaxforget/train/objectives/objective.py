@@ -31,6 +31,7 @@ class Objective:
       needs_retain: the method is defined with a retain term only.
       needs_reinforced: the method is defined with a reinforced model, whether its step runs that or not.
       constrained: the weight of the retain loss is a Lagrange multiplier in the state, see `pdu`.
+      on_states: the loss is on hidden states in the middle of the model, see `rmu`.
       alternates: every forget row comes with an alternative answer, batch["alternate"]; it is appended as a row.
     """
 
@@ -41,6 +42,7 @@ class Objective:
     needs_retain: ClassVar[bool] = False
     needs_reinforced: ClassVar[bool] = False
     constrained: ClassVar[bool] = False
+    on_states: ClassVar[bool] = False
     alternates: ClassVar[bool] = False
 
     @property
@@ -111,6 +113,11 @@ def predicting(batch: Batch) -> Array:
 def answers(batch: Batch) -> Array:
     """Return fp32 [B, S] or a scalar 1: whether the token after each position is part of an answer."""
     return shifted(batch["answer"]) if "answer" in batch else jnp.float32(1.0)
+
+
+def real_answers(batch: Batch) -> Array:
+    """Return fp32 [B, S] or a scalar 1: whether each token is itself part of an answer."""
+    return batch["answer"] if "answer" in batch else jnp.float32(1.0)
 
 
 def shifted(array: Array) -> Array:

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxforget.train.losses import cross_entropy, kl_divergence
-from jaxforget.train.objectives.objective import answers, predicting
+from jaxforget.train.objectives.objective import answers, predicting, real_answers
 from jaxforget.train.tiles import Tile
 from jaxforget.train.types import Array, Batch
 
-KINDS = ("kl", "nll")
+KINDS = ("kl", "nll", "states")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Retain:
 
     Attributes:
       weight: of this mean beside the forget loss.
-      kind: "kl", KL(base || student); "nll", cross-entropy of the next token.
+      kind: "kl", KL(base || student); "nll", cross-entropy of the next token; "states", mean square distance of hidden
+        states from base's, for an objective on states.
     """
 
     weight: float
@@ -28,16 +29,19 @@ class Retain:
     @property
     def uses_base(self) -> bool:
         """True if the retain rows need a pass of the frozen base model."""
-        return self.kind == "kl"
+        return self.kind != "nll"
 
     def describe(self) -> str:
         """Return the term in words, for the model card and the report."""
-        return f"{'KL from base' if self.kind == 'kl' else 'cross-entropy'}, weight {self.weight:g}"
+        words = {"kl": "KL from base", "nll": "cross-entropy", "states": "distance of states from base's"}
+        return f"{words[self.kind]}, weight {self.weight:g}"
 
     def counted(self, batch: Batch) -> Array:
         """Return fp32 [B, S], the weight of each position in the mean."""
         if self.kind == "nll":
             return predicting(batch)
+        if self.kind == "states":
+            return batch["weights"] * real_answers(batch)
         used = (
             jnp.where(batch["position_map"] >= 0, batch["weights"], 0.0)
             if "position_map" in batch
