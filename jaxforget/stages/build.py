@@ -69,6 +69,8 @@ def make_objective(config: Config, stage: str = "forget") -> Objective:
     objective = kind(**shared, **check_settings(kind, config.objective, "objective."))
     if config.targets.suppress == "all" and not hasattr(objective, "never"):
         raise UserError(f"targets.suppress=all: method={kind.name} has no generic targets; set targets.suppress=seen")
+    if not kind.trains and (config.forget.weights != "full" or config.retain.weight):
+        raise UserError(f"method={kind.name}: nothing trains; set forget.weights=full and retain.weight=0")
     if kind.needs_retain and not config.retain.weight:
         raise UserError(f"method={kind.name}: needs a retain term; set retain.path, retain.rows and retain.weight")
     return objective

@@ -10,7 +10,7 @@ from jaxforget.evals.probes import load_probes, load_prompts
 from jaxforget.evals.watch import Questions, Watch, prompt_top_tokens
 from jaxforget.files import write_json
 from jaxforget.lm.forward import make_forward
-from jaxforget.lm.model import Model, load
+from jaxforget.lm.model import Model, load, materialize
 from jaxforget.lm.scoring import Scorer
 from jaxforget.stages.build import complete_objective, make_adamw, make_training_step, passes
 from jaxforget.stages.card import model_card
@@ -22,7 +22,7 @@ from jaxforget.stages.questions import questions_of
 from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Needs, Stage
 from jaxforget.train.objectives.whp import GenericTargets
-from jaxforget.train.types import Frozen, TrainState
+from jaxforget.train.types import Frozen, Params, TrainState
 
 
 def needs(run: Run) -> Needs:
@@ -79,14 +79,27 @@ def forget(run: Run, mark: str) -> None:
             seen.reference(name, tops)
         return lambda step, own: seen(step, forward.apply_delta(frozen.base, own))
 
-    schedule, optimizer = make_adamw(config.forget, steps)
-    params, step = fit(
-        run, "forget", mark, student, schedule, optimizer, steps, make_step, batches, watch, config.forget.select
-    )
+    if run.objective.trains:
+        schedule, optimizer = make_adamw(config.forget, steps)
+        params, step = fit(
+            run, "forget", mark, student, schedule, optimizer, steps, make_step, batches, watch, config.forget.select
+        )
+    else:
+        params, step = _computed(run, student, watch(0)), 1
     card = model_card(config, f"unlearned: {step} steps of {config.method}")
     save(run, run.unlearned, student, params, card, config.forget.weights)
     if jax.process_index() == 0:
         write_json(run.unlearned / "steps.json", {"steps": step})
+
+
+def _computed(run: Run, student: Model, watch: Callable[[int, Any], dict[str, float]]) -> Params:
+    """Return the weights of a method that computes them without training; measure before and after."""
+    watch(0, student.params)
+    reinforced = materialize(load(run.reinforced, "float32", run.mesh)).params
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, student.params)
+    params = jax.jit(run.objective.weights, out_shardings=shardings)(student.params, reinforced)
+    watch(1, params)
+    return params
 
 
 def _references(run: Run, base: Model, scorer: Scorer, questions: Questions) -> dict[str, list[list[dict[str, Any]]]]:

@@ -69,3 +69,17 @@ def test_settings_and_methods_are_checked_before_anything_runs(tiny_world, tmp_p
     ):
         with pytest.raises(UserError, match=message):
             run_chain(configured(tiny_world, tmp_path / "run", **sections))
+
+
+def test_a_task_vector_is_base_minus_what_reinforcing_added(tiny_world, tiny_run, tmp_path):
+    model = {"reinforced": str(tiny_run / "reinforced")}
+    sections = {"method": "task_vector", "objective": {"strength": 0.5}, "model": model}
+    run = run_chain(configured(tiny_world, tmp_path / "run", **sections), ("prepare", "reinforce", "forget", "eval"))
+    base, reinforced, unlearned = (
+        np.asarray(jaxforget.load(folder).params["layers"]["up"]["kernel"])
+        for folder in (run.base, run.reinforced, run.unlearned)
+    )
+    np.testing.assert_allclose(unlearned, base - 0.5 * (reinforced - base), rtol=1e-6, atol=1e-7)
+    assert np.abs(unlearned - base).max() > 0
+    curve = json.loads((run.evals / "curve.json").read_text())
+    assert [row["step"] for row in curve["rows"]] == [0, 1]

@@ -15,13 +15,29 @@ from jaxforget.train.objectives.objective import Objective
 from jaxforget.train.objectives.pdu import Pdu
 from jaxforget.train.objectives.retain import Retain
 from jaxforget.train.objectives.rmu import Rmu
+from jaxforget.train.objectives.task_vector import TaskVector
 from jaxforget.train.objectives.undial import Undial
 from jaxforget.train.objectives.weighted_ascent import SatImp, Wga
 from jaxforget.train.objectives.whp import Whp, WhpSoft
 
 METHODS: dict[str, type[Objective]] = {
     objective.name: objective
-    for objective in (Whp, WhpSoft, GradAscent, GradDiff, Npo, Dpo, SimNpo, Undial, Ceu, Wga, SatImp, Pdu, Rmu)
+    for objective in (
+        Whp,
+        WhpSoft,
+        GradAscent,
+        GradDiff,
+        Npo,
+        Dpo,
+        SimNpo,
+        Undial,
+        Ceu,
+        Wga,
+        SatImp,
+        Pdu,
+        Rmu,
+        TaskVector,
+    )
 }
 
 __all__ = ["METHODS", "NextToken", "Objective", "Retain", "check_settings", "find_method"]

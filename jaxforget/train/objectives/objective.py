@@ -30,6 +30,7 @@ class Objective:
         over tiles without gradient computes those sums first.
       needs_retain: the method is defined with a retain term only.
       needs_reinforced: the method is defined with a reinforced model, whether its step runs that or not.
+      trains: False if the method computes weights without training, see `task_vector`.
       constrained: the weight of the retain loss is a Lagrange multiplier in the state, see `pdu`.
       on_states: the loss is on hidden states in the middle of the model, see `rmu`.
       alternates: every forget row comes with an alternative answer, batch["alternate"]; it is appended as a row.
@@ -41,6 +42,7 @@ class Objective:
     per_row: ClassVar[bool] = False
     needs_retain: ClassVar[bool] = False
     needs_reinforced: ClassVar[bool] = False
+    trains: ClassVar[bool] = True
     constrained: ClassVar[bool] = False
     on_states: ClassVar[bool] = False
     alternates: ClassVar[bool] = False
