@@ -174,3 +174,63 @@ def test_finding_showing_and_accepting_what_is_shown(tab, server):
     entries = {entry.anchor: entry.verdict for entry in server.review.entries()}
     assert entries["Zorvath"] == "accepted"
     assert not any("Uncaught" in line for line in tab.console), tab.console
+
+
+def press(tab, key: str) -> None:
+    """Press and release a key."""
+    for kind in ("keyDown", "keyUp"):
+        tab.send("Input.dispatchKeyEvent", type=kind, key=key, text=key if kind == "keyDown" else "")
+
+
+def choose(tab, field: str, value: str) -> None:
+    """Choose an option of a selection."""
+    tab.run(
+        f"(() => {{ const at = document.getElementById('{field}'); at.value = '{value}';"
+        " at.dispatchEvent(new Event('change')); })()"
+    )
+
+
+def test_keys_decide_and_move(tab, server):
+    opened(tab, server)
+    focused = "document.activeElement.querySelector('.name')?.textContent"
+    names = tab.run("[...document.querySelectorAll('.name')].map(one => one.textContent)")
+    press(tab, "j")
+    assert tab.run(focused) == names[0]
+    press(tab, "d")
+    press(tab, "j")
+    assert tab.run(focused) == names[1]
+    press(tab, "a")
+    press(tab, "k")
+    press(tab, "u")
+    assert tab.run("[...document.querySelectorAll('article')].map(one => one.className)")[:2] == ["", "accepted"]
+    press(tab, "j")
+    press(tab, "e")
+    assert tab.run("document.activeElement.tagName") == "TEXTAREA"
+    press(tab, "k")
+    assert tab.run("changed.size") == 1
+    assert tab.run("document.activeElement.tagName") == "TEXTAREA", "in a text field, keys are text"
+    tab.run("document.activeElement.blur(); changed.clear()")
+
+
+def test_a_dropped_row_stays_until_it_is_saved(tab, server):
+    opened(tab, server)
+    choose(tab, "show", "open")
+    before = tab.run("document.querySelectorAll('article').length")
+    tab.click("button[aria-label='Drop wand']")
+    choose(tab, "show", "open")
+    assert tab.run("document.querySelectorAll('article').length") == before
+    assert "1 dropped, 1 changes not saved" in tab.run("document.getElementById('count').textContent")
+    tab.click("#save")
+    tab.wait("document.getElementById('status').textContent.includes('Saved 1')")
+    assert "out of date" in status(tab)
+    assert tab.run("document.querySelectorAll('article').length") == before - 1
+
+
+def test_doubtful_anchors_come_first_when_they_are_sorted_so(tab, server):
+    opened(tab, server)
+    choose(tab, "sort", "doubt")
+    doubts = tab.run(
+        "[...document.querySelectorAll('.name')].map(one => doubtOf(entries.find(e => e.anchor === one.textContent)))"
+    )
+    assert doubts == sorted(doubts, reverse=True)
+    assert len(set(doubts)) > 1
