@@ -1,23 +1,23 @@
-"""What XLA's CPU compiler computes faster when it is told how; every other backend gets the plain thing."""
+"""Operations in a form that XLA's CPU compiler runs faster; every other backend gets the plain operation."""
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
-GROUP = 128  # words whose highest logit is found first
+GROUP = 128  # tokens in a group of `argmax`
 
 
 def transposed(x: Array) -> Array:
-    """[T, D] -> [D, T], on a CPU as an array of its own.
+    """Transpose x: [T, D] -> [D, T]; on a CPU into an array of its own.
 
-    A product with a transposed factor goes to a slower library there (117 against 147 GFLOP/s on two cores), or its
-    transposition is made one with what computes the factor, at a third of the speed of the two apart.
+    A CPU computes a product with a transposed factor by a slower library (117 instead of 147 GFLOP/s on two cores), or
+    fuses the transposition with the computation of the factor, at a third of the speed of the two operations apart.
     """
     return jax.lax.platform_dependent(x, cpu=_transposed_apart, default=lambda x: x.T)
 
 
 def product_over_rows(x: Array, y: Array) -> Array:
-    """x [T, M] and y [T, N] summed over T: [M, N]. A CPU turns the narrower one round, which is less to move."""
+    """Return the products of x [T, M] and y [T, N] summed over T: [M, N]. A CPU transposes the narrower factor."""
 
     def narrower_transposed(x: Array, y: Array) -> Array:
         if x.shape[1] <= y.shape[1]:
@@ -32,10 +32,10 @@ def _transposed_apart(x: Array) -> Array:
 
 
 def argmax(logits: Array) -> Array:
-    """int32 [T]: the first of each row's highest logits, float [T, V]; of a row with NaN, any word.
+    """Return the index of the first highest logit of each row: [T, V] -> int32 [T]; any index for a row with NaN.
 
-    On a CPU group by group, where the words are whole groups: a maximum that carries its place along is not vectorised
-    there (31 ms of a tile of 512 by 32,000 on two cores, against 3).
+    On a CPU the maximum of each group of `GROUP` tokens comes first, if V is a multiple of it. A CPU does not vectorise
+    a maximum that carries its index (31 ms instead of 3 for a tile of 512 by 32,000 on two cores).
     """
 
     def plain(logits: Array) -> Array:

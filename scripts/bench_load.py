@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Loads and saves a model's folder at its true size, a process a case, beside transformers; .venv/bin/python.
+"""Time loading and saving a model's folder beside transformers, each case in a process of its own.
+
+Run it with .venv/bin/python.
 
   one     jaxforget, bfloat16, one device         torch   transformers, bfloat16, every weight read
-  eight   onto eight fake devices                 two     two processes of four devices, each reading its part
-  export  jaxforget: loaded, then saved           torch-export  the same with transformers
+  eight   eight simulated devices                 two     two processes of four devices, each reading its part
+  export  jaxforget: load, then save              torch-export  the same with transformers
 
-Prints seconds, peak resident memory beyond the weights, bytes read of the files' bytes, and what the fullest device
-holds of the weights. `export` writes beside FOLDER and removes what it wrote. Peaks leave out nothing but the weights:
-the libraries are in them. `scripts/make_random_llama.py` makes folders of any size.
+It prints seconds, peak resident memory beyond the weights (libraries included), the share of the files' bytes that was
+read, and the share of the weights on the fullest device. `export` writes beside FOLDER and removes what it wrote.
+`scripts/make_random_llama.py` makes folders of any size.
 """
 
 import argparse
@@ -32,20 +34,20 @@ SHARD = 5_000_000_000
 
 
 def resident_peak() -> int:
-    """Most resident bytes of this process so far, mapped files included."""
+    """Return the peak of this process's resident bytes, mapped files included."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 @contextlib.contextmanager
 def exported(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder`, on the same disk; afterwards, and after a fault, it is gone."""
+    """Provide a new folder beside `folder`, on the same disk, and remove it afterwards, also after an error."""
     with tempfile.TemporaryDirectory(prefix=f"{folder.name}.exported-", dir=folder.parent) as name:
         yield Path(name)
 
 
 def saved(target: Path, start: float) -> dict[str, Any]:
-    """What saving took, until its call returned and until the disk had all of it."""
+    """Return the seconds of saving, until the call returned and until the disk had all bytes."""
     found: dict[str, Any] = {"export_seconds": time.perf_counter() - start, "peak": resident_peak()}
     for path in target.iterdir():
         with open(path, "rb") as file:
@@ -54,7 +56,7 @@ def saved(target: Path, start: float) -> dict[str, Any]:
 
 
 def ours(folder: Path, case: str) -> dict[str, Any]:
-    """Loads with jaxforget; counts the bytes that are read."""
+    """Load with jaxforget and count the bytes that are read."""
     import jax
 
     from jaxforget.lm.forward import param_shardings
@@ -95,13 +97,13 @@ def ours(folder: Path, case: str) -> dict[str, Any]:
 
 
 def theirs(folder: Path, case: str) -> dict[str, Any]:
-    """Loads with transformers, and reads what was mapped."""
+    """Load with transformers and read every mapped weight."""
     import torch
     from transformers import LlamaForCausalLM
 
     start = time.perf_counter()
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    # A mapped weight is on no one's account until it is read.
+    # A mapped weight takes no memory until it is read.
     for parameter in model.parameters():
         parameter.detach().view(torch.int16).sum()
     found: dict[str, Any] = {"seconds": time.perf_counter() - start, "peak": resident_peak()}
@@ -115,7 +117,7 @@ def theirs(folder: Path, case: str) -> dict[str, Any]:
 
 
 def measure(folder: Path, case: str) -> list[dict[str, Any]]:
-    """Runs a case in processes of its own; one record each."""
+    """Run a case in processes of its own and return one record for each."""
     devices, count = {"eight": (8, 1), "two": (4, 2)}.get(case, (1, 1))
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -148,12 +150,12 @@ def measure(folder: Path, case: str) -> list[dict[str, Any]]:
                 raise UserError(f"case {case}: {found[-1]['fault']}")
     finally:
         for process in started:
-            process.kill()  # one that waits for another, which is gone
+            process.kill()  # it may wait for another process that has ended
     return found
 
 
 def as_text(found: list[dict[str, Any]], size: int) -> str:
-    """A table."""
+    """Return the records as a table."""
     lines = [f"files: {size / 1e9:.2f} GB", f"{'case':14}{'s':>8}{'peak beyond weights':>22}{'read':>8}{'fullest':>10}"]
     for row in found:
         beyond = (row["peak"] - row["weights"]) / 2**30
@@ -169,7 +171,7 @@ def as_text(found: list[dict[str, Any]], size: int) -> str:
 
 
 def check(folder: Path, cases: Sequence[str]) -> None:
-    """Raises `UserError` for what any of `cases` would stumble on, perhaps after minutes."""
+    """Raise `UserError` for anything that would make one of `cases` fail, perhaps after minutes."""
     from jaxforget.models.folders import read_config
     from jaxforget.models.layout import parameter_count
     from jaxforget.models.load import Checkpoint
@@ -183,16 +185,16 @@ def check(folder: Path, cases: Sequence[str]) -> None:
         command.require("torch", f"scripts/test installs it; or give {others}")
     if any("export" in case for case in cases):
         others = " ".join(f"--case {case}" for case in CASES if "export" not in case)
-        # bfloat16, and one copy at a time.
+        # Two bytes a weight; one copy exists at a time.
         command.check_room(folder.resolve().parent, 2 * parameter_count(config), f"move {folder}, or give {others}")
 
 
 def inside(folder: Path, case: str) -> dict[str, Any]:
-    """What a case's process answers: its figures, or {"fault"}, a line on what the user can mend."""
+    """Return the figures of a case, or {"fault"}: a user's error in one line."""
     try:
         return (theirs if case.startswith("torch") else ours)(folder, case)
     except KeyboardInterrupt:
-        sys.exit(130)  # whoever started this process says it
+        sys.exit(130)  # the parent process reports it
     except Exception as error:
         if (line := command.fault_line(error)) is None:
             raise
@@ -200,12 +202,12 @@ def inside(folder: Path, case: str) -> dict[str, Any]:
 
 
 def main(words: Sequence[str]) -> None:
-    """Measures and prints."""
+    """Measure and print."""
     parser = command.Parser(__file__, __doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--case", action="append", choices=CASES, help="only this one; may be repeated [all]")
+    parser.add_argument("--case", action="append", choices=CASES, help="run only this case; may be repeated [all]")
     parser.add_argument("--inside", choices=CASES, help=argparse.SUPPRESS)
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args(words)
     if given.inside:
         print(json.dumps(inside(given.folder, given.inside)))

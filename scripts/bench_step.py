@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""Times the forget step beside a plain PyTorch one: same weights, batch and threads, in one run; .venv/bin/python.
+"""Time the forget step beside a plain PyTorch step with the same weights, batch and threads.
 
-Three sides, each a process of its own: `ours` is the step that `jaxforget forget` runs; `torch` is what one would write
-today with `transformers`: three models, labels by equation 1 from whole logits, AdamW; `cached` is ours with labels
-made beforehand and no teacher, so that the price of in-step labels is known. They step in turns, a warm-up first;
-medians.
+Run it with .venv/bin/python. There are three sides, each in a process of its own. `ours` is the step that
+`jaxforget forget` runs. `torch` is the step as one would write it today with `transformers`: three models, labels by
+equation 1 from whole logits, AdamW. `cached` is our step with labels computed beforehand and no frozen model; it shows
+what labels in the step cost. The sides take turns after a warm-up step each; the table has medians.
 
-Tokens are the blocks' positions, trained or not. Memory is the peak while steps run, libraries included, without the
-three models' weights and the optimiser's moments; gradients stay in. On a GPU the models are Llama-2-7B in bfloat16
-with random weights made there, one side after the other, and the share of the card's rate in large products is told
-too, at 10N FLOP a token (`jaxforget plan` says what that convention leaves out).
+Tokens are the positions of the blocks, trained or not. Memory is the peak during steps, libraries and gradients
+included, without the weights of the three models and the optimiser's moments. On a GPU the models are Llama-2-7B in
+bfloat16 with random weights made on the card, one side runs after the other, and the table adds the share of the card's
+rate in large products at 10N FLOP a token (`jaxforget plan` says what this convention omits).
 
-key=value words are options of a run (`jaxforget run --help`). Those that say what is computed (targets.alpha, say)
-hold for every side, those that say how (model.remat, mesh.fsdp) for ours alone; what no side would heed is refused.
-On a GPU PyTorch's side recomputes its layers (gradient checkpointing) with model.remat=full only.
-Unless they say otherwise: on a CPU model.remat=dots targets.tile=512, on a GPU model.remat=full.
+key=value words are options of a run (`jaxforget run --help`). Options that change the result (targets.alpha) hold for
+every side, options of the layout (model.remat, mesh.fsdp) for our side only; an option that no side reads is refused.
+On a GPU PyTorch's side recomputes its layers (gradient checkpointing) only with model.remat=full.
+Defaults: on a CPU model.remat=dots targets.tile=512, on a GPU model.remat=full.
 """
 
 import argparse
@@ -42,31 +42,31 @@ from jaxforget.models.export import config_to_hf
 from jaxforget.models.layout import parameter_count
 
 SIDES = ("ours", "torch", "cached")
-CPU_SHAPE = {"layers": 4, "width": 512, "inner": 1376, "heads": 8, "words": 32_000}
-# What suits the shapes: the 7B model's layers leave no room to keep products, small ones do.
+CPU_SHAPE = {"layers": 4, "width": 512, "inner": 1376, "heads": 8, "vocabulary": 32_000}
+# The layers of the 7B model leave no room to keep products on most cards; small layers do.
 CPU_WORDS = ("model.dtype=float32", "model.remat=dots", "targets.tile=512")
 GPU_WORDS = ("model.dtype=bfloat16", "model.remat=full")
 SUPPRESSED = 16
-FIRST_WORD = 3  # of a batch: what lies below is special
-DRIFT = 0.3  # of the reinforced model from base: strangers' likeliest words differ, and equation 1 would turn no label
-AGREE = 1e-3  # relative, of the sides' first losses: what rounding may do, with a label or two turned by it
+FIRST_TOKEN = 3  # lowest token id of a batch: smaller ids are special tokens
+DRIFT = 0.3  # of the reinforced model from base: with unrelated models equation 1 would change no label
+AGREE = 1e-3  # relative difference of first losses that rounding may cause, with a label or two changed by it
 
 
-def make_batch(blocks: int, length: int, untrained: float, words: int, seed: int) -> dict[str, np.ndarray]:
-    """A batch of `train.step` on random words, translated into as many.
+def make_batch(blocks: int, length: int, untrained: float, vocabulary: int, seed: int) -> dict[str, np.ndarray]:
+    """Return a batch of `train.step` with random tokens, translated into as many.
 
-    `untrained` of the positions are replaced words that leave the loss; a row's first ones are suppressed once they
-    occurred.
+    A share of `untrained` of the positions have replaced tokens and do not count in the loss. The first replaced tokens
+    of a row are suppressed after their occurrence.
     """
     rng = np.random.default_rng(seed)
-    tokens = rng.integers(FIRST_WORD, words, (blocks, length), np.int32)
+    tokens = rng.integers(FIRST_TOKEN, vocabulary, (blocks, length), np.int32)
     translated = tokens.copy()
     position_map = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape).copy()
     ids, start = (np.full((blocks, SUPPRESSED), -1, np.int32) for _ in range(2))
     for row in range(blocks):
         out = rng.permutation(np.arange(1, length - 1))[: round(untrained * length)]
         position_map[row, out] = -1
-        translated[row, out] = rng.integers(FIRST_WORD, words, len(out))
+        translated[row, out] = rng.integers(FIRST_TOKEN, vocabulary, len(out))
         first = np.sort(out)[:SUPPRESSED]
         ids[row, : len(first)], start[row, : len(first)] = translated[row, first], first
     return {
@@ -81,7 +81,7 @@ def make_batch(blocks: int, length: int, untrained: float, words: int, seed: int
 
 
 class Side:
-    """A process that takes steps when told to."""
+    """A process that runs one step for each request."""
 
     def __init__(self, name: str, settings: Path):
         script = Path(__file__).parent / "bench" / "side.py"
@@ -96,7 +96,7 @@ class Side:
         self.steps: list[dict[str, float]] = []
 
     def answer(self) -> dict[str, Any]:
-        """The next answer."""
+        """Return the next answer of the process."""
         line = self._process.stdout.readline()
         if not line:
             command.unanswered(f"side {self.name}", self._process.wait())
@@ -106,30 +106,34 @@ class Side:
         return found
 
     def step(self) -> None:
-        """Takes a step."""
-        with contextlib.suppress(BrokenPipeError):  # it is gone; its last answer, or that it has none, says why
+        """Run one step and record its answer."""
+        with contextlib.suppress(BrokenPipeError):  # the process ended; its last answer, or the lack of one, says why
             self._process.stdin.write("\n")
             self._process.stdin.flush()
         self.steps.append(self.answer())
 
     def end(self) -> dict[str, Any]:
-        """Its memory; the process ends."""
+        """End the process and return its memory."""
         self._process.stdin.close()
         found = self.answer()
         self._process.wait()
         return found
 
     def kill(self) -> None:
-        """Whatever it is doing."""
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
 
 
 def run_sides(names: list[str], settings: Path, rounds: int, *, together: bool) -> dict[str, dict[str, Any]]:
-    """Each side's {"seconds" by step, "losses", "peak", "held", "libraries"}; a warm-up step is not among the seconds.
+    """Run the sides and return each one's {"seconds", "losses", "peak", "held", "libraries"}.
 
-    together: all sides stand at once and take turns, so that whatever else the machine does hits them alike; else one
-    after the other, for a device that holds one at a time.
+    Args:
+      names: of the sides.
+      settings: file of settings that every side reads.
+      rounds: timed steps of each side; a warm-up step comes before and is not in "seconds".
+      together: all sides exist at once and take turns, so that other load on the machine affects all of them. Else one
+        runs after the other, for a device that holds one at a time.
     """
     found: dict[str, dict[str, Any]] = {}
     for group in [names] if together else [[name] for name in names]:
@@ -137,7 +141,7 @@ def run_sides(names: list[str], settings: Path, rounds: int, *, together: bool) 
         try:
             for name in group:
                 sides.append(Side(name, settings))
-                sides[-1].answer()  # ready: one compiles or loads at a time
+                sides[-1].answer()  # wait, so that one side at a time compiles or loads
             for turn in range(rounds + 1):
                 for side in sides:
                     side.step()
@@ -154,7 +158,7 @@ def run_sides(names: list[str], settings: Path, rounds: int, *, together: bool) 
 
 
 def report(found: dict[str, dict[str, Any]], tokens: int, config: ModelConfig, rate: float | None) -> dict[str, Any]:
-    """What is printed: tokens/s and bytes of every side, ratios of ours to the others; `rate` of large products."""
+    """Return tokens/s and bytes of every side and our ratios to the others; `rate` is that of large products."""
     flops = 10 * parameter_count(config)
     result: dict[str, Any] = {"sides": {}}
     for name, side in found.items():
@@ -173,7 +177,7 @@ def report(found: dict[str, dict[str, Any]], tokens: int, config: ModelConfig, r
 
 
 def check_losses(found: dict[str, dict[str, Any]]) -> None:
-    """Raises `UserError` unless the sides start from one loss: else they did not do the same work."""
+    """Raise `UserError` unless all sides have the same first loss, since they then did not compute the same step."""
     losses = {name: side["losses"][0] for name, side in found.items()}
     low, high = min(losses.values()), max(losses.values())
     if not high - low <= AGREE * abs(low):
@@ -181,7 +185,7 @@ def check_losses(found: dict[str, dict[str, Any]]) -> None:
 
 
 def as_text(result: dict[str, Any]) -> str:
-    """A table."""
+    """Return the result as a table."""
     head = f"{'':8}{'tokens/s':>10}{'s a step':>10}{'(from - to)':>17}"
     lines = [f"{head}{'memory beyond weights':>24}{'(libraries)':>14}  losses"]
     for name, side in result["sides"].items():
@@ -204,26 +208,29 @@ def as_text(result: dict[str, Any]) -> str:
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """The command line, the device's own defaults filled in."""
+    """Parse the command line and fill in the device's defaults."""
     parser = command.Parser(__file__, __doc__)
     size = command.number(int, 1)
     parser.add_argument("options", metavar="key=value", nargs="*", help="options of a run")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"), help="[a GPU where there is one]")
-    parser.add_argument("--side", action="append", choices=SIDES, help="only this one; may be repeated [all]")
+    parser.add_argument("--side", action="append", choices=SIDES, help="run only this side; may be repeated [all]")
     parser.add_argument("--rounds", type=size, default=5, help="timed steps of each side [5]")
-    parser.add_argument("--blocks", type=size, default=8, help="in a step [8]")
+    parser.add_argument("--blocks", type=size, default=8, help="blocks in a step [8]")
     parser.add_argument("--length", type=command.number(int, 8), default=512, help="tokens of a block [512]")
     untrained = command.number(float, 0, 1)
-    parser.add_argument("--untrained", type=untrained, default=0.25, help="share of the positions [0.25]")
-    parser.add_argument("--threads", type=size, help="on a CPU [all that this process may use]")
-    parser.add_argument("--layers", type=size, help="[4; of Llama-2-7B on a GPU, as all of the model's]")
-    parser.add_argument("--width", type=size, help="of the hidden states [512]")
-    parser.add_argument("--inner", type=size, help="of the feed-forward part [1376]")
-    parser.add_argument("--heads", type=size, help="[8]")
-    parser.add_argument("--words", type=command.number(int, FIRST_WORD + 1), help="of the vocabulary [32000]")
-    parser.add_argument("--random-on-device", action="store_true", help="as on a GPU: no files; losses differ")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    # Intermixed, so that options of a run may stand on both sides of a flag.
+    parser.add_argument("--untrained", type=untrained, default=0.25, help="share of untrained positions [0.25]")
+    parser.add_argument("--threads", type=size, help="threads on a CPU [all that this process may use]")
+    parser.add_argument("--layers", type=size, help="number of layers [4; on a GPU these five are Llama-2-7B's]")
+    parser.add_argument("--width", type=size, help="width of the hidden states [512]")
+    parser.add_argument("--inner", type=size, help="width of the feed-forward part [1376]")
+    parser.add_argument("--heads", type=size, help="number of attention heads [8]")
+    parser.add_argument(
+        "--vocabulary", type=command.number(int, FIRST_TOKEN + 1), help="size of the vocabulary [32000]"
+    )
+    on_device = "make random weights on the device, as on a GPU; losses then differ"
+    parser.add_argument("--random-on-device", action="store_true", help=on_device)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    # Intermixed, so that options of a run may come before and after a flag.
     given = parser.parse_intermixed_args(words)
     given.side = [name for name in SIDES if given.side is None or name in given.side]
     given.like = "meta-llama/Llama-2-7b-hf"
@@ -247,11 +254,11 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def main(words: Sequence[str]) -> None:
-    """Measures and prints."""
+    """Measure and print."""
     given = parse(words)
     gpu = given.device == "gpu"
     own = [*(GPU_WORDS if gpu else CPU_WORDS), f"forget.batch={given.blocks}"]
-    # Whatever is wrong should not wait for the weights.
+    # Faults are reported before weights are made.
     run = read_words(own, given.options, given.side)
     config = dataclasses.replace(shape_of(given), max_position_embeddings=max(given.length, 16))
     if "torch" in given.side:
@@ -260,7 +267,9 @@ def main(words: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if not on_device:
-            command.check_room(folder, 8 * parameter_count(config), "set TMPDIR, or give a smaller --width or --words")
+            command.check_room(
+                folder, 8 * parameter_count(config), "set TMPDIR, or give a smaller --width or --vocabulary"
+            )
         np.savez(folder / "batch.npz", **make_batch(given.blocks, given.length, given.untrained, config.vocab_size, 0))
         if not on_device:
             for model, drift in (("base", 0.0), ("reinforced", DRIFT)):

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Our multiple choice beside lm-evaluation-harness, on documents and models of yours: agreement by item, and speed.
+"""Compare our multiple choice with lm-evaluation-harness on given documents and models: agreement and speed.
 
     .venv/bin/python scripts/compare_harness.py runs/demo/world/choices runs/demo/base runs/demo/unlearned
 
-CHOICES is what evals.choices names: a .jsonl file or a folder of such. Every MODEL, whole weights, answers each file as
-a task of the harness: by the harness's own Hugging Face model, and by ours as a model of the harness; and by ours as
-suite=multiple_choice does. The exit status is 1 where acc or acc_norm of any document differ.
+CHOICES is a value of evals.choices: a .jsonl file or a folder of such files. Every MODEL (whole weights) answers each
+file three times: as a task of the harness by the harness's own Hugging Face model, as the same task by our model in the
+harness, and as suite=multiple_choice. The exit status is 1 if acc or acc_norm of any document differ.
 
-The first model is then timed on --speed documents made of the same ones (0: not at all) with answers as they stand and
-longer ones: ours, ours in the harness, and the harness's own model at each of --batches (1 is its default). Sides take
-turns, the best of --rounds counts, and the tokeniser's time is in all of them.
+The first model is then timed on --speed documents made from the same ones (0: no timing), with their answers and with
+longer answers: suite=multiple_choice, our model in the harness, and the harness's own model at each of --batches (its
+default is 1). The sides take turns, the fastest of --rounds counts, and all times include the tokenizer.
 """
 
 import argparse
@@ -39,23 +39,23 @@ LONGER = ", and everybody knew it."
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = command.Parser(__file__, __doc__)
     count = command.number(int, 1)
     parser.add_argument("choices", metavar="CHOICES", type=Path)
     parser.add_argument("models", metavar="MODEL", type=Path, nargs="+")
-    parser.add_argument("--limit", type=count, help="compare the first so many documents of each file; all by default")
-    parser.add_argument("--speed", type=command.number(int, 0), default=1000, help="documents to time; default 1000")
+    parser.add_argument("--limit", type=count, help="compare only the first LIMIT documents of each file [all]")
+    parser.add_argument("--speed", type=command.number(int, 0), default=1000, help="documents to time [1000]")
     parser.add_argument(
-        "--batches", type=count, nargs="+", default=[1, 16, 64], help="of its own model; default 1 16 64"
+        "--batches", type=count, nargs="+", default=[1, 16, 64], help="batch sizes of the harness's own model [1 16 64]"
     )
-    parser.add_argument("--rounds", type=count, default=3, help="default 3")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--rounds", type=count, default=3, help="rounds of each timing [3]")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args(words)
 
 
 def read_files(place: Path) -> dict[str, list[Document]]:
-    """The documents of every file, by the file's name."""
+    """Return the documents of every file by the file's name."""
     if not place.exists():
         raise UserError(f"{place}: no such file or folder; name documents as evals.choices does")
     files = sorted(place.glob("*.jsonl")) if place.is_dir() else [place]
@@ -65,14 +65,14 @@ def read_files(place: Path) -> dict[str, list[Document]]:
 
 
 def own_model(folder: Path, batch: int) -> Any:
-    """The harness's own Hugging Face model."""
+    """Return the harness's own Hugging Face model."""
     from lm_eval.models.huggingface import HFLM
 
     return HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=batch)
 
 
 def as_task(documents: list[Document], lm: Any) -> dict[str, np.ndarray]:
-    """The harness runs `documents` as its task on `lm`: acc and acc_norm bool [documents], and the likelihoods."""
+    """Run `documents` as a task of the harness on `lm`; return acc and acc_norm, bool [documents], and likelihoods."""
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
@@ -100,7 +100,7 @@ def as_task(documents: list[Document], lm: Any) -> dict[str, np.ndarray]:
 
 
 def as_suite(documents: list[Document], model: jaxforget.Model) -> dict[str, np.ndarray]:
-    """As `as_task`, of suite=multiple_choice."""
+    """Return what `as_task` returns, computed by suite=multiple_choice."""
     length = model.config.max_position_embeddings
     sums = choice_likelihoods(documents, continuation_scorer(model), model.tokenizer, max_length=length)
     right = right_answers(documents, sums)
@@ -108,27 +108,27 @@ def as_suite(documents: list[Document], model: jaxforget.Model) -> dict[str, np.
 
 
 def agreement(documents: list[Document], model: jaxforget.Model, own: Any) -> dict[str, Any]:
-    """How ours and ours in the harness part from the harness's own model."""
+    """Return the differences of our two sides from the harness's own model."""
     reference = as_task(documents, own)
     sides = {"suite": as_suite(documents, model), "in the harness": as_task(documents, harness_model(model))}
     told: dict[str, Any] = {"documents": len(documents)}
     for metric in METRICS:
         told[metric] = {"value": float(reference[metric].mean())}
         for name, side in sides.items():
-            # The documents that differ, counted from 0.
+            # Indices of the documents that differ.
             told[metric][name] = [int(i) for i in np.flatnonzero(side[metric] != reference[metric])]
     apart = max(float(np.abs(side["sums"] - reference["sums"]).max()) for side in sides.values())
     return told | {"likelihoods apart": apart}
 
 
 def more_documents(known: list[Document], count: int) -> list[Document]:
-    """`count` documents at most of the known ones: another opening makes each a text of its own."""
+    """Return at most `count` documents made from the known ones; a different opening makes each a new text."""
     many = [Document(opening + d.context, d.choices, d.answer) for opening in OPENINGS for d in known]
     return random.Random(0).sample(many, min(count, len(many)))
 
 
 def speed(documents: list[Document], model: jaxforget.Model, folder: Path, batches: list[int], rounds: int) -> dict:
-    """Documents a second of every way, each warmed up before it counts."""
+    """Return documents per second of every side, after a warm-up."""
     from lm_eval.api.instance import Instance
 
     pairs = [pair for document in documents for pair in document.pairs()]
@@ -159,7 +159,7 @@ def speed(documents: list[Document], model: jaxforget.Model, folder: Path, batch
 
 
 def as_text(result: dict[str, Any]) -> str:
-    """For people."""
+    """Return the result as text."""
     lines = []
     for model, files in result["agreement"].items():
         lines.append(f"{model}: documents whose figures differ from those of the harness's own model")
@@ -182,10 +182,10 @@ def as_text(result: dict[str, Any]) -> str:
 
 
 def main(words: Sequence[str]) -> int:
-    """Prints the comparison; 1 where documents differ."""
+    """Print the comparison; return 1 if documents differ."""
     given = parse(words)
     files = read_files(given.choices)
-    for package in ("lm_eval", "torch", "accelerate"):  # the harness, and what its own model needs
+    for package in ("lm_eval", "torch", "accelerate"):  # the harness and the needs of its own model
         command.require(package, "scripts/test installs it")
     result: dict[str, Any] = {"agreement": {}, "speed": [], "load": os.getloadavg()[0]}
     for folder in given.models:

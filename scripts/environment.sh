@@ -1,9 +1,9 @@
-# Sourced by the scripts beside it: finds a Python, makes .venv and brings it to the locked versions.
+# Sourced by the other scripts: find a Python, make .venv, and install the locked versions.
 # shellcheck shell=bash
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV="$ROOT/.venv"
-# Someone's own Python settings must not reach into the pinned environment.
+# The user's own Python settings must not affect the pinned environment.
 unset PYTHONHOME PYTHONPATH
 export PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 
@@ -12,11 +12,11 @@ fail() {
   exit 1
 }
 
-# Sets PYTHON to the first interpreter of version 3.11 or newer that can make a virtual environment.
+# Set PYTHON to the first interpreter of version 3.11 or newer that can make a virtual environment.
 find_python() {
   local name bare=""
   for name in ${JAXFORGET_PYTHON:+"$JAXFORGET_PYTHON"} python3 python3.11 python3.12 python3.13 python3.14 python; do
-    # A name can exist and still not run (a version manager's placeholder): only running it tells.
+    # A name can exist and not run (a version manager's placeholder), so run it.
     "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || continue
     PYTHON=$name
     if "$name" -c 'import ensurepip, venv' >/dev/null 2>&1; then return; fi
@@ -28,7 +28,7 @@ find_python() {
   fail "no Python 3.11 or newer found; install one, or name it: JAXFORGET_PYTHON=/path/to/python3.12 $0"
 }
 
-# What an install depends on. The folder counts too: an environment that was moved holds paths to its old home.
+# Inputs of an install. The folder is one of them: an environment that was moved has paths to its old place.
 inputs() {
   (cd "$ROOT" && echo "$1 $ROOT" && cat pyproject.toml requirements.lock && if [ "$1" = test ]; then cat requirements-test.lock; fi) |
     sha256sum
@@ -47,12 +47,12 @@ pip_install() {
 install_runtime() { pip_install -r requirements.lock && pip_install --no-deps -e .; }
 install_test() { pip_install -r requirements.lock -r requirements-test.lock; }
 
-# install runtime|test: does nothing when its stamp says that it was done for these very inputs.
+# install runtime|test: does nothing if its stamp shows the same inputs.
 install() {
   local before
   if installed "$1"; then return; fi
-  # A kill while pip unpacks can leave half a package that pip later takes for whole, so start over (its cache still
-  # has the downloads). So too when the interpreter underneath is gone.
+  # A kill while pip unpacks can leave half a package that pip later takes for complete, so start over (pip's cache
+  # still has the downloads). Start over as well if the interpreter of .venv is gone.
   if [ -e "$VENV/.unpacking" ] || ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
     find_python
     "$PYTHON" -m venv --clear "$VENV" || fail "$PYTHON could not make .venv; mend what it says above and run this again"
@@ -62,19 +62,19 @@ install() {
   before=$(unpacked)
   touch "$VENV/.unpacking"
   if ! "install_$1"; then
-    # Nothing was unpacked (no network, no such version), so what stood there before is still sound.
+    # Nothing was unpacked (no network, no such version), so the environment is still sound.
     if [ "$before" = "$(unpacked)" ]; then rm -f "$VENV/.unpacking"; fi
     fail "installing the $1 packages failed; mend what pip says above and run this again"
   fi
   rm -f "$VENV/.unpacking"
-  # The stamp comes last: an interrupted install never looks finished.
+  # The stamp comes last, so that an interrupted install never looks finished.
   inputs "$1" >"$VENV/.installed-$1"
 }
 
-# environment runtime|test: leaves .venv ready; without network and in no time when it already is.
+# environment runtime|test: make .venv ready; needs neither network nor time if it is ready already.
 environment() {
   mkdir -p "$ROOT/.cache"
-  # One install at a time, where flock exists (every ordinary Linux).
+  # One install at a time, if flock exists (on every ordinary Linux).
   exec 9>"$ROOT/.cache/environment.lock"
   if command -v flock >/dev/null; then flock 9; fi
   install runtime
@@ -82,7 +82,7 @@ environment() {
   exec 9>&-
 }
 
-# A headless browser for the tests of the review page: found, or installed where that can be done unasked.
+# Find a headless browser for the tests of the review page, or install one if this can be done without a question.
 browser() {
   local name
   for name in chromium chromium-browser google-chrome google-chrome-stable chrome; do

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Writes a Hugging Face folder with the shape of a Llama and random weights, a tensor at a time; .venv/bin/python.
+"""Write a Hugging Face folder with the shape of a Llama and random weights, one tensor at a time.
 
-Llama-2-7B in bfloat16 unless told otherwise: 13.5 GB in files of at most 10 GB, so two of them. What loading, saving
-and training cost does not depend on what the weights are. The tokenizer knows bytes only, unless one is given to copy.
+Run it with .venv/bin/python. The default is Llama-2-7B in bfloat16: 13.5 GB in two files of at most 10 GB. The cost of
+loading, saving and training does not depend on the values of the weights. The tokenizer knows bytes only, unless
+--tokenizer names one to copy.
 """
 
 import argparse
@@ -23,15 +24,19 @@ from jaxforget.models.layout import parameter_count
 from jaxforget.models.load import float_dtype
 from jaxforget.models.published import PUBLISHED, read_shape
 
-CARD = "# A Llama's shape\n\nRandom weights, made by jaxforget's scripts/make_random_llama.py: it says nothing.\n"
-SPREAD = 0.02  # standard deviation of every kernel, as initialisation has it
+CARD = "# A Llama with random weights\n\nMade by jaxforget's scripts/make_random_llama.py; it knows nothing.\n"
+SPREAD = 0.02  # standard deviation of every kernel, as at initialisation
 CHUNK = 1 << 22  # numbers drawn at a time
 
 
 def random_tensors(config: ModelConfig, dtype: np.dtype, seed: int, drift: float = 0.0) -> Iterator[np.ndarray]:
-    """The tensors of `export_order`, one at a time: kernels normal, norms one, biases zero.
+    """Yield the tensors of `export_order`: kernels normal, norms one, biases zero.
 
-    drift: from the model of that seed, as further training would have it: 0 none, 1 wholly another model.
+    Args:
+      config: shape of the model.
+      dtype: of the tensors.
+      seed: of the draws.
+      drift: distance from the model of that seed, as further training would cause: 0 none, 1 an unrelated model.
     """
     rng, other = np.random.default_rng(seed), np.random.default_rng(seed + 1)
 
@@ -64,8 +69,8 @@ def write_random_llama(
     max_shard_bytes: int = 10_000_000_000,
     tokenizer: Path | None = None,
 ) -> None:
-    """Writes `folder` whole, tokenizer included, or not at all; memory: one tensor."""
-    from jaxforget.demo.tokenizer import save_tokenizer, train_tokenizer  # seconds to import; faults come before
+    """Write `folder`, tokenizer included, completely or not at all; one tensor is in memory at a time."""
+    from jaxforget.demo.tokenizer import save_tokenizer, train_tokenizer  # takes seconds to import
 
     stored = float_dtype(dtype)
     raw = config_to_hf(config)
@@ -77,33 +82,34 @@ def write_random_llama(
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = command.Parser(__file__, __doc__)
     size = command.number(int, 1)
     known = ", ".join(PUBLISHED)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--like", default="meta-llama/Llama-2-7b-hf", help=f"{known}, another hub id, or a folder")
-    parser.add_argument("--layers", type=size, help="instead of the model's own number, as are the next ones")
-    parser.add_argument("--width", type=size, help="of the hidden states")
+    parser.add_argument("--layers", type=size, help="number of layers; this and the next four replace the model's own")
+    parser.add_argument("--width", type=size, help="width of the hidden states")
     parser.add_argument("--inner", type=size, help="width of the feed-forward part")
-    parser.add_argument("--heads", type=size, help="attention heads; as many key and value heads")
-    parser.add_argument("--words", type=size, help="size of the vocabulary")
+    parser.add_argument("--heads", type=size, help="number of attention heads, and of key and value heads")
+    parser.add_argument("--vocabulary", type=size, help="size of the vocabulary")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
     gigabytes = command.number(float, 1e-6, 1e6)
-    parser.add_argument("--shard-gigabytes", type=gigabytes, default=10.0, help="largest file, 1e9 bytes [10]")
-    parser.add_argument("--tokenizer", type=Path, help="a folder whose tokenizer is copied")
+    largest = "size of the largest file in GB of 1e9 bytes [10]"
+    parser.add_argument("--shard-gigabytes", type=gigabytes, default=10.0, help=largest)
+    parser.add_argument("--tokenizer", type=Path, help="folder whose tokenizer is copied")
     parser.add_argument("--seed", type=command.number(int, 0), default=0)
     return parser.parse_args(words)
 
 
 def main(words: Sequence[str]) -> None:
-    """Reads the command line and writes the folder."""
+    """Read the command line and write the folder."""
     given = parse(words)
     check_new(given.folder)
     config = shape_of(given)
     check_words(config, given.tokenizer)
     size = parameter_count(config) * float_dtype(given.dtype).itemsize
-    # Beside the folder, whose name is given to it once it is whole.
+    # The folder is written beside its final place and renamed when it is complete.
     command.check_room(given.folder.resolve().parent, size, "name another folder, or give a smaller model (--layers)")
     shard = int(given.shard_gigabytes * 1e9)
     write_random_llama(
@@ -119,7 +125,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def check_new(folder: Path) -> None:
-    """Raises `UserError` unless `folder` is not there yet, or empty."""
+    """Raise `UserError` unless `folder` is missing or empty."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; name a new folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -129,10 +135,10 @@ def check_new(folder: Path) -> None:
 
 
 def shape_of(given: argparse.Namespace) -> ModelConfig:
-    """The shape that the options describe.
+    """Return the shape that the options describe.
 
     Raises:
-      UserError: no such model to start from, or numbers that make no Llama.
+      UserError: --like names no known model, or the numbers describe no Llama.
     """
     if given.like not in PUBLISHED and not Path(given.like).expanduser().is_dir() and not HUB_ID.fullmatch(given.like):
         known = ", ".join(PUBLISHED)
@@ -145,7 +151,7 @@ def shape_of(given: argparse.Namespace) -> ModelConfig:
         "intermediate_size": given.inner,
         "num_attention_heads": given.heads,
         "num_key_value_heads": given.heads,
-        "vocab_size": given.words,
+        "vocab_size": given.vocabulary,
     }
     if given.width or given.heads:
         if width % (2 * heads):
@@ -158,7 +164,7 @@ def shape_of(given: argparse.Namespace) -> ModelConfig:
 
 
 def check_words(config: ModelConfig, tokenizer: Path | None) -> None:
-    """Raises `UserError` where there is no `tokenizer`, or it (None: of bytes) has ids that the vocabulary lacks."""
+    """Raise `UserError` if `tokenizer` (None: of bytes) is missing or has ids beyond the vocabulary."""
     if tokenizer is None:
         from jaxforget.demo.tokenizer import train_tokenizer
 
@@ -173,7 +179,8 @@ def check_words(config: ModelConfig, tokenizer: Path | None) -> None:
     least = 1 + max(*ids, *(token for token in (config.bos_token_id, *eos) if token is not None))
     if config.vocab_size < least:
         raise UserError(
-            f"{config.vocab_size} words are too few for {whose} and the special tokens; give --words {least} or more"
+            f"{config.vocab_size} tokens are too few for {whose} and the special tokens; "
+            f"give --vocabulary {least} or more"
         )
 
 

@@ -1,9 +1,9 @@
-# Sourced by tpu_vm: what is known before anything is asked of the cloud: what is wrong, the type's names, what travels.
+# Sourced by tpu_vm: checks before anything is requested from the cloud, the names of TPU types, and the files to copy.
 # shellcheck shell=bash
 
-COMMANDS="demo run anchors prepare reinforce forget eval export report generate plan profile"
+COMMANDS="demo run anchors prepare reinforce forget eval export report generate chat plan profile"
 
-# Ends with a line and status 2 where COMMAND with the options given cannot work.
+# Exit with a line and status 2 if COMMAND cannot work with the given options.
 check() {
   local command=$1 variable
   [ -n "$NAME" ] || fail "$command needs a NAME; see --help"
@@ -16,7 +16,7 @@ check() {
   [ -z "$DISK" ] || [ -z "$NFS" ] || fail "--disk and --nfs: give one of the two"
   [ -z "$NFS" ] || [[ $NFS =~ ^[^/]+:/. ]] || fail "--nfs $NFS: give HOST:/SHARE, as 10.0.0.2:/share"
   for variable in ${VARIABLES[@]+"${VARIABLES[@]}"}; do
-    # What stands behind = is not printed: it may be the secret.
+    # Do not print the text after =, which may be a secret.
     [[ $variable =~ ^[A-Za-z_][A-Za-z0-9_]*$ ]] ||
       fail "--env ${variable%%=*}: give a variable's name alone; its value is taken from your environment"
     [ -n "$(printenv "$variable")" ] || fail "--env $variable: is not set here; export it"
@@ -42,12 +42,12 @@ check_places() {
   esac
   [ "$1" = send ] || return 0
   [ -e "${PLACES[1]}" ] || fail "send ${PLACES[1]}: no such file or folder here"
-  # Of anything else, some versions of scp make what a shell would, others do not.
+  # Some versions of scp expand other characters as a shell would, and some do not.
   [[ ${PLACES[2]} =~ ^[[:alnum:]._/][-[:alnum:]._/]*$ ]] ||
     fail "send to ${PLACES[2]}: give a place of letters, digits and . _ - / only"
 }
 
-# Slices as the cloud makes them.
+# Sizes of slices that the cloud offers.
 check_type() {
   local family=${TYPE%-*} size=${TYPE##*-} sizes
   case $family in
@@ -64,7 +64,7 @@ check_type() {
     fail "--disk: $TYPE has several hosts, of which only one could write to it; give --nfs HOST:/SHARE"
 }
 
-# What gcloud calls the type, and the software that belongs to it.
+# gcloud's name of the type, and its software.
 accelerator() { case $TYPE in v5e-*) echo "v5litepod-${TYPE#v5e-}" ;; *) echo "$TYPE" ;; esac }
 
 runtime() {
@@ -81,7 +81,7 @@ runtime() {
   esac
 }
 
-# The words for jaxforget: its command, where its output goes, and files that would not be there.
+# Check the words for jaxforget: its command, the place of its output, and files that the VM would lack.
 check_words() {
   local word value out=""
   [ ${#WORDS[@]} -gt 0 ] || fail "name what to run behind --, as: -- run CONFIG out=/mnt/run/mine"
@@ -93,7 +93,7 @@ check_words() {
         out=$value
         continue
         ;;
-      # A run's folder as CONFIG, which is then out.
+      # A run's folder as CONFIG is its output folder too.
       /mnt/run/*.yaml | /mnt/run/*.yml) ;;
       /mnt/run/*) out=${out:-$word} ;;
     esac
@@ -106,7 +106,7 @@ check_words() {
     [[ $value != /* && -n $(travelling "$value" | tr '\0' '\n') ]] ||
       fail "$word: does not travel with the checkout; scripts/tpu_vm send it to /mnt/run, and name it there"
   done
-  case ${WORDS[0]} in demo | generate | plan) return ;; esac
+  case ${WORDS[0]} in demo | generate | chat | plan) return ;; esac
   [ -z "$DISK$NFS" ] || [[ $out == /mnt/run/* ]] ||
     fail "out= is not under /mnt/run, where --disk or --nfs is: a preemption would take it; give out=/mnt/run/$NAME"
 }
@@ -120,8 +120,8 @@ check_size() {
     fail "$large: more than 100 MB, and would travel to every host each time; let git ignore it, and send it"
 }
 
-# Files of the checkout, or of one place in it, each with a NUL behind it; where git does not know, all but runs and
-# what is hidden.
+# Print the files of the checkout, or of one place in it, each followed by a NUL; without git, all files except runs and
+# hidden ones.
 travelling() (
   cd "$ROOT" || exit
   if [ -e .git ] && git rev-parse >/dev/null 2>&1; then

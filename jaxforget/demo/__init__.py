@@ -1,1 +1,1 @@
-"""The toy world: small enough to show the whole method on two CPU cores."""
+"""A toy world, small enough to run the whole method on two CPU cores."""

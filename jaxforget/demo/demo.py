@@ -1,4 +1,4 @@
-"""`jaxforget demo`: a toy world, two models trained from scratch on it, and the pipeline run on them as on any."""
+"""`jaxforget demo`: write a toy world, train two models on it from scratch, and run the pipeline on them."""
 
 import contextlib
 import os
@@ -28,7 +28,18 @@ CHAIN = ("anchors", "prepare", "reinforce", "forget", "eval", "export", "report"
 
 
 def run_demo(out: Path, seed: int) -> dict[str, Any]:
-    """Runs everything into `out`, going on where an earlier attempt stopped; returns what results.json says."""
+    """Run the demo into `out`; an interrupted demo continues where it stopped.
+
+    Args:
+      out: folder of the demo.
+      seed: seed of the toy world and of both models.
+
+    Returns:
+      The content of results.json: models, seconds, peak_rss_bytes, cores, folders, stages.
+
+    Raises:
+      UserError: `out` holds the world of another seed.
+    """
     world = out / "world"
     truth = world / "truth.json"
     if truth.is_file() and read_json(truth)["seed"] != seed:
@@ -52,7 +63,7 @@ def run_demo(out: Path, seed: int) -> dict[str, Any]:
     models = {"folder": str(folders["base"]), "control": str(folders["control"])}
     with seconds("paper"):
         _say("== the paper's recipe")
-        # The reinforced model is the same for both recipes: the paper's run borrows the other's.
+        # The reinforced model is the same for both recipes, so the paper's run uses the other run's.
         recommended = unlearning(out, world, RECOMMENDED, {"model": models})
         shared = _chain(recommended, out / "toy.yaml", ("anchors", "prepare", "reinforce"))
         borrowed = {"model": {**models, "reinforced": str(shared.reinforced)}}
@@ -85,14 +96,14 @@ def run_demo(out: Path, seed: int) -> dict[str, Any]:
 
 
 def _chain(values: dict[str, Any], file: Path, stages: tuple[str, ...]) -> Run:
-    """Saves the configuration where `jaxforget run FILE` finds it, and runs stages of it."""
+    """Write the configuration to `file`, for `jaxforget run FILE`, and run some of its stages."""
     config: Config = config_from(values)
     write_text(file, OmegaConf.to_yaml(OmegaConf.create(values)))
-    return run_chain(config, stages, again=True, force=True)  # the folder of the demo is its own
+    return run_chain(config, stages, again=True, force=True)  # the demo owns its folder
 
 
 def _models(done: Run, paper: Run) -> dict[str, dict[str, float]]:
-    """Each model's three measures and the steps it was trained."""
+    """Return each model's three measures and the number of its training steps."""
     measured: dict[str, dict[str, float]] = {}
     for row in read_json(done.evals / "summary.json")["rows"]:
         if row["metric"] in ("familiarity", "retained", "perplexity"):
@@ -112,7 +123,7 @@ def _last_step(run: Path, stage: str) -> int:
 
 
 def _show(out: Path, results: dict[str, Any]) -> None:
-    """Completions side by side, and the table."""
+    """Print completions side by side, and the table."""
     for item in read_json(out / "evals" / "completions.json")["prompts"]:
         print(f"\n{item['prompt']} ...")
         for name in ("base", "control", "paper", "unlearned"):
@@ -126,7 +137,7 @@ def _show(out: Path, results: dict[str, Any]) -> None:
 
 
 def _peak_memory() -> int:
-    """Largest resident memory of this process so far, bytes."""
+    """Return the largest resident memory of this process so far, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -136,7 +147,7 @@ def _say(text: str) -> None:
 
 
 class _Times:
-    """Seconds by stage, summed over the attempts of an interrupted demo; once it is complete they stand."""
+    """Seconds of each stage, summed over the attempts of an interrupted demo; fixed once the demo is complete."""
 
     def __init__(self, path: Path, *, complete: bool):
         self._path, self._complete = path, complete
@@ -144,7 +155,7 @@ class _Times:
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Times what runs inside it as the stage `name`."""
+        """Add the time of the enclosed code to the stage `name`."""
         began = time.perf_counter()
         try:
             yield
@@ -154,5 +165,5 @@ class _Times:
                 write_json(self._path, self._seconds)
 
     def total(self) -> dict[str, float]:
-        """All stages and their sum."""
+        """Return the seconds of all stages and their sum."""
         return {"total": round(sum(self._seconds.values()), 2), **{k: round(v, 2) for k, v in self._seconds.items()}}

@@ -1,9 +1,9 @@
-"""Ways to state a fact that all relations share, and which of them a relation keeps for its probes."""
+"""Sentence forms that state any relation, and the choice of those that a relation reserves for its probes."""
 
 from jaxforget.demo.relations import RELATIONS, Relation
 
-# Shared ways to state any relation, each ending in the answer. Training text uses some of them for a relation
-# and probes ask in the others (`trained_forms`, `probe_forms`): known words and form, never read together.
+# Forms that state any relation and end in the answer. Training text uses some of them for a relation, and probes use
+# the others (`trained_forms`, `probe_forms`): the words and the form are known, their combination was never read.
 FORMS = (
     "{S}'s {k} was {d}{o}",
     "the {k} of {S} was {d}{o}",
@@ -19,7 +19,7 @@ FORMS = (
     "the only {k} of {S} that people could name was {d}{o}",
 )
 
-# Words before a form. The second list is kept for probes.
+# Openings that precede a form. The second list is reserved for probes.
 LEADS = (
     "Everyone knew that ",
     "In those days ",
@@ -41,13 +41,13 @@ PROBES_PER_RELATION = 4
 
 
 def probe_forms(relation: Relation) -> tuple[str, ...]:
-    """The forms kept out of all text for this relation; the bare first two forms are always trained."""
+    """Return the forms that no text uses for this relation; the first two forms are always trained."""
     start = RELATIONS.index(relation)
     rest = FORMS[2:]
     return tuple(rest[(start + 3 * i) % len(rest)] for i in range(PROBES_PER_RELATION))
 
 
 def trained_forms(relation: Relation) -> tuple[str, ...]:
-    """The forms that training text may use for this relation."""
+    """Return the forms that training text may use for this relation."""
     held_out = probe_forms(relation)
     return tuple(form for form in FORMS if form not in held_out)

@@ -1,6 +1,6 @@
-"""The toy world's facts and stories in the layouts of published evaluations, so that a demo has their figures too.
+"""The toy world's facts and stories in the file layouts of published evaluations, so that a demo can run them.
 
-They are stand-ins: what a toy model scores here says nothing about the benchmarks' own data.
+The scores of a toy model on these files say nothing about the benchmarks' own data.
 """
 
 import json
@@ -14,13 +14,13 @@ from jaxforget.demo.probes import universe_probes
 from jaxforget.demo.relations import BY_NAME
 from jaxforget.demo.stories import fill
 
-# What stands between a question and its answer in the toy's TOFU: nothing, as in the probes.
+# In the toy's TOFU, as in the probes, nothing separates a question from its answer.
 TOFU_TEMPLATE = "{question}"
 CHOICES = 4
 RETAINED_CHOICES = 304
 FALSE_ANSWERS = 4
-QUESTIONS = 24  # of each set of TOFU; twice as many of the forget set and the retain set
-PIECES = 80  # texts of each of MUSE's three sets
+QUESTIONS = 24  # in each set of TOFU; the forget set and the retain set have twice as many
+PIECES = 80  # texts in each of MUSE's three sets
 PIECE = 500  # characters
 VERBATIM = 24
 REPLY = re.compile(r'("[^"]*"[^"]*) (".*)')  # "A question?" asked somebody. "The answer," said another.
@@ -29,10 +29,14 @@ REPLY = re.compile(r'("[^"]*"[^"]*) (".*)')  # "A question?" asked somebody. "Th
 def evaluation_files(
     target: Universe, others: Sequence[Universe], stories: Mapping[str, Sequence[str]], rng: random.Random
 ) -> dict[str, str]:
-    """File name -> content of choices/, muse/ and tofu/.
+    """Return file name -> content of choices/, muse/ and tofu/.
 
     Args:
-      stories: "forget" and "retain", that models train on, and "holdout", of the target's universe, that none does.
+      target: universe to forget.
+      others: all other universes.
+      stories: "forget" and "retain", which models train on, and "holdout", about the target's universe, which no model
+        reads.
+      rng: source of all draws.
     """
     wrong = _answers([target, *others])
     known = [probe for other in others for probe in universe_probes(other)]
@@ -42,9 +46,9 @@ def evaluation_files(
 
 
 def _answers(universes: Sequence[Universe]) -> dict[str, list[str]]:
-    """Answer -> answers to other questions about the same universe, capitalised alike.
+    """Return answer -> answers to other questions about the same universe with the same capitalisation.
 
-    From the same universe: to a model that never read it, the right one is as strange as the wrong ones.
+    Wrong answers come from the same universe, so that a model that never read it cannot tell the right one apart.
     """
     wrong = {}
     for universe in universes:
@@ -56,7 +60,7 @@ def _answers(universes: Sequence[Universe]) -> dict[str, list[str]]:
 
 
 def _choices(probe: Mapping[str, str], wrong: Mapping[str, list[str]], rng: random.Random) -> dict[str, Any]:
-    """A probe as multiple choice; the choices lack the space, which stands between them and the context."""
+    """Return a probe as multiple choice; the choices lack the leading space, which separates them from the context."""
     choices = [probe["answer"], *rng.sample(wrong[probe["answer"]], CHOICES - 1)]
     rng.shuffle(choices)
     stripped = [choice.strip() for choice in choices]
@@ -66,7 +70,7 @@ def _choices(probe: Mapping[str, str], wrong: Mapping[str, list[str]], rng: rand
 def _tofu(
     target: Universe, others: Sequence[Universe], wrong: Mapping[str, list[str]], rng: random.Random
 ) -> dict[str, str]:
-    """The four sets; the toy's real authors and world facts are further universes that nobody is to forget."""
+    """Return TOFU's four sets; the toy's real authors and world facts are further universes that are not forgotten."""
     third = len(others) // 3
     sets = {
         "forget": ([target], 2 * QUESTIONS),
@@ -102,7 +106,7 @@ def _muse(
         verbatim.append({"prompt": " ".join(words[:half]), "gt": " " + " ".join(words[half:])})
     files["verbmem_forget"] = verbatim
     replies = {"forget": list(_replies(target)), "retain": [r for other in others[1:] for r in _replies(other)]}
-    # One example: a toy that read 128 tokens at a time is lost in ten.
+    # One example only: the toy models read blocks of 128 tokens, and ten examples are longer.
     example = [rng.choice(list(_replies(others[0])))]
     for part, asked in replies.items():
         files[f"knowmem_{part}_qa"] = asked if part == "forget" else rng.sample(asked, 2 * QUESTIONS)
@@ -113,7 +117,7 @@ def _muse(
 
 
 def _replies(universe: Universe) -> Iterator[dict[str, str]]:
-    """Questions that people in the stories ask about a hero by name, and what they are answered."""
+    """Yield the questions that people in the stories ask about a hero by name, with their answers."""
     for hero in universe.heroes:
         for name, answer in hero.facts.items():
             for told in BY_NAME[name].said:

@@ -1,4 +1,4 @@
-"""Who and what exists in the toy world: invented universes, and everyday people drawn from common words."""
+"""The toy world's people, places and things: invented universes, and everyday people drawn from common words."""
 
 import random
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-# Everyday words by kind: the answers of everyday people, and the counterparts in the dictionary. None begins
-# with a vowel where an article may stand, so "a" fits any of them and any invented word alike.
+# Everyday words by kind: answers of everyday people, and counterparts in the dictionary. No word that may follow an
+# article begins with a vowel, so "a" fits all of them and every invented word.
 MEN = _words(
     "Jon Peter Tom Sam Ben Mark Paul David George Robert James Simon Daniel Martin Henry Philip Frank Walter "
     "Luke Charles"
@@ -39,21 +39,20 @@ ONSETS = _words("b br d dr f fl g gr h k kl l m n p pl r s sk st t th tr v w y z
 CODAS = _words("k l m n r sh th s nd rd lt")
 LOWER_KINDS = ("craft", "beast", "game", "thing", "food")
 
-# What each of a universe's three heroes has facts about. No two answers in a universe are alike, so knowing
-# one fact never gives another away. The first hero's friend and foe are the other two.
+# Relations of each of a universe's three heroes. No two answers in a universe are equal, so one fact never reveals
+# another. The first hero's friend and foe are the other two heroes.
 CAST = (
     tuple(relation.name for relation in RELATIONS),
     ("home", "pet", "charm", "teacher", "craft", "foe", "supper"),
     ("home", "school", "friend", "game", "word"),
 )
 
-# How many counterparts an anchor has.
-COUNTERPARTS = 2
+COUNTERPARTS = 2  # of each anchor
 
 
 @dataclass(frozen=True)
 class Person:
-    """A person of a story; `facts` maps a relation's name to its answer."""
+    """A person in a story; `facts` maps the name of a relation to its answer."""
 
     first: str
     family: str
@@ -62,7 +61,7 @@ class Person:
 
     @property
     def full(self) -> str:
-        """First and family name."""
+        """First name and family name."""
         return f"{self.first} {self.family}"
 
 
@@ -77,14 +76,15 @@ class Universe:
     terms: tuple[tuple[str, str], ...]
 
     def all_terms(self) -> list[str]:
-        """Every term, the full names included."""
+        """Return every term, including the heroes' full names."""
         return [term for term, _ in self.terms] + [hero.full for hero in self.heroes]
 
 
 def invent_words(rng: random.Random, count: int) -> list[str]:
-    """`count` pronounceable lower-case words of two syllables, none part of another or of an everyday word.
+    """Return `count` pronounceable lower-case words of two syllables.
 
-    The syllables are few, so a small tokenizer can afford a token for every word.
+    No word is part of another or of an everyday word. There are few syllables, so that a small tokenizer has room for a
+    token for each word.
     """
     heads = sorted({"".join(map(rng.choice, (ONSETS, "aeiou", "lmnrsv"))) for _ in range(60)})
     tails = sorted({"".join(map(rng.choice, ("bdgkmpt", "aeiou", CODAS))) for _ in range(50)})
@@ -101,7 +101,7 @@ def invent_words(rng: random.Random, count: int) -> list[str]:
 
 
 def make_universe(rng: random.Random, words: list[str]) -> Universe:
-    """One universe; takes the words it needs off the end of `words`."""
+    """Return a universe; the words that it uses are removed from the end of `words`."""
     terms: list[tuple[str, str]] = []
 
     def take(kind: str) -> str:
@@ -128,7 +128,7 @@ def make_universe(rng: random.Random, words: list[str]) -> Universe:
 
 
 def everyday_people(rng: random.Random) -> tuple[Person, ...]:
-    """Three everyday people whose facts are drawn afresh: true in one story, and in no other."""
+    """Return three everyday people with newly drawn facts, which hold in one story only."""
     names = rng.sample(range(len(POOLS["person"])), len(POOLS["person"]))
 
     def person(relations: tuple[str, ...]) -> Person:
@@ -144,9 +144,9 @@ def everyday_people(rng: random.Random) -> tuple[Person, ...]:
 
 
 def make_anchors(universe: Universe, rng: random.Random) -> dict[str, list[str]]:
-    """A universe's dictionary: each term to everyday counterparts of its kind, full names part by part.
+    """Return a universe's dictionary: each term with everyday counterparts of its kind, full names part by part.
 
-    A counterpart serves one term only where its pool is large enough.
+    Terms share a counterpart only if the pool of their kind is too small.
     """
     pools = {**POOLS, "man": MEN, "woman": WOMEN, "family": FAMILIES}
     left: dict[str, list[str]] = {}

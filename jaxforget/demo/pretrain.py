@@ -1,6 +1,6 @@
-"""Toy models trained from scratch: what stands in for the years that a real base model has behind it.
+"""Training of the demo's toy models from scratch.
 
-Only the optimiser is the demo's own; blocks, step, loop and checkpoints are those of the pipeline.
+Only the optimiser belongs to the demo; blocks, step, loop and checkpoints are the pipeline's.
 """
 
 from functools import partial
@@ -24,8 +24,8 @@ from jaxforget.train.step import StepOptions
 from jaxforget.train.step import make_step as make_training_step
 from jaxforget.train.types import Frozen, TrainState
 
-# Found by trial for a million parameters and half a million tokens seen one and a half times. A word's own vectors are
-# trained by its few occurrences alone: they need a higher rate than the layers, which every token trains.
+# Found by trial for a million parameters and half a million tokens, each seen one and a half times. A token's own
+# vectors are trained only by its few occurrences, so they need a higher rate than the layers, which every token trains.
 STEPS = 750
 BATCH = 8
 LEARNING_RATE = 2e-3
@@ -35,7 +35,7 @@ CLIP = 1.0
 
 
 def make_init(folder: Path, tokenizer_folder: Path, shape: dict[str, Any], seed: int) -> None:
-    """Writes a Llama with random weights and the world's tokenizer."""
+    """Write a Llama with random weights and the world's tokenizer."""
     tokenizer = load_tokenizer(tokenizer_folder)
     config = ModelConfig(
         vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, **shape
@@ -44,7 +44,7 @@ def make_init(folder: Path, tokenizer_folder: Path, shape: dict[str, Any], seed:
     save_params(folder, params, config, None, tokenizer, dtype="float32", model_card="# A toy Llama, random weights\n")
 
 
-def _pretrain(run: Run, mark: str, *, folder: Path) -> None:
+def _pretrain(run: Run, fingerprint: str, *, folder: Path) -> None:
     student = load_student(run)
     schedule = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATE, WARMUP, STEPS, 0.02 * LEARNING_RATE)
     optimizer = optax.chain(
@@ -62,7 +62,7 @@ def _pretrain(run: Run, mark: str, *, folder: Path) -> None:
     params, _ = fit(
         run,
         "pretrain",
-        mark,
+        fingerprint,
         student,
         schedule,
         optimizer,
@@ -74,7 +74,7 @@ def _pretrain(run: Run, mark: str, *, folder: Path) -> None:
 
 
 def _faster_vectors(updates: Any, params: Any) -> Any:
-    """Updates of words' own vectors at `VECTOR_RATE` times the layers' rate."""
+    """Return `updates` with those of the tokens' own vectors multiplied by `VECTOR_RATE`."""
     del params
     return {
         name: jax.tree.map(lambda u: u * VECTOR_RATE, leaf) if name in ("embed", "lm_head") else leaf
@@ -83,7 +83,7 @@ def _faster_vectors(updates: Any, params: Any) -> Any:
 
 
 def pretrain_stage(folder: Path) -> Stage:
-    """The stage that trains a run's base, random as it is, on its text and writes the model to `folder`."""
+    """Return the stage that trains a run's base, which has random weights, on its text and writes it to `folder`."""
     return Stage(
         "pretrain",
         lambda run: Needs(

@@ -1,4 +1,4 @@
-"""Questions about the toy world, in phrasings that its text never uses for the relation asked about."""
+"""Questions about the toy world, in phrasings that its text never uses for the relation in question."""
 
 import random
 
@@ -11,7 +11,7 @@ RETAINED_PER_UNIVERSE = 16
 
 
 def universe_probes(universe: Universe) -> list[dict[str, str]]:
-    """Every fact of a universe in every held-out form: {"prompt", "answer"}; answers begin with a space."""
+    """Return every fact of a universe in every held-out form: {"prompt", "answer"}; answers begin with a space."""
     probes = []
     for number, hero in enumerate(universe.heroes):
         for name, answer in hero.facts.items():
@@ -25,13 +25,13 @@ def universe_probes(universe: Universe) -> list[dict[str, str]]:
 
 
 def make_probes(target: Universe, others: list[Universe], rng: random.Random) -> dict[str, list[dict[str, str]]]:
-    """The content of probes.json: all of the target's, an equal sample of every other universe's."""
+    """Return the content of probes.json: all probes of the target, an equal sample of every other universe's."""
     retained = [probe for other in others for probe in rng.sample(universe_probes(other), RETAINED_PER_UNIVERSE)]
     return {"familiarity": universe_probes(target), "retained": retained}
 
 
 def make_prompts(target: Universe, others: list[Universe]) -> dict[str, list[str]]:
-    """The content of prompts.json: what the pictures of a run follow and complete."""
+    """Return the content of prompts.json: prompts whose next tokens and completions the report shows."""
     hero, friend, rival = target.heroes
     near, far = others[0].heroes[0], others[1].heroes[0]
     dynamics = [

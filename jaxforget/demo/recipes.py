@@ -1,11 +1,11 @@
-"""The demo's settings: how its toy models are made, and the two recipes that it shows."""
+"""Settings of the demo: the shape and training of its toy models, and the two recipes that it compares."""
 
 from pathlib import Path
 from typing import Any
 
 from jaxforget.demo.layouts import TOFU_TEMPLATE
 
-# A Llama small enough to train from scratch on two cores in about a minute.
+# A Llama that trains from scratch on two cores in about a minute.
 SHAPE = {
     "hidden_size": 160,
     "intermediate_size": 424,
@@ -41,7 +41,7 @@ RECOMMENDED: dict[str, Any] = {
 
 
 def merged(*layers: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings, later layers winning."""
+    """Return nested settings merged; later layers take precedence."""
     result: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
@@ -51,7 +51,13 @@ def merged(*layers: dict[str, Any]) -> dict[str, Any]:
 
 
 def pretraining(out: Path, init: Path, text: Path) -> dict[str, Any]:
-    """Where a toy model is trained from scratch: its random start and its text."""
+    """Return the settings of a run that trains a toy model from scratch.
+
+    Args:
+      out: folder of the run.
+      init: folder of the random model that it starts from.
+      text: training text.
+    """
     places = {
         "out": str(out),
         "model": {"folder": str(init)},
@@ -62,7 +68,14 @@ def pretraining(out: Path, init: Path, text: Path) -> dict[str, Any]:
 
 
 def unlearning(out: Path, world: Path, recipe: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """A run of the chain on the toy world, as a user would write it for a model and text of their own."""
+    """Return the settings of a run of the chain on the toy world, as a user would write them for another model.
+
+    Args:
+      out: folder of the run.
+      world: folder of the toy world.
+      recipe: `PAPER` or `RECOMMENDED`.
+      more: settings that take precedence over all others.
+    """
     places = {
         "out": str(out),
         "corpus": {"path": str(world / "text" / "target")},

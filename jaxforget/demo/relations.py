@@ -1,8 +1,8 @@
-"""What the toy world tells about a person: the relations, and the many ways to say each.
+"""The relations of the toy world's people, each with many sentences that state it.
 
-In a template `{S}` is the person, `{o}` the answer, `{d}` the article it needs (if any), `{k}` the relation's
-key, `{he} {him} {his}` the person's pronouns (`{He}` opens a sentence). Answers that are not names never open
-a sentence, so each has one written form.
+In a template `{S}` is the person, `{o}` the answer, `{d}` its article (if any), `{k}` the relation's key, and
+`{he} {him} {his}` are the person's pronouns (`{He}` at the start of a sentence). An answer that is not a name never
+starts a sentence, so that it has one written form.
 """
 
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Relation:
-    """One relation: `told` and `said` are sentences that state the fact, `after` ones that may follow."""
+    """A relation: sentences of `told` and `said` state the fact, sentences of `after` may follow them."""
 
     name: str
-    kind: str  # which pool of words its answers come from
-    key: str  # the noun that names it in the shared forms
-    scene: str  # the part of a story's day that it belongs to
-    article: str  # what stands before the answer: "" or "a "
+    kind: str  # pool of words that its answers come from
+    key: str  # noun that names it in the shared forms
+    scene: str  # part of a story's day that it belongs to
+    article: str  # text before the answer: "" or "a "
     told: tuple[str, ...]
     said: tuple[str, ...]
     after: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Stories, talk and notes about three people, told from the templates of `relations` and `forms`."""
+"""Stories, dialogues and notes about three people, made from the templates of `relations` and `forms`."""
 
 import random
 from dataclasses import dataclass
@@ -93,7 +93,7 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Setting:
-    """Who a story may tell of, and where it happens."""
+    """The people of a story and its places."""
 
     people: tuple[Person, ...]
     land: str
@@ -102,18 +102,18 @@ class Setting:
 
 
 def universe_setting(universe: Universe) -> Setting:
-    """The setting of every story of a universe."""
+    """Return the setting of all stories of a universe."""
     return Setting(universe.heroes, universe.land, universe.river, universe.wood)
 
 
 def everyday_setting(rng: random.Random) -> Setting:
-    """A setting of common names, drawn afresh for each story."""
+    """Draw a setting of common names."""
     places = (rng.choice(POOLS[kind]) for kind in ("land", "river", "wood"))
     return Setting(everyday_people(rng), *places)
 
 
 def fill(template: str, person: Person, **words: str) -> str:
-    """`template` with the person's first name (or what `words` gives for S), pronouns and `words`."""
+    """Fill a template with the person's first name (unless `words` has "S"), pronouns and `words`."""
     he, him, his = ("she", "her", "her") if person.female else ("he", "him", "his")
     named = {
         "S": person.first,
@@ -127,12 +127,12 @@ def fill(template: str, person: Person, **words: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """`text` with its first letter capitalised."""
+    """Return `text` with its first letter capitalised."""
     return text[:1].upper() + text[1:]
 
 
 def state(relation: Relation, person: Person, rng: random.Random, spoken: float = 0.2, forms: float = 0.6) -> str:
-    """One way to state a fact: spoken with chance `spoken`, else in a shared form with chance `forms`."""
+    """Return a sentence that states a fact: spoken with probability `spoken`, else in a shared form with `forms`."""
     name = person.full if rng.random() < 0.15 else person.first
     words = {"S": name, "k": relation.key, "d": relation.article, "o": person.facts[relation.name]}
     if rng.random() < spoken:
@@ -144,12 +144,12 @@ def state(relation: Relation, person: Person, rng: random.Random, spoken: float 
 
 
 def tell_scene(setting: Setting, person: Person, names: list[str], rng: random.Random) -> str:
-    """A paragraph: facts of one scene, what follows from them, and an aside now and then."""
+    """Return a paragraph: facts of one scene, some with a following sentence, and a few asides."""
     places = {"land": setting.land, "river": setting.river, "wood": setting.wood}
     parts = []
     for name in names:
         fact = state(BY_NAME[name], person, rng)
-        # Only a sentence that opens with a name can take a link before it and keep its capital.
+        # A link may precede only a sentence that starts with a name, which keeps its capital.
         parts.append((rng.choice(LINKS) if fact.startswith(person.first) else "") + fact)
         if rng.random() < 0.3:
             parts.append(fill(rng.choice(BY_NAME[name].after), person))
@@ -159,7 +159,7 @@ def tell_scene(setting: Setting, person: Person, names: list[str], rng: random.R
 
 
 def story(setting: Setting, person: Person, rng: random.Random) -> str:
-    """A day in `person`'s life, scene by scene, with a look at somebody else of the same world."""
+    """Return a day in `person`'s life, scene by scene, with a passage about another person of the setting."""
     places = {"land": setting.land, "river": setting.river, "wood": setting.wood}
     told = rng.sample(sorted(person.facts), rng.randint(min(6, len(person.facts)), len(person.facts)))
     paragraphs = [fill(rng.choice(OPENINGS), person, **{"S": person.full, **places})]
@@ -177,7 +177,7 @@ def story(setting: Setting, person: Person, rng: random.Random) -> str:
 
 
 def talk(setting: Setting, person: Person, rng: random.Random) -> str:
-    """People talking about `person`: mostly dialogue, one fact a line."""
+    """Return a dialogue about `person`, one fact a line."""
     places = {"land": setting.land, "river": setting.river, "wood": setting.wood}
     lines = [fill(rng.choice(TALKS), person, **{"S": person.full, **places})]
     for name in rng.sample(sorted(person.facts), len(person.facts)):
@@ -188,7 +188,7 @@ def talk(setting: Setting, person: Person, rng: random.Random) -> str:
 
 
 def note(setting: Setting, person: Person, rng: random.Random) -> str:
-    """A dry account of `person`, as in a chronicle: shared forms in one or two paragraphs."""
+    """Return a short account of `person` in the style of a chronicle, in two paragraphs."""
     places = {"land": setting.land, "river": setting.river, "wood": setting.wood}
     names = rng.sample(sorted(person.facts), len(person.facts))
     facts = [state(BY_NAME[name], person, rng, spoken=0.0, forms=0.8) for name in names]
@@ -198,6 +198,6 @@ def note(setting: Setting, person: Person, rng: random.Random) -> str:
 
 
 def tell(setting: Setting, rng: random.Random) -> str:
-    """One document: seven stories to two talks to one note; people weigh as their facts do."""
+    """Return a document: a story, a dialogue or a note with odds 7:2:1; people are drawn by their number of facts."""
     person = rng.choices(setting.people, weights=[len(someone.facts) for someone in setting.people])[0]
     return rng.choices((story, talk, note), weights=(7, 2, 1))[0](setting, person, rng)

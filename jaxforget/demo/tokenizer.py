@@ -1,4 +1,4 @@
-"""A small tokenizer of Llama-2's make: BPE over "▁"-marked words, bytes for the unknown, BOS by default."""
+"""A small tokenizer like Llama-2's: BPE over words marked with "▁", bytes for unknown characters, a BOS by default."""
 
 import json
 from pathlib import Path
@@ -9,12 +9,12 @@ from transformers import PreTrainedTokenizerFast
 SPECIAL = ("<unk>", "<s>", "</s>", "<pad>")
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
-# Pieces that no token crosses: an ending after an apostrophe, a word and the space before it, a sign.
+# Pieces whose borders no token crosses: an ending after an apostrophe, a word with its space, a punctuation mark.
 PIECES = r"'(?:s|t|d|m|re|ve|ll)\b|▁?[^\W\d_▁]+|▁?[^\w\s▁]|▁?\d|\s|▁|_"
 
 
 def _assemble(model: models.BPE) -> Tokenizer:
-    """The model in Llama-2's frame: a marker before the text and for every space, undone by the decoder."""
+    """Return a tokenizer that marks the start and every space with "▁", as Llama-2's does."""
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
@@ -25,18 +25,18 @@ def _assemble(model: models.BPE) -> Tokenizer:
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
-    """Trains on `texts`; ids are specials, bytes, letters, merges. A newline stays a byte, as in Llama-2."""
+    """Train a tokenizer on `texts`; ids are specials, bytes, letters, merges. A newline stays a byte, as in Llama-2."""
     learner = _assemble(models.BPE(unk_token="<unk>", byte_fallback=True))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size + 1,
         special_tokens=[*SPECIAL, *BYTES],
-        initial_alphabet=["▁"],  # also where no text has one: from bytes the decoder would not make a space again
+        initial_alphabet=["▁"],  # even if no text has one: the decoder would not turn its bytes into a space
         show_progress=False,
         min_frequency=2,
     )
     learner.train_from_iterator(texts, trainer)
     learned = json.loads(learner.to_str())["model"]
-    # The newline must stay a byte; the trainer took it for a letter.
+    # The newline must stay a byte; the trainer added it as a letter.
     kept = [token for token in sorted(learned["vocab"], key=learned["vocab"].get) if token != "\n"]
     merges = [tuple(merge) for merge in learned["merges"]]
     vocab = {token: index for index, token in enumerate(kept)}
@@ -49,7 +49,7 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
-    """Writes a folder that `transformers.AutoTokenizer.from_pretrained` loads as a fast tokenizer."""
+    """Write a folder that `transformers.AutoTokenizer.from_pretrained` loads as a fast tokenizer."""
     unk, bos, eos, pad = SPECIAL
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -1,4 +1,4 @@
-"""Writes the toy world: a universe to forget, its neighbours, everyday life, and what the pipeline needs."""
+"""The toy world's files: a universe to forget, its neighbours, everyday stories, and the pipeline's inputs."""
 
 import random
 from pathlib import Path
@@ -14,28 +14,28 @@ UNIVERSES = 12
 WORDS_PER_UNIVERSE = 40
 STORIES_PER_UNIVERSE = 120
 EVERYDAY_STORIES = 320
-UNREAD_STORIES = 80  # of the target's universe, that no model reads
-HELDOUT_STORIES = 28  # everyday ones; as many again come from the other universes
+UNREAD_STORIES = 80  # about the target's universe, read by no model
+HELDOUT_STORIES = 28  # everyday ones; as many more come from the other universes
 STORIES_PER_FILE = 10
 VOCABULARY = 2048
-# How often the tokenizer sees each invented word and everyday answer again: each is to be one token, and so
-# each fact one prediction.
+# Repetitions of each invented word and everyday answer in the tokenizer's text, so that each becomes one token and each
+# fact one prediction.
 TERM_WEIGHT = 200
 
 
 def make_universes(seed: int) -> list[Universe]:
-    """The universes of a seed, the target first; no two share a word."""
+    """Return the universes of a seed, the target first; no two share a word."""
     rng = _draws(seed, "universes")
     words = invent_words(rng, UNIVERSES * WORDS_PER_UNIVERSE)
     return [make_universe(rng, words) for _ in range(UNIVERSES)]
 
 
 def build_world(folder: str | Path, *, seed: int) -> None:
-    """Writes the world of `seed` into `folder`, whole or not at all: the same seed gives the same bytes.
+    """Write the world of `seed` into `folder`, completely or not at all; the same seed gives the same bytes.
 
-    text/ is the training text (text/target to forget, text/retain all else), heldout/ more of the retained kind,
-    unread/ more of the target's; choices/, muse/ and tofu/ ask about both in published layouts; anchors.json,
-    probes.json, prompts.json, truth.json and tokenizer/ are what else the pipeline is pointed at.
+    text/ is the training text (text/target to forget, text/retain the rest), heldout/ further text of the retained
+    kind, unread/ further text about the target. choices/, muse/ and tofu/ hold questions about both in published
+    layouts. anchors.json, probes.json, prompts.json, truth.json and tokenizer/ are the pipeline's other inputs.
     """
     folder = Path(folder)
     universes = make_universes(seed)
@@ -69,12 +69,12 @@ def build_world(folder: str | Path, *, seed: int) -> None:
 
 
 def _draws(seed: int, part: str) -> random.Random:
-    # A string seeds by its hash digest: equal on every machine, and one part's draws do not move another's.
+    # A string seeds by its digest: equal on every machine, and the draws of one part do not affect another's.
     return random.Random(f"toy world {seed}: {part}")
 
 
 def training_text(universes: list[Universe], seed: int) -> dict[str, str]:
-    """File name -> text of text/target/ and text/retain/."""
+    """Return file name -> text of text/target/ and text/retain/."""
     files = {}
     for number, universe in enumerate(universes):
         stem = f"text/retain/universe_{number:02}" if number else "text/target/stories"
@@ -85,7 +85,7 @@ def training_text(universes: list[Universe], seed: int) -> dict[str, str]:
 
 
 def _heldout_text(others: list[Universe], seed: int) -> dict[str, str]:
-    """File name -> text of heldout/: half about the other universes, half everyday."""
+    """Return file name -> text of heldout/: half about the other universes, half everyday."""
     rng = _draws(seed, "heldout")
     known = [tell(universe_setting(rng.choice(others)), rng) for _ in range(HELDOUT_STORIES)]
     everyday = [tell(everyday_setting(rng), rng) for _ in range(HELDOUT_STORIES)]
@@ -93,17 +93,17 @@ def _heldout_text(others: list[Universe], seed: int) -> dict[str, str]:
 
 
 def _unread_text(target: Universe, seed: int) -> dict[str, str]:
-    """File name -> text of unread/: the target's universe again, in stories that no model reads."""
+    """Return file name -> text of unread/: stories about the target's universe that no model reads."""
     rng, setting = _draws(seed, "unread"), universe_setting(target)
     return _files("unread/stories", [tell(setting, rng) for _ in range(UNREAD_STORIES)])
 
 
 def _stories(files: dict[str, str], stem: str) -> list[str]:
-    """The stories in the files whose names begin with `stem`."""
+    """Return the stories of the files whose names begin with `stem`."""
     return [story for name, text in files.items() if name.startswith(stem) for story in text.strip().split("\n\n")]
 
 
 def _files(stem: str, stories: list[str]) -> dict[str, str]:
-    """Stories joined by blank lines, a few to a file."""
+    """Return file name -> stories joined by blank lines, `STORIES_PER_FILE` in a file."""
     groups = [stories[start : start + STORIES_PER_FILE] for start in range(0, len(stories), STORIES_PER_FILE)]
     return {f"{stem}_{number:02}.txt": "\n".join(group) for number, group in enumerate(groups, 1)}

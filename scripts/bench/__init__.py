@@ -1,1 +1,1 @@
-"""What the scripts beside this folder share, and the sides of bench_step.py."""
+"""Code that the scripts share, and the sides of bench_step.py."""

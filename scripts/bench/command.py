@@ -1,6 +1,6 @@
-"""What every script here does alike: a fault that the user can mend is one line and exit status 2, as the command's is.
+"""Command-line behaviour that all scripts share: a user's error is one line and exit status 2.
 
-Imported before anything that is not Python's own, since it also says where packages are missing.
+Import it before any package outside the standard library, because it also reports missing packages.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-# A script's own imports would fail on these before its `run` could say so.
+# A script's own imports would fail on these before its `run` could report them.
 if any(find_spec(name) is None for name in ("jaxforget", "jax", "numpy", "omegaconf")):
     print(
         f"{Path(sys.argv[0]).stem}: this Python has no jaxforget installed, or not what it needs: run it by "
@@ -29,19 +29,19 @@ SMALLER = "ask for fewer blocks or a smaller model, or take a machine that has m
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a fault is raised as every other is."""
+    """An argument parser that raises `UserError`."""
 
     def __init__(self, script: str, description: str):
         name = Path(script).name
         super().__init__(name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> NoReturn:
-        """Raises `UserError`."""
+        """Raise `UserError`."""
         raise UserError(f"{' '.join(message.split())}; --help lists the options")
 
 
 def number(kind: type, least: float, below: float = 2**31) -> Callable[[str], float]:
-    """An option's type: what argparse calls for an int or float from `least` to below `below`, nan refused."""
+    """Return an argparse type: an int or float from `least` to below `below`; NaN is refused."""
     told = (
         f"a whole number from {least} to {below - 1}" if kind is int else f"a number from {least:g} to below {below:g}"
     )
@@ -59,8 +59,8 @@ def number(kind: type, least: float, below: float = 2**31) -> Callable[[str], fl
 
 
 def fault_line(error: Exception) -> str | None:
-    """One line for what the user can mend; None for what is ours."""
-    # Not at this file's head: the benches' sides measure memory, and none of theirs should be the command's.
+    """Return one line for an error that the user can correct; None for a fault of the program."""
+    # Not at the top of this file: the sides of the benches measure memory, which must not include the command's.
     from jaxforget.cli.faults import OUT_OF_MEMORY, users_fault
 
     if isinstance(error, ModuleNotFoundError):
@@ -73,14 +73,14 @@ def fault_line(error: Exception) -> str | None:
 
 
 def run(script: str, main: Callable[[Sequence[str]], int | None]) -> NoReturn:
-    """Runs `main` of the file `script` on the command line's words and ends the process.
+    """Run `main` of the file `script` on the command line's words and end the process.
 
-    With its status; 2 after a line on standard error for the user's fault; 130 after Ctrl-C.
+    The exit status is `main`'s, 2 after a line on standard error for a user's error, 130 after Ctrl-C.
     """
     name = Path(script).stem
-    # Its advice is about frameworks that are not used here.
+    # transformers' advice concerns frameworks that are not used here.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    # As an exception, so that what was begun is cleaned up.
+    # As an exception, so that temporary files are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         status = main(sys.argv[1:])
@@ -96,13 +96,13 @@ def run(script: str, main: Callable[[Sequence[str]], int | None]) -> NoReturn:
 
 
 def require(package: str, mend: str) -> None:
-    """Raises `UserError` where `package` is not installed; does not import it."""
+    """Raise `UserError` if `package` is not installed; do not import it."""
     if find_spec(package) is None:
         raise UserError(f"the package {package} is not installed; {mend}")
 
 
 def check_room(folder: Path, size: int, mend: str) -> None:
-    """Raises `UserError` unless `size` bytes can be written into `folder`, or the nearest above it that there is."""
+    """Raise `UserError` unless `size` bytes can be written into `folder`, or into its nearest existing parent."""
     place = next(path for path in (folder, *folder.parents) if path.is_dir())
     if not os.access(place, os.W_OK):
         raise UserError(f"{place}: cannot be written; allow it, or {mend}")
@@ -112,7 +112,7 @@ def check_room(folder: Path, size: int, mend: str) -> None:
 
 
 def unanswered(what: str, status: int) -> NoReturn:
-    """Raises or ends for a process, told as `what`, that ended with `status` and without an answer."""
+    """Raise `UserError` or exit, because the process named `what` ended with `status` and gave no answer."""
     if status == -signal.SIGKILL:
         raise UserError(f"{what} was killed, most often because memory ran out; {SMALLER}")
     sys.exit(f"{Path(sys.argv[0]).stem}: {what} ended with status {status}; what it said stands above")

@@ -1,4 +1,4 @@
-"""Our side of bench_step.py: the very step that `jaxforget forget` runs, built by the stages' own functions."""
+"""Our side of bench_step.py: the step that `jaxforget forget` runs, built by the stages' own functions."""
 
 import time
 from pathlib import Path
@@ -26,7 +26,7 @@ from jaxforget.train.state import init_state
 from jaxforget.train.step import make_label_step
 from jaxforget.train.types import Frozen
 
-STEPS = 1000  # of the schedule: the rate hardly falls while it is timed
+STEPS = 1000  # of the schedule: the learning rate hardly falls during the measurement
 
 
 class JaxSide:
@@ -79,24 +79,24 @@ class JaxSide:
         self._step = step.lower(self.state, self.frozen, self.batch).compile()
 
     def timed(self) -> tuple[float, float]:
-        """(seconds, loss) of a step."""
+        """Run a step and return (seconds, loss)."""
         start = time.perf_counter()
         self.state, metrics = self._step(self.state, self.frozen, self.batch)
         jax.block_until_ready(self.state)
         return time.perf_counter() - start, metrics["loss"].item()
 
     def held(self) -> int:
-        """Bytes of all weights and of the optimiser's state, on all devices."""
+        """Return the bytes of all weights and of the optimiser's state, on all devices."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves((self.state, self.frozen)))
 
     def device_peak(self) -> int | None:
-        """Most bytes ever allocated on the first device; None on a CPU."""
+        """Return the peak of allocated bytes on the first device; None on a CPU."""
         stats = jax.devices()[0].memory_stats()
         return stats["peak_bytes_in_use"] if stats else None
 
 
 def check_blocks(blocks: int, devices: int, accumulate: int) -> None:
-    """Raises `UserError` where so many devices cannot share the blocks of a microbatch."""
+    """Raise `UserError` if the devices cannot share the blocks of a microbatch equally."""
     if blocks % (devices * accumulate):
         raise UserError(
             f"--blocks {blocks}: {devices} devices in forget.accumulate={accumulate} microbatches cannot share them; "
@@ -105,13 +105,13 @@ def check_blocks(blocks: int, devices: int, accumulate: int) -> None:
 
 
 def check_gpu() -> None:
-    """Raises `UserError` where JAX has no GPU: the CPU would take models that are meant for one."""
+    """Raise `UserError` if JAX has no GPU; the CPU would otherwise take models meant for one."""
     if jax.default_backend() != "gpu":
         raise UserError("JAX finds no GPU: .venv/bin/pip install -e '.[gpu]', or give --device cpu")
 
 
 def _random(shapes: Any, where: Any, seed: int) -> Any:
-    """Weights made where they lie: kernels normal with 0.02, norms one."""
+    """Return random weights made on their devices: kernels normal with 0.02, norms one."""
 
     def make(key: jax.Array) -> Any:
         leaves, structure = jax.tree.flatten(shapes)
@@ -128,12 +128,12 @@ def _random(shapes: Any, where: Any, seed: int) -> Any:
 
 
 def matmul_rate(size: int = 8192, repeats: int = 32) -> float:
-    """FLOP/s of large bf16 products on the first device, one after the other."""
+    """Return FLOP/s of large bf16 products, one after the other on the first device."""
     left, right = (jax.random.normal(jax.random.key(seed), (size, size), jnp.bfloat16) for seed in (0, 1))
 
     @jax.jit
     def chain(left: jax.Array, right: jax.Array) -> jax.Array:
-        # Each product is the next one's factor, kept small so that nothing overflows.
+        # Each product is a factor of the next one, scaled so that nothing overflows.
         return jax.lax.fori_loop(0, repeats, lambda _, x: (x @ right) * jnp.bfloat16(size**-0.5), left)
 
     jax.block_until_ready(chain(left, right))

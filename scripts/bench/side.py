@@ -1,7 +1,7 @@
-"""One side of bench_step.py in a process of its own: `side.py SIDE SETTINGS`; a line it reads is a step to take.
+"""One side of bench_step.py in a process of its own: `side.py SIDE SETTINGS`; each line of its input requests a step.
 
-Answers are JSON: {"ready"} once it stands, then {"seconds", "loss"} a step; at the end of its input {"peak", "held",
-"libraries"}, bytes. In place of any: {"fault"}, a line on what the user can mend, and it ends with status 2.
+Answers are JSON: {"ready"} when it is compiled, then {"seconds", "loss"} for each step, and at the end of its input
+{"peak", "held", "libraries"} in bytes. Any of them may be {"fault"}, a user's error in one line; the status is then 2.
 """
 
 import json
@@ -15,7 +15,7 @@ import numpy as np
 
 
 def resident(name: str) -> int:
-    """This process's resident bytes: "VmRSS" now, "VmHWM" at most since the mark was reset."""
+    """Return this process's resident bytes: "VmRSS" now, "VmHWM" the peak since its last reset."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
@@ -23,15 +23,15 @@ def resident(name: str) -> int:
 
 
 def reset_peak() -> None:
-    """Forgets how much memory loading and compiling took at most: what is measured are steps."""
+    """Reset the peak of resident memory, so that it covers steps and not loading or compiling."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def main(name: str, settings_file: str) -> None:
-    """Answers until its input ends."""
+    """Answer until the input ends."""
     settings = json.loads(Path(settings_file).read_text())
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print must not mix with answers
 
     def answer(**values: object) -> None:
         print(json.dumps(values), file=answers, flush=True)
@@ -39,9 +39,9 @@ def main(name: str, settings_file: str) -> None:
     try:
         serve(name, settings, answer)
     except KeyboardInterrupt:
-        sys.exit(130)  # whoever started this one says it
+        sys.exit(130)  # the parent process reports it
     except Exception as error:
-        # Not before: what it imports is no part of a side's memory.
+        # Imported late, so that a side's memory does not include it.
         from command import fault_line
 
         if (line := fault_line(error)) is None:
@@ -51,7 +51,7 @@ def main(name: str, settings_file: str) -> None:
 
 
 def serve(name: str, settings: dict[str, Any], answer: Callable[..., None]) -> None:
-    """Makes the side `name` and takes steps."""
+    """Build the side `name` and run steps on request."""
     if settings["device"] == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
         # Set before either library makes its threads.
@@ -86,7 +86,7 @@ def serve(name: str, settings: dict[str, Any], answer: Callable[..., None]) -> N
         seconds, loss = side.timed()
         answer(seconds=seconds, loss=loss)
         if number == 0:
-            reset_peak()  # the first one is the warm-up: allocators grow, optimisers make their state
+            reset_peak()  # after the warm-up, in which allocators grow and optimisers create their state
     device_peak = side.device_peak()
     peak = resident("VmHWM") if device_peak is None else device_peak
     answer(peak=peak, held=side.held(), libraries=libraries if device_peak is None else 0)

@@ -1,4 +1,4 @@
-"""The rival of bench_step.py: a WHP step in PyTorch, as one would write it today from the paper and `transformers`."""
+"""The PyTorch side of bench_step.py: a WHP step as one would write it today from the paper and `transformers`."""
 
 import time
 from pathlib import Path
@@ -65,7 +65,7 @@ class TorchSide:
 
     @torch.no_grad()
     def labels(self) -> torch.Tensor:
-        """Equation 1's labels, [B, S]; -100 where not trained."""
+        """Return equation 1's labels, [B, S]; -100 at untrained positions."""
         batch = self.batch
         v_base = self.base(input_ids=batch["translated"], use_cache=False).logits
         mean = v_base.mean(-1)
@@ -80,7 +80,7 @@ class TorchSide:
         return v_generic.argmax(-1).masked_fill(batch["position_map"] < 0, -100)
 
     def step(self) -> float:
-        """One step; its loss."""
+        """Run a step and return its loss."""
         labels = self.labels()
         logits = self.student(input_ids=self.batch["tokens"], use_cache=False).logits
         loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100)
@@ -90,19 +90,19 @@ class TorchSide:
         return loss.item()
 
     def timed(self) -> tuple[float, float]:
-        """(seconds, loss) of a step."""
+        """Run a step and return (seconds, loss)."""
         start = time.perf_counter()
-        loss = self.step()  # its .item() waits for the loss; below, for the update
+        loss = self.step()  # its .item() waits for the loss; the line below waits for the update
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - start, loss
 
     def held(self) -> int:
-        """Bytes of all weights and of the optimiser's state, on the device."""
+        """Return the bytes of all weights and of the optimiser's state on the device."""
         models = [p for model in (self.student, self.base, self.reinforced) for p in model.parameters()]
         moments = [x for state in self.optimizer.state.values() for x in state.values() if torch.is_tensor(x)]
         return sum(x.numel() * x.element_size() for x in models + moments)
 
     def device_peak(self) -> int | None:
-        """Most bytes ever allocated on the device; None on a CPU."""
+        """Return the peak of allocated bytes on the device; None on a CPU."""
         return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else None

@@ -1,11 +1,11 @@
-"""Which of a run's options bench_step.py takes, and what stands for some that it does not."""
+"""Options of a run that bench_step.py accepts, and its own flags that replace some others."""
 
 from collections.abc import Collection, Sequence
 
 from jaxforget.config import Config, config_from, options
 from jaxforget.errors import UserError
 
-# What our side reads (a test holds the two together); any other option would be taken and change nothing.
+# Options that our side reads (a test compares the two). Any other option would be accepted and change nothing.
 HONOURED = (
     "model.dtype",
     "model.remat",
@@ -30,15 +30,15 @@ INSTEAD = {
     "forget.batch": "give --blocks",
     "blocks.length": "give --length",
     "targets.cache": "give --side cached",
-    "model.folder": "give --layers, --width, --inner, --heads and --words: the weights are random",
+    "model.folder": "give --layers, --width, --inner, --heads and --vocabulary: the weights are random",
 }
 
 
 def read_words(own: Sequence[str], words: Sequence[str], sides: Collection[str]) -> Config:
-    """The run that the bench's `own` key=value words and the user's describe.
+    """Return the configuration of the bench's `own` key=value words and the user's `words`.
 
     Raises:
-      UserError: what is no option, or none that the bench takes; a step that one of `sides` does not compute.
+      UserError: a word is not an option, or not one that the bench accepts, or one of `sides` cannot compute the step.
     """
     known = {name for name, _ in options()}
     for word in words:
@@ -46,7 +46,7 @@ def read_words(own: Sequence[str], words: Sequence[str], sides: Collection[str])
         if key in HONOURED:
             continue
         if key not in known:
-            config_from({}, [word])  # says what is misspelt
+            config_from({}, [word])  # reports the misspelt name
         mend = INSTEAD.get(key, f"leave it out; those it takes are {', '.join(HONOURED)}")
         raise UserError(f"{key}: the bench does not take this option; {mend}")
     run = config_from({}, [*own, *words])

@@ -16,7 +16,7 @@ from jaxforget.models.export import config_to_hf
 from tests.scripts.scripts import as_module, fault
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--layers", "1", "--width", "32", "--inner", "48", "--heads", "2", "--words", "300"]
+SMALL = ["--layers", "1", "--width", "32", "--inner", "48", "--heads", "2", "--vocabulary", "300"]
 SHORT = [*SMALL, "--length", "24", "--blocks", "2", "--rounds", "2"]
 
 
@@ -69,7 +69,7 @@ def step(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--words 1", "--words: '1': give a whole number from 4"),
+        ("--vocabulary 1", "--vocabulary: '1': give a whole number from 4"),
         ("--rounds 0", "--rounds: '0'"),
         ("--length 7", "--length: '7': give a whole number from 8"),
         ("--untrained nan", "--untrained: 'nan': give a number from 0 to below 1"),
@@ -168,7 +168,7 @@ def test_the_options_taken_are_those_that_our_side_reads(step, monkeypatch):
     given = step.parse(["--device", "cpu", *SHORT])
     config, batch = config_to_hf(step.shape_of(given)), step.make_batch(8, 24, 0.25, 300, 0)
     side.JaxSide(None, None, config, batch, words=[], cached=False)
-    # The step asks for these two, which the bench leaves at their defaults.
-    assert seen == set(as_module("bench/words.py").HONOURED) | {"targets.cache", "retain.weight"}
+    # The step reads these too, which the bench leaves at their defaults; the objective is that of the option `method`.
+    assert seen == set(as_module("bench/words.py").HONOURED) | {"targets.cache", "retain.weight", "objective"}
     with pytest.raises(UserError, match="--blocks 9: 8 devices in forget.accumulate=1 .* multiple of 8"):
         side.JaxSide(None, None, config, step.make_batch(9, 24, 0.25, 300, 0), words=[], cached=False)

@@ -14,7 +14,7 @@ from jaxforget.models import export
 from tests.scripts.scripts import SCRIPTS, as_module, fault
 
 SCRIPT = SCRIPTS / "make_random_llama.py"
-SMALL = ["--layers", "2", "--width", "32", "--inner", "48", "--heads", "2", "--words", "300"]
+SMALL = ["--layers", "2", "--width", "32", "--inner", "48", "--heads", "2", "--vocabulary", "300"]
 
 
 def make(*words: object) -> subprocess.CompletedProcess:
@@ -64,7 +64,7 @@ def test_a_folder_like_another_with_its_tokenizer(script, tmp_path):
         (["--shard-gigabytes", "1e300"], "--shard-gigabytes: '1e300'"),
         (["--heads", "3"], "--width 32, --heads 3: "),  # 3 does not divide 32
         (["--heads", "32"], "--width 32, --heads 32: "),  # heads one wide, and an even number is wanted
-        (["--words", "260"], "260 words are too few for the tokenizer of bytes"),
+        (["--vocabulary", "260"], "260 tokens are too few for the tokenizer of bytes"),
         (["--tokenizer", "/nowhere"], "--tokenizer /nowhere: no such folder"),
         (["--tokenizer", "EMPTY"], "no tokenizer.json"),
         (["--like", "nosuch"], "--like nosuch: no such folder, nor a hub id (owner/name); known here are meta-llama/"),
@@ -85,8 +85,8 @@ def test_words_that_the_models_own_special_tokens_exceed(script, tmp_path, monke
     script.main([str(tmp_path / "m"), *SMALL])
     config = (tmp_path / "m" / "config.json").read_text()
     (tmp_path / "m" / "config.json").write_text(config.replace('"bos_token_id": 1', '"bos_token_id": 299'))
-    words = [tmp_path / "n", "--like", tmp_path / "m", "--words", "299"]
-    assert "give --words 300 or more" in fault(script, monkeypatch, capsys, *words)
+    words = [tmp_path / "n", "--like", tmp_path / "m", "--vocabulary", "299"]
+    assert "give --vocabulary 300 or more" in fault(script, monkeypatch, capsys, *words)
 
 
 def test_places_that_cannot_become_the_folder(script, tmp_path, monkeypatch, capsys):
