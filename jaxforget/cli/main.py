@@ -18,6 +18,7 @@ from jaxforget.interrupts import Ending
 EXAMPLES = """\
 first steps:
   jaxforget demo
+  jaxforget chat runs/demo
   jaxforget run configs/whp_llama2_7b.yaml corpus.path=my_text anchors.path=my_anchors.json
   jaxforget generate meta-llama/Llama-2-7b-chat-hf runs/whp_llama2_7b/export --prompt "When Harry"
 

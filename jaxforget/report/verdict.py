@@ -69,17 +69,17 @@ def judge(rows: Collection[Row], model: str = "unlearned") -> Verdict:
         return Verdict(
             "Not measured",
             "none",
-            "no questions about the target were asked of base and the unlearned model; name some in evals.probes",
+            "no questions about the target were asked of base and the unlearned model; name some in evals.probes.",
         )
     base, after = known["base"], known[model]
     if same := _unchanged(rows, model):
-        sentence = f"the unlearned model scores exactly as base on all {same} measures: the run changed nothing"
+        sentence = f"the unlearned model scores exactly as base on all {same} measures: the run changed nothing."
         return Verdict("Nothing changed", "bad", sentence)
     floor = known.get("control", 0.0)
     against = f"control {_short(floor)}" if "control" in known else "no control"
     parts = [f"{_short(base)} → {_short(after)} ({against})"]
     if base - floor < KNOWN:
-        return Verdict("Not known before", "none", f"{parts[0]}: base holds too little of the target to forget it")
+        return Verdict("Not known before", "none", f"{parts[0]}: base holds too little of the target to forget it.")
     left = (after - floor) / (base - floor)
     word, tone = ("Forgotten", "good") if left <= FORGOTTEN else ("Partly forgotten", "warn")
     if left > PARTLY:

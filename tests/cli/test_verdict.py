@@ -17,7 +17,7 @@ def test_a_finished_run_ends_with_its_verdict(capsys, copied, command):
 
 def test_a_run_that_trained_nothing_says_so(capsys, copied):
     """A learning rate too small for float32 leaves base as it is, and the run must not look like any other."""
-    assert status_of("run", copied, "forget.learning_rate=1e-30", "forget.max_steps=2") == 0
+    assert status_of("run", copied, "--again", "forget.learning_rate=1e-30", "forget.max_steps=2") == 0
     said = capsys.readouterr().err
     assert "Nothing changed: the unlearned model scores exactly as base" in said
     assert "Nothing changed" in (copied / "report.html").read_text()
