@@ -34,6 +34,7 @@ class MetricsLog:
         # purge_step hides the steps that are about to be written again.
         self._board = SummaryWriter(str(run / "tensorboard" / stage), purge_step=fresh, flush_secs=10)
         self._total, self._told = total_steps, time.monotonic()
+        self._first_step, self._began = first_step, self._told
         self._bar = tqdm(
             total=total_steps, initial=first_step, desc=stage, unit="step", disable=not sys.stderr.isatty()
         )
@@ -55,7 +56,9 @@ class MetricsLog:
             if self._bar.disable and time.monotonic() - self._told >= TELL_EVERY:
                 self._told = time.monotonic()
                 rate = f", {values['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in values else ""
-                print(f"  step {step} of {self._total}: {losses}{rate}", file=sys.stderr, flush=True)
+                each = (self._told - self._began) / max(step - self._first_step, 1)
+                left = _duration(each * (self._total - step))
+                print(f"  step {step} of {self._total}: {losses}{rate}, {left} left", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Flushes everything to disk."""
@@ -63,6 +66,13 @@ class MetricsLog:
             self._file.close()
             self._board.close()
             self._bar.close()
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration to the precision that an estimate has: 40 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

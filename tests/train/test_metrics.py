@@ -3,11 +3,12 @@
 import json
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from jaxforget.train.metrics import MetricsLog, keep_records, read_records
+from jaxforget.train.metrics import MetricsLog, _duration, keep_records, read_records
 
 
 def write(run: Path, stage: str, steps, first: int = 0, **values: float) -> None:
@@ -52,7 +53,26 @@ def test_a_log_without_a_terminal_shows_life_now_and_then(tmp_path, capsys, monk
     monkeypatch.setattr("jaxforget.train.metrics.TELL_EVERY", 0)
     write(tmp_path, "forget", [1, 2], tokens_per_second=4321.6)
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["  step 1 of 10: loss 1, 4,322 tokens/s", "  step 2 of 10: loss 0.5, 4,322 tokens/s"]
+    assert [line.rsplit(", ", 1)[0] for line in lines] == [
+        "  step 1 of 10: loss 1, 4,322 tokens/s",
+        "  step 2 of 10: loss 0.5, 4,322 tokens/s",
+    ]
+
+
+def test_a_log_without_a_terminal_says_how_much_time_is_left(tmp_path, capsys, monkeypatch):
+    clock = iter(range(0, 100_000, 600))
+    # The module's own clock: threads of other libraries read the real one.
+    monkeypatch.setattr("jaxforget.train.metrics.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    log = MetricsLog(tmp_path, "forget", first_step=3, total_steps=10, active=True)
+    log.write(5, {"loss": 1.0})
+    log.close()
+    # Read at 0 (begun), 600 (is it time?) and 1,200 s: 600 s for each of 2 steps, and 5 are left.
+    assert capsys.readouterr().err == "  step 5 of 10: loss 1, 50 min left\n"
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(40.2, "40 s"), (720, "12 min"), (12_600, "3.5 h")])
+def test_durations_are_as_precise_as_estimates(seconds, said):
+    assert _duration(seconds) == said
 
 
 def test_going_on_drops_later_steps_of_this_stage_only(tmp_path):
