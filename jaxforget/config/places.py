@@ -48,7 +48,7 @@ def _missing(place: str, kind: str) -> str | None:
         if "://" in place or HUB_ID.fullmatch(place):
             return None
         return "no such folder; give one, a hub id (owner/name) or a gs:// address"
-    return "no such folder; give one" if kind == "folder" else "no such file; give a JSON file"
+    return "no such folder; give one" if kind == "folder" else "no such file; give one"
 
 
 def _unread(config: Config) -> set[tuple[str, str]]:

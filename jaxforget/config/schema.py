@@ -73,11 +73,13 @@ class CorpusOptions:
         None,
         (*TEXTS, "suites"),
         "text",
-        "a .txt, .md or .jsonl file, a folder of such files, or tfds:NAME",
+        "a .txt, .md or .jsonl file, a folder of such files, a .json file of records, or tfds:NAME",
         essential=True,
     )
-    field: str = result("text", TEXTS, "the field of a .jsonl line or data set record that holds the text")
+    field: str = result("text", TEXTS, "the field that holds the text; question,answer: those of a question and answer")
     split: str = result("train", TEXTS, "the split of a tensorflow-datasets data set")
+    template: str = result("plain", CUT, "the form of questions: plain, or the chat template", ("plain", "chat"))
+    alternates: str | None = place(None, ("prepare",), "file", "method dpo: other answers, one a line, drawn at random")
 
 
 @dataclasses.dataclass(frozen=True)

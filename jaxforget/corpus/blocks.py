@@ -12,34 +12,39 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxforget.corpus.dictionary import Finder
+from jaxforget.corpus.rows import ALTERNATES, Row, cut_rows
 from jaxforget.corpus.text import Document
-from jaxforget.corpus.tokens import cut_blocks, tokenize
+from jaxforget.corpus.tokens import tokenize
 from jaxforget.corpus.translate import Translation, Translator, block_rng
 from jaxforget.errors import UserError
 from jaxforget.files import atomic_folder, write_json
 
 DATASET, VERSION = "blocks", "1.0.0"
 REACH = 64  # tokens behind an anchor that count as within its reach
+INTEGERS = ("tokens", "translated", "position_map", "suppress_ids", "suppress_from")
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Writes ready-made records; the order of writing is the order of reading."""
+    """Builder that writes ready-made records in the order in which they are read."""
 
     VERSION = tfds.core.Version(VERSION)
     name = DATASET
     # Else the library searches the package for a checksum file, through a module that it does not declare.
     code_path = None
 
-    def __init__(self, records: dict[str, Iterator[dict[str, Any]]], **kwargs: Any):
-        self._records = records
+    def __init__(
+        self,
+        records: dict[str, Iterator[dict[str, Any]]],
+        integers: Sequence[str],
+        floats: Sequence[str],
+        **kwargs: Any,
+    ):
+        self._records, self._integers, self._floats = records, integers, floats
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        row = {
-            name: tfds.features.Tensor(shape=(None,), dtype=np.int32)
-            for name in ("tokens", "translated", "position_map", "suppress_ids", "suppress_from")
-        }
-        row["weights"] = tfds.features.Tensor(shape=(None,), dtype=np.float32)
+        row = {name: tfds.features.Tensor(shape=(None,), dtype=np.int32) for name in self._integers}
+        row |= {name: tfds.features.Tensor(shape=(None,), dtype=np.float32) for name in self._floats}
         row["retain"] = tfds.features.Scalar(dtype=np.int32)
         # `self.dataset_info_from_configs` looks for the package's own files and fails here.
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(row), disable_shuffling=True)
@@ -62,12 +67,14 @@ def prepare_blocks(
     seed: int = 0,
     translator: Translator | None = None,
     retain: bool = False,
+    template: str = "plain",
+    alternates: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Cuts, translates and writes blocks into `folder`, whole or not at all; returns what `blocks.json` says.
+    """Cut, translate and write blocks into `folder`, whole or not at all; return the content of `blocks.json`.
 
     Args:
       folder: replaced if it exists.
-      documents: the texts, in order.
+      documents: the texts or questions, in order.
       tokenizer: a transformers tokenizer.
       length: tokens in a block, S.
       mode: "document" or "paper" (METHOD.md §5).
@@ -75,38 +82,51 @@ def prepare_blocks(
       seed: of the held-out blocks and, with the block's number, of each block's translations.
       translator: None for text that stays as it is: `translated` is then `tokens` and the map the identity.
       retain: marks every row as a retain row.
+      template: how questions are rendered, "plain" or "chat".
+      alternates: alternative answers, of which one is drawn for every question.
 
     blocks.json: `length`, `translated_length` and `suppress` are the static widths S, S' and K that batches
-    are padded to; `splits` counts blocks; `tokens` real tokens; `trained` positions with a label.
+    are padded to; `splits` counts blocks; `tokens` real tokens; `trained` positions with a label. For questions,
+    `answer_tokens` counts the tokens of their answers (0 for a text), `alternates` the rows with an alternative answer,
+    `cut` the rows whose answer does not fit, and `longest` is the length of the longest row.
     """
     if not 0 <= holdout < 1:
         raise UserError(f"holdout: {holdout} is not a fraction; give at least 0 and less than 1")
     if seed < 0:
         raise UserError(f"seed: {seed} is negative; give 0 or more")
     tally = _Tally(translator)
-    blocks, count = cut_blocks(tally.read(documents), tokenizer, length=length, mode=mode)
+    documents = tally.read(documents)
+    given = {"length": length, "mode": mode, "template": template, "alternates": alternates, "seed": seed}
+    blocks, count = cut_rows(documents, tokenizer, **given)
+    asks, replies = blocks[0].answer is not None, any(block.alternate is not None for block in blocks)
     held = min(round(holdout * len(blocks)), len(blocks) - 1)
     order = np.random.default_rng((seed, 0, 1)).permutation(len(blocks))
     # An empty split cannot be written: blocks.json counts it as 0.
     splits = {"train": np.sort(order[held:]), "validation": np.sort(order[:held])}
     records = {
-        split: _records(blocks, numbers, translator, seed, retain, tally)
+        split: _records(blocks, numbers, translator, seed, retain, replies, tally)
         for split, numbers in splits.items()
         if len(numbers)
     }
     with atomic_folder(folder) as partial:
         # The library reports on both streams, and its progress means nothing to a user here.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            _Builder(records, data_dir=partial).download_and_prepare()
+            integers = [*INTEGERS, *(ALTERNATES[:1] if replies else ())]
+            floats = ["weights", *(["answer"] if asks else ()), *(ALTERNATES[1:] if replies else ())]
+            _Builder(records, integers, floats, data_dir=partial).download_and_prepare()
         shutil.rmtree(partial / "downloads", ignore_errors=True)
         summary = {
             "length": length,
             "translated_length": _round_up(tally.longest, 128 if length >= 512 else 16),
             "suppress": _round_up(max(tally.suppressed, 1), 8),
             "splits": {split: len(numbers) for split, numbers in splits.items()},
-            "tokens": sum(map(len, blocks)),
+            "tokens": sum(len(block.tokens) for block in blocks),
+            "answer_tokens": sum(int(block.answer.sum()) for block in blocks) if asks else 0,
+            "alternates": sum(block.alternate is not None for block in blocks),
+            "cut": sum(block.cut or (block.alternate is not None and block.alternate.cut) for block in blocks),
+            "longest": max(len(block.tokens) for block in blocks),
             "trained": tally.trained,
-            "highest_id": max(tally.highest, max(int(block.max()) for block in blocks)),
+            "highest_id": tally.highest,
             "documents": count,
             "pad_id": _pad_id(tokenizer),
             "bos_id": tokenizer.bos_token_id,
@@ -122,7 +142,7 @@ def prepare_blocks(
 
 
 class _Tally:
-    """What only the translation of every block can tell, gathered while the records are written."""
+    """Counts over all blocks, gathered while they are translated and written."""
 
     def __init__(self, translator: Translator | None):
         self._translator = translator
@@ -139,12 +159,14 @@ class _Tally:
                 self._in_text.update(finder.count(document.text))
             yield document
 
-    def add(self, block: Translation) -> None:
-        """Counts one translated block."""
+    def add(self, row: Row, block: Translation) -> None:
+        """Count one row and its translation."""
         self.longest = max(self.longest, len(block.translated))
-        self.highest = max(self.highest, int(block.translated.max()))
+        others = [] if row.alternate is None else [row.alternate.tokens]
+        self.highest = max(self.highest, *(int(ids.max()) for ids in (block.translated, row.tokens, *others)))
         self.suppressed = max(self.suppressed, len(block.suppress_ids))
-        self.trained += int((block.position_map >= 0).sum())
+        trained = block.position_map >= 0
+        self.trained += int((trained if row.answer is None else trained[:-1] & (row.answer[1:] > 0)).sum())
         if len(block.spans):
             np.add.at(self._counts, block.spans[:, 2], 1)
         self._positions += len(block.position_map)
@@ -171,7 +193,7 @@ class _Tally:
 
 
 def within_reach(length: int, spans: np.ndarray) -> np.ndarray:
-    """Which of a block's `length` positions have an anchor (spans, as `Translation.spans`) not far before; bool [n]."""
+    """Return bool [n], True at a block's positions with an anchor (spans, as `Translation.spans`) not far before."""
     marks = np.zeros(length + 1, np.int64)
     if len(spans):
         begins = spans[:, 0]
@@ -181,7 +203,7 @@ def within_reach(length: int, spans: np.ndarray) -> np.ndarray:
 
 
 def count_anchors(documents: Iterable[Document], tokenizer: Any, translator: Translator) -> dict[str, int]:
-    """How often each key of `translator` would match in a text that is not to be translated."""
+    """Return the number of matches of each key of `translator` in a text that is not to be translated."""
     counts = np.zeros(len(translator.keys), np.int64)
     for document in documents:
         np.add.at(counts, translator.matches(tokenize(tokenizer, document.text)), 1)
@@ -189,24 +211,25 @@ def count_anchors(documents: Iterable[Document], tokenizer: Any, translator: Tra
 
 
 def _records(
-    blocks: Sequence[np.ndarray],
+    blocks: Sequence[Row],
     numbers: np.ndarray,
     translator: Translator | None,
     seed: int,
     retain: bool,
+    replies: bool,
     tally: _Tally,
 ) -> Iterator[dict[str, Any]]:
-    """The rows of one split, unpadded."""
+    """Yield the rows of one split, unpadded; with alternative answers if `replies`."""
     for number in numbers.tolist():
-        tokens = blocks[number]
+        row, tokens = blocks[number], blocks[number].tokens
         if translator is None:
             none = np.zeros(0, np.int32)
             identity = np.arange(len(tokens), dtype=np.int32)
             block = Translation(tokens, identity, none, none, none.reshape(0, 3))
         else:
             block = translator.translate(tokens, block_rng(seed, number))
-        tally.add(block)
-        yield {
+        tally.add(row, block)
+        record = {
             "tokens": tokens,
             "translated": block.translated,
             "position_map": block.position_map,
@@ -215,10 +238,18 @@ def _records(
             "weights": np.ones(len(tokens), np.float32),
             "retain": np.int32(retain),
         }
+        if row.answer is not None:
+            record["answer"] = row.answer
+        if replies:
+            # A row of no tokens has no weight in a batch.
+            other = row.alternate or Row(np.zeros(0, np.int32), np.zeros(0, np.float32))
+            weights = np.ones(len(other.tokens), np.float32)
+            record |= dict(zip(ALTERNATES, (other.tokens, weights, other.answer), strict=True))
+        yield record
 
 
 def _pad_id(tokenizer: Any) -> int:
-    """What fills rows behind their last token; any id would do, since no position there has weight."""
+    """Return the id that fills rows behind their last token; any would do, since no position there has weight."""
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token is not None:
             return int(token)

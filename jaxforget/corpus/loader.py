@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxforget.corpus.rows import ALTERNATES
 from jaxforget.errors import UserError
 from jaxforget.files import read_json
 
@@ -145,11 +146,13 @@ def read_all(folder: str | Path, split: str, batch_size: int) -> Iterator[dict[s
 def collate(
     records: Sequence[Mapping[str, Any]], summaries: Sequence[Mapping[str, Any]], rows: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Records padded on the right to the largest widths of `summaries`, and to `rows` rows of weight 0.
+    """Return records padded on the right to the largest widths of `summaries`, and to `rows` rows of weight 0.
 
     Returns:
       tokens, position_map int32 [B, S], translated int32 [B, S'], suppress_ids, suppress_from int32 [B, K] (-1 =
-      padding, of position_map not trained), weights fp32 [B, S] and retain fp32 [B].
+      padding, of position_map not trained), weights fp32 [B, S] and retain fp32 [B]. Where one of `summaries` is of
+      questions, also answer fp32 [B, S] (1 = a token that counts; every token of a text does), and where they have
+      alternative answers alternate int32 [B, S], alternate_weights and alternate_answer fp32 [B, S].
     """
     rows = len(records) if rows is None else rows
     widths = {name: max(summary[name] for summary in summaries) for name in ("length", "translated_length", "suppress")}
@@ -162,9 +165,17 @@ def collate(
         "suppress_from": np.full((rows, widths["suppress"]), -1, np.int32),
         "weights": np.zeros((rows, length), np.float32),
     }
+    if any(summary.get("answer_tokens") for summary in summaries):
+        batch["answer"] = np.zeros((rows, length), np.float32)
+        # In every column, because `weights` marks the tokens of a text.
+        batch["answer"][[row for row, record in enumerate(records) if "answer" not in record]] = 1
+    if any(summary.get("alternates") for summary in summaries):
+        batch["alternate"] = np.full((rows, length), pad, np.int32)
+        batch |= {name: np.zeros((rows, length), np.float32) for name in ALTERNATES[1:]}
     for row, record in enumerate(records):
         for name, array in batch.items():
-            array[row, : len(record[name])] = record[name]
+            if name in record:
+                array[row, : len(record[name])] = record[name]
     batch["retain"] = np.zeros(rows, np.float32)  # [B]
     batch["retain"][: len(records)] = [record["retain"] for record in records]
     return batch

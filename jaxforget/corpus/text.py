@@ -6,21 +6,30 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from jaxforget.corpus.questions import FIELDS, Question, parse_question, question_fields
 from jaxforget.errors import UserError, first_line
 from jaxforget.files import files_below, refuse_lfs_pointer
 
-SUFFIXES = (".txt", ".md", ".jsonl")
+SUFFIXES = (".txt", ".md", ".jsonl")  # the files of a folder that are read
+RECORDS = ".json"  # read only if it is named itself, because many folders hold a .json file of another kind
 NAMED = 3  # files of each kind that a message names
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One text; `name` says where it came from (a file, file:line, or the record of a data set)."""
+    """One text, or one question with its answer.
+
+    Attributes:
+      name: where it came from: a file, file:line, or the record of a data set.
+      text: the text; of a question its plain form (`Question.text`).
+      question: None for a text.
+    """
 
     name: str
     text: str
+    question: Question | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +37,11 @@ class Source:
     """A source of text: the only way in which the program reads documents, and what it fingerprints.
 
     Attributes:
-      path: a .txt, .md or .jsonl file; a folder of them, searched in depth and sorted by path (links to folders are
-        followed, hidden names left out); or a prepared tensorflow-datasets data set, "tfds:NAME" or, if there is no
-        such path, "NAME".
-      field: the name of the text in each .jsonl or data set record.
+      path: a .txt, .md, .jsonl or .json file; a folder of the first three, searched in depth and sorted by path (links
+        to folders are followed, hidden names left out); or a prepared tensorflow-datasets data set, "tfds:NAME" or, if
+        there is no such path, "NAME". A .jsonl file holds a record a line, a .json file that or a list of records.
+      field: the name of the text in each record; records without it that have the fields "question" and "answer" are
+        questions with answers, as are all records if `field` names two fields, "question,answer".
       split: the split of a data set.
     """
 
@@ -48,7 +58,8 @@ class Source:
           data_dir: the folder of the data sets; None takes the default of tensorflow-datasets.
 
         Raises:
-          UserError: no such path, not UTF-8 (with the byte offset), a record without the field, only blanks.
+          UserError: no such path, not UTF-8 (with the byte offset), a record without the field, only blanks, texts and
+            questions in one file.
         """
         files = self.files()
         if files is None:
@@ -74,8 +85,8 @@ class Source:
                 )
             return files
         if path.is_file():
-            if path.suffix.lower() not in SUFFIXES:
-                raise UserError(f"{path}: not a {', '.join(SUFFIXES)} file; rename it if it is plain text")
+            if path.suffix.lower() not in (*SUFFIXES, RECORDS):
+                raise UserError(f"{path}: not a {', '.join(SUFFIXES)} or {RECORDS} file; rename it if it is plain text")
             return [path]
         if path.is_symlink():
             raise UserError(f"{path}: is a link that leads nowhere or in a circle; correct it, or name another text")
@@ -139,33 +150,61 @@ def _read_file(path: Path, field: str) -> Iterator[Document]:
     text = _decode(data, str(path)).removeprefix("\ufeff")
     if not text.strip():
         raise UserError(f"{path}: the file is empty; remove it or put text in it")
-    if path.suffix.lower() != ".jsonl":
+    if path.suffix.lower() not in (".jsonl", RECORDS):
         yield Document(str(path), _lines(text))
         return
-    anything = False
-    for number, line in enumerate(_lines(text).split("\n"), 1):
-        if not line.strip():
-            continue
-        value = _json_field(line, f"{path}:{number}", field)
-        if value.strip():
+    anything, asks = False, None  # asks: True for a file of questions, False for one of texts
+    for where, record in _records(path, text):
+        names = question_fields(record, field)
+        if asks is not None and asks != (names is not None) and (names or field in record):
+            here, before = ("texts", "questions") if asks else ("questions", "texts")
+            raise UserError(f"{where}: one of {here}, but the records before it are {before}; keep one kind in a file")
+        asks = names is not None if asks is None else asks
+        if asks:
             anything = True
-            yield Document(f"{path}:{number}", _lines(value))
+            question = parse_question(record, names or FIELDS, where)
+            yield Document(where, question.text, question)
+        elif (value := _json_field(record, where, field)).strip():
+            anything = True
+            yield Document(where, _lines(value))
     if not anything:
         raise UserError(f"{path}: the field {field!r} is empty in every record; name the field that holds the text")
 
 
-def _json_field(line: str, where: str, field: str) -> str:
-    """Return the text of one .jsonl record."""
+def _records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place for messages, record) of a file of JSON lines, or of a .json file that holds a list."""
+    if path.suffix.lower() == RECORDS and text.lstrip().startswith("["):
+        for number, record in enumerate(_parse(text, str(path))):
+            yield _is_object(record, f"{path}: item {number}")
+        return
+    for number, line in enumerate(_lines(text).split("\n"), 1):
+        if line.strip():
+            where = f"{path}:{number}"
+            yield _is_object(_parse(line, where), where)
+
+
+def _parse(text: str, where: str) -> Any:
     try:
-        record = json.loads(line)
+        return json.loads(text)
     except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}" if "\n" in text else f"column {error.colno}"
         raise UserError(
-            f"{where}: column {error.colno}: not JSON: {error.msg}; correct that line, or rename the file if it is text"
+            f"{where}: {place}: not JSON: {error.msg}; correct that line, or rename the file if it is text"
         ) from None
     except RecursionError:
         raise UserError(f"{where}: nested too deeply to be a record; correct that line") from None
+
+
+def _is_object(record: Any, where: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(record, dict):
-        raise UserError(f'{where}: not an object; each line must be {{"{field}": "…"}}')
+        raise UserError(
+            f'{where}: not an object; each record must be {{"text": "…"}} or {{"question": "…", "answer": "…"}}'
+        )
+    return where, record
+
+
+def _json_field(record: dict[str, Any], where: str, field: str) -> str:
+    """Return the text of one record."""
     if field not in record:
         raise UserError(f"{where}: no field {field!r}; it has {_names(record)}; name the text's field")
     if not isinstance(record[field], str):

@@ -9,6 +9,8 @@ from jax.sharding import Mesh
 
 from jaxforget.config import Config
 from jaxforget.corpus.dictionary import Anchors
+from jaxforget.corpus.questions import read_alternates
+from jaxforget.corpus.rows import check_questions
 from jaxforget.corpus.text import Source
 from jaxforget.errors import UserError
 from jaxforget.evals.probes import load_probes, load_prompts
@@ -47,8 +49,9 @@ def check(run: Run, stages: Collection[str]) -> None:
                 f"of {run.base}; make it smaller"
             )
     trains = run.reinforces_first and "reinforce" in wanted and config.model.reinforced is None
-    if "prepare" in wanted or trains or (run.finder is not None and "anchors" in wanted):
-        _check_texts(run, retain=config.retain.rows > 0 or run.finder is not None)
+    replies = "forget" in wanted and make_objective(config).alternates
+    if "prepare" in wanted or trains or replies or (run.finder is not None and "anchors" in wanted):
+        _check_texts(run, retain=config.retain.rows > 0 or run.finder is not None, replies=replies)
     if run.finder == "local" and "anchors" in wanted and config.anchors.model is not None:
         _check_model(resolve_folder(config.anchors.model))
     dictionary = run.finder is None and (run.translates or run.config.anchors.path is not None)
@@ -76,30 +79,66 @@ def check(run: Run, stages: Collection[str]) -> None:
             _check_model(resolve_folder(place))
 
 
-def _check_texts(run: Run, *, retain: bool) -> None:
-    """Read the target and, if `retain`, the text to keep; warn about what is not read and what is in both."""
+@dataclasses.dataclass
+class _Texts:
+    """Findings about the documents of a source.
+
+    Attributes:
+      names: hash of a document's text without its outer blanks -> the document's name.
+      asks: True if one of them is a question.
+      lonely: name of the first one that has no alternative answer, or None.
+    """
+
+    names: dict[bytes, str]
+    asks: bool = False
+    lonely: str | None = None
+
+
+def _check_texts(run: Run, *, retain: bool, replies: bool) -> None:
+    """Read the target and, if `retain`, the text to keep; warn about what is not read and what is in both.
+
+    With `replies`, each document of the target must be a question that has an alternative answer.
+    """
+    options = run.config.corpus
     target = _read(run, run.target)
-    if not retain or run.retained is None:
-        return
-    kept = _read(run, run.retained)
-    if both := [name for digest, name in kept.items() if digest in target]:
+    kept = _read(run, run.retained) if retain and run.retained is not None else _Texts({})
+    if options.alternates is not None:
+        read_alternates(options.alternates)
+        if not target.asks:
+            raise UserError(
+                f"corpus.alternates={options.alternates}: answers questions, of which corpus.path={options.path} "
+                "holds none; remove corpus.alternates, or name questions"
+            )
+    elif replies and target.lonely:
+        raise UserError(
+            f"{target.lonely}: has no alternative answer, which method={run.config.method} prefers to the answer; give "
+            "each question one in its field 'alternate', or name a file of them in corpus.alternates"
+        )
+    if target.asks or kept.asks:
+        check_questions(load_tokenizer(run.base), run.config.blocks.mode, options.template)
+    elif options.template != "plain":
+        raise UserError(
+            f"corpus.template={options.template}: renders questions, but the texts of this run hold none; remove it"
+        )
+    if both := [name for digest, name in kept.names.items() if digest in target.names]:
         run.say(
-            f"warning: retain.path={run.retained.path} holds {len(both):,} of the {len(target):,} documents of "
+            f"warning: retain.path={run.retained.path} holds {len(both):,} of the {len(target.names):,} documents of "
             f"corpus.path={run.target.path} (the first: {both[0]}): the same text is to be forgotten and kept; take it "
             "out of one of them"
         )
 
 
-def _read(run: Run, source: Source) -> dict[bytes, str]:
-    """Read a text to its end, so that a fault in its last file is found before any stage runs.
-
-    Returns:
-      Hash of each document's text without its outer blanks -> its name.
-    """
-    read = {hashlib.sha256(one.text.strip().encode()).digest(): one.name for one in source.documents()}
+def _read(run: Run, source: Source) -> _Texts:
+    """Read a text to its end, so that a fault in its last file is found before any stage runs."""
+    found = _Texts({})
+    for one in source.documents():
+        found.names[hashlib.sha256(one.text.strip().encode()).digest()] = one.name
+        found.asks |= one.question is not None
+        if found.lonely is None and not (one.question and one.question.alternates):
+            found.lonely = one.name
     for line in source.left_out():
         run.say(f"warning: {line}")
-    return read
+    return found
 
 
 def check_select(config: Config) -> None:

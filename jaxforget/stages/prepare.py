@@ -6,6 +6,7 @@ from typing import Any
 from jaxforget.anchors.diagnosis import diagnose
 from jaxforget.corpus.blocks import count_anchors, prepare_blocks
 from jaxforget.corpus.dictionary import Anchors
+from jaxforget.corpus.questions import read_alternates
 from jaxforget.corpus.translate import Translator
 from jaxforget.errors import UserError
 from jaxforget.files import write_json
@@ -16,6 +17,7 @@ from jaxforget.stages.stage import Needs, Stage
 
 SHOWN = 8  # notes printed
 NAMED = 5  # missed anchors printed
+SOURCE = ("corpus.field", "corpus.split")  # the text's own hash covers them
 
 
 def needs(run: Run) -> Needs:
@@ -23,19 +25,20 @@ def needs(run: Run) -> Needs:
 
     The dictionary counts by its content: a review changes it after the stage that wrote it.
     """
+    files = {"corpus.alternates": run.config.corpus.alternates}
     return Needs(
         after=("anchors",) if run.anchored else (),
-        files={"anchors.json": run.anchors} if run.anchored else {},
+        files={**files, "anchors.json": run.anchors} if run.anchored else files,
         texts={"corpus.path": run.target, "retain.path": run.retained if run.config.retain.rows else None},
         tokenizers={"tokenizer": run.base},
-        unused=("corpus", "retain") if run.anchored else ("corpus", "retain", "anchors"),
+        unused=(*SOURCE, "retain") if run.anchored else (*SOURCE, "retain", "anchors"),
     )
 
 
 def text_needs(run: Run) -> Needs:
     """Return the inputs of blocks that nothing translates."""
     return Needs(
-        texts={"corpus.path": run.target}, tokenizers={"tokenizer": run.base}, unused=("corpus", "retain", "anchors")
+        texts={"corpus.path": run.target}, tokenizers={"tokenizer": run.base}, unused=(*SOURCE, "retain", "anchors")
     )
 
 
@@ -55,7 +58,8 @@ def prepare(run: Run) -> None:
         dictionary = read_dictionary(run)
         translator = Translator(dictionary, tokenizer, match=config.anchors.match, draw=config.anchors.draw)
     text, settings = run.target.documents(), _settings(run, target=True)
-    summary = prepare_blocks(run.blocks, text, tokenizer, translator=translator, **settings)
+    alternates = () if config.corpus.alternates is None else read_alternates(config.corpus.alternates)
+    summary = prepare_blocks(run.blocks, text, tokenizer, translator=translator, alternates=alternates, **settings)
     _describe(run, "target", summary)
     if translator is not None:
         if not summary["anchors"]["occurrences"]:
@@ -111,18 +115,32 @@ def _tokenizer(run: Run) -> Any:
 def _settings(run: Run, *, target: bool = False) -> dict[str, Any]:
     """Return the settings of `prepare_blocks`; only the target has held-out blocks."""
     blocks = run.config.blocks
-    holdout = blocks.holdout if target else 0.0
-    return {"length": blocks.length, "mode": blocks.mode, "seed": run.config.seed, "holdout": holdout}
+    return {
+        "length": blocks.length,
+        "mode": blocks.mode,
+        "seed": run.config.seed,
+        "holdout": blocks.holdout if target else 0.0,
+        "template": run.config.corpus.template,
+    }
 
 
 def _describe(run: Run, name: str, summary: dict) -> None:
     """Say how much text was prepared, and refuse text that base has no embedding for."""
     check_ids([[summary["highest_id"]]], read_config(run.base)[0].vocab_size)
-    splits = summary["splits"]
+    splits, length = summary["splits"], summary["length"]
+    asks = summary["answer_tokens"]
+    told = f"{summary['tokens']:,} tokens, {asks:,} of them of answers" if asks else f"{summary['tokens']:,} tokens"
     run.say(
-        f"  {name}: {summary['documents']:,} documents, {summary['tokens']:,} tokens, {splits['train']:,} blocks"
-        f" and {splits['validation']:,} held out"
+        f"  {name}: {summary['documents']:,} {'questions' if asks else 'documents'}, {told}, {splits['train']:,} "
+        f"{'rows' if asks else 'blocks'} and {splits['validation']:,} held out"
     )
+    if summary["cut"]:
+        run.say(f"  warning: {name}: {summary['cut']:,} answers are cut at blocks.length={length}")
+    if asks and 2 * summary["longest"] <= length:
+        run.say(
+            f"  {name}: the longest row has {summary['longest']:,} tokens; a smaller blocks.length than {length} saves "
+            "time"
+        )
 
 
 STAGE = Stage(

@@ -8,6 +8,7 @@ from jaxforget.stages.build import make_adamw, make_training_step
 from jaxforget.stages.card import plain_card, what_trains
 from jaxforget.stages.fit import batches_from, count_steps, fit, load_student, save
 from jaxforget.stages.frozen import load_base
+from jaxforget.stages.prepare import SOURCE
 from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Needs, Stage
 from jaxforget.train.types import Frozen, TrainState
@@ -30,7 +31,7 @@ def needs(run: Run) -> Needs:
         tokenizers={"tokenizer": run.base},
         models={"model.folder": run.base},
         # Trained whole, the model is the same however it is held afterwards.
-        unused=("corpus",) if lora else ("corpus", "lora", "model.base", "reinforce.weights"),
+        unused=SOURCE if lora else (*SOURCE, "lora", "model.base", "reinforce.weights"),
     )
 
 

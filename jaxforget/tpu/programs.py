@@ -12,6 +12,8 @@ from jax.sharding import Mesh
 
 from jaxforget.config import Config
 from jaxforget.corpus.loader import read_summary
+from jaxforget.corpus.rows import ALTERNATES
+from jaxforget.corpus.text import Source, source_of
 from jaxforget.errors import UserError
 from jaxforget.lm.forward import configured_module, make_forward, param_shapes
 from jaxforget.lm.generate import trace_generate
@@ -41,12 +43,21 @@ PROMPTS = 32
 
 @dataclasses.dataclass(frozen=True)
 class Widths:
-    """Static widths of a batch: tokens S, translated tokens S', suppressed words K; and where they come from."""
+    """Static widths of a batch, and its optional columns.
+
+    Attributes:
+      length: tokens S.
+      translated: translated tokens S'.
+      suppressed: suppressed tokens K.
+      source: where the widths come from.
+      asks: True if some rows are questions, whose answers are marked.
+    """
 
     length: int
     translated: int
     suppressed: int
     source: str
+    asks: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,15 +80,27 @@ class Step:
 
 
 def batch_widths(config: Config) -> Widths:
-    """The widths of the run's prepared blocks; where there are none yet, a guess: a fifth more translated tokens."""
+    """Return the widths of the run's prepared blocks, or assume a fifth more translated tokens."""
+    sources = (source_of(config.corpus), source_of(config.retain) if config.retain.rows else None)
+    asks = any(source is not None and _asks(source) for source in sources)
     folder = None if config.out is None else Path(config.out) / "blocks" / "target"
     if folder is not None and (folder / "blocks.json").is_file():
         found = read_summary(folder)
-        return Widths(found["length"], found["translated_length"], found["suppress"], f"blocks prepared in {folder}")
+        return Widths(
+            found["length"], found["translated_length"], found["suppress"], f"blocks prepared in {folder}", asks
+        )
     length = config.blocks.length
     multiple = 128 if length >= 512 else 16  # what preparing rounds to
     translated = -(-length * 6 // 5 // multiple) * multiple
-    return Widths(length, translated, max(8, length // 8), "assumed: no blocks are prepared yet")
+    return Widths(length, translated, max(8, length // 8), "assumed: no blocks are prepared yet", asks)
+
+
+def _asks(source: Source) -> bool:
+    """Return True if the first document is a question; False for a text, and where nothing can be read."""
+    try:
+        return next(source.documents()).question is not None
+    except (UserError, StopIteration):
+        return False
 
 
 def check_plan(config: Config, llama: ModelConfig, mesh: Mesh, steps: tuple[str, ...]) -> None:
@@ -183,6 +206,12 @@ def _batch(config: Config, mesh: Mesh, widths: Widths, rows: int) -> dict[str, j
     }
     if config.targets.cache:
         columns["labels"] = (widths.length, np.int32)
+    objective = make_objective(config)
+    if widths.asks or objective.alternates:
+        columns["answer"] = (widths.length, np.float32)
+    if objective.alternates:
+        dtypes = (np.int32, np.float32, np.float32)
+        columns |= {name: (widths.length, dtype) for name, dtype in zip(ALTERNATES, dtypes, strict=True)}
     where = batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct((rows, width), dtype, sharding=where) for name, (width, dtype) in columns.items()

@@ -47,7 +47,7 @@ def test_out(capsys, config, tiny_world, tmp_path):
         ("model.reinforced=/nowhere", "/nowhere: no such folder"),
         ("evals.compare.other=/nowhere", "/nowhere: no such folder"),
         ("corpus.path=null", "corpus.path is not set; it names the text to forget"),
-        ("anchors.path=/nowhere.json", "/nowhere.json: no such file; give a JSON file"),
+        ("anchors.path=/nowhere.json", "/nowhere.json: no such file; give one"),
         ("anchors.path=WORLD", "is a folder; name a dictionary of anchors"),
         ("anchors.path=WORLD/target/0.txt", "0.txt: line 1 column 1: not JSON"),
         ("evals.probes=/nowhere.json", "/nowhere.json: no such file"),

@@ -68,7 +68,7 @@ HERE = str(Path(__file__))
         (["corpus.path=nowhere"], CHAIN, "corpus.path: nowhere: no such file, folder or tensorflow-datasets data set"),
         (["model.folder=/nowhere"], ("forget",), "model.folder: /nowhere: no such folder; give one, a hub id"),
         (["evals.compare.x=/nowhere"], ("eval",), "evals.compare.x: /nowhere: no such folder"),
-        (["evals.probes=/no.json"], ("eval",), "evals.probes: /no.json: no such file; give a JSON file"),
+        (["evals.probes=/no.json"], ("eval",), "evals.probes: /no.json: no such file; give one"),
         (["retain.path=/no", "retain.rows=1", "retain.weight=1"], CHAIN, "retain.path: /no: no such file or folder"),
         (["anchors.path=/no.json"], ("anchors",), "anchors.path: /no.json: no such file"),
     ],

@@ -120,7 +120,7 @@ def test_empty_and_missing_input(tmp_path):
     assert "blank.txt: the file is empty" in fault(tmp_path)
     assert "no such file or folder" in fault(tmp_path / "none.txt")
     (tmp_path / "book.epub").write_text("x")
-    assert "book.epub: not a .txt, .md, .jsonl file" in fault(tmp_path / "book.epub")
+    assert "book.epub: not a .txt, .md, .jsonl or .json file" in fault(tmp_path / "book.epub")
 
 
 class Tales(tfds.core.GeneratorBasedBuilder, skip_registration=True):
