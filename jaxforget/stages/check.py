@@ -49,7 +49,7 @@ def check(run: Run, stages: Collection[str]) -> None:
                 f"of {run.base}; make it smaller"
             )
     trains = run.reinforces_first and "reinforce" in wanted and config.model.reinforced is None
-    replies = "forget" in wanted and make_objective(config).alternates
+    replies = "forget" in wanted and run.objective.alternates
     if "prepare" in wanted or trains or replies or (run.finder is not None and "anchors" in wanted):
         _check_texts(run, retain=config.retain.rows > 0 or run.finder is not None, replies=replies)
     if run.finder == "local" and "anchors" in wanted and config.anchors.model is not None:
