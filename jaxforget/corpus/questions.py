@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxforget.errors import UserError
-from jaxforget.files import Text, check
+from jaxforget.files import Text, check, refuse_lfs_pointer
 
 FIELDS = ("question", "answer")
 ALTERNATE = "alternate"
@@ -79,6 +79,7 @@ def read_alternates(path: str | Path) -> tuple[str, ...]:
       UserError: the file cannot be read, is empty, or holds JSON.
     """
     try:
+        refuse_lfs_pointer(path)
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
@@ -89,7 +90,7 @@ def read_alternates(path: str | Path) -> tuple[str, ...]:
         if _is_json(line):
             raise UserError(f"{path}:{number}: is JSON; write one alternative answer a line, as plain text")
     if not lines:
-        raise UserError(f"{path}: holds no answers; write one a line")
+        raise UserError(f"{path}: holds no answers; put one on each line")
     return tuple(lines.values())
 
 

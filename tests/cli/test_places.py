@@ -29,6 +29,7 @@ MODELS = {
 }
 FILES = {
     "anchors.path": ("run",),
+    "corpus.alternates": ("run",),
     "evals.probes": ("run",),
     "evals.prompts": ("run",),
     "evals.completion_prompts": ("eval", "suite=completion"),

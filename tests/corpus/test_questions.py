@@ -98,7 +98,7 @@ def test_alternative_answers_are_lines_of_text(tmp_path):
     path = tmp_path / "idk.jsonl"
     path.write_text("I don't know.\n\n  42\r\n", encoding="utf-8")
     assert read_alternates(path) == ("I don't know.", "42")
-    for text, told in ((" \n", "holds no answers"), ('a\n{"text": "b"}\n', "idk.jsonl:2: is JSON")):
+    for text, told in ((" \n", "holds no answers; put"), ('a\n{"text": "b"}\n', "idk.jsonl:2: is JSON")):
         path.write_text(text)
         with pytest.raises(UserError, match=told):
             read_alternates(path)
