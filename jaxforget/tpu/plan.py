@@ -13,7 +13,7 @@ from jaxforget.models.layout import parameter_count
 from jaxforget.models.published import read_shape
 from jaxforget.models.transformer import REMATS
 from jaxforget.sharding import make_mesh, row_shards
-from jaxforget.stages.build import passes
+from jaxforget.stages.build import make_objective, passes
 from jaxforget.stages.card import what_trains
 from jaxforget.tpu.advice import Option, candidates, replaced
 from jaxforget.tpu.compiler import Compiled, compile_step, memory_limit, no_cache
@@ -82,8 +82,7 @@ def plan_rows(
     places = [find_slice(name) for name in slices]
     wanted = tuple(step for step in steps_of(config) if step in steps)
     if not wanted:
-        missing = {"reinforce": "model.reinforced is set", "label": "targets.cache is false"}
-        why = "; ".join(f"no step {step}: {reason}" for step, reason in missing.items() if step in steps)
+        why = "; ".join(f"no step {step}: {reason}" for step, reason in missing_steps(config).items() if step in steps)
         raise UserError(f"{why}; leave --step out, or change that")
     if (max_batch or remats) and not set(TRAINING) & set(wanted):
         flags = " and ".join(name for name, given in (("--max-batch", max_batch), ("--remat", remats)) if given)
@@ -115,10 +114,25 @@ def plan(config: Config, slices: Sequence[str], **how: Any) -> list[dict[str, An
     return list(plan_rows(config, slices, **how))
 
 
+def missing_steps(config: Config) -> dict[str, str]:
+    """Return the steps that a run does not have, as name -> reason."""
+    objective = make_objective(config)
+    missing = {}
+    if config.model.reinforced is not None:
+        missing["reinforce"] = "model.reinforced is set"
+    elif not objective.needs_reinforced:
+        missing["reinforce"] = f"method={objective.name} needs no reinforced model"
+    if not config.targets.cache:
+        missing["label"] = "targets.cache is false"
+    if not objective.trains:
+        missing["forget"] = f"method={objective.name} trains nothing"
+    return missing
+
+
 def steps_of(config: Config) -> tuple[str, ...]:
-    """The steps that a run has: none to reinforce where a reinforced model is given, none to label but for a cache."""
-    left_out = {"reinforce"} if config.model.reinforced is not None else set()
-    return tuple(step for step in STEPS if step not in left_out and (step != "label" or config.targets.cache))
+    """Return the steps that a run has, of `STEPS`."""
+    missing = missing_steps(config)
+    return tuple(step for step in STEPS if step not in missing)
 
 
 def _sizes(config: Config) -> tuple[int, int, int]:

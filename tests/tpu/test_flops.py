@@ -72,6 +72,9 @@ def test_scoring_costs_one_pass(model):
         ((), "reinforce", 6),
         ((), "forget", 10),
         (("targets.cache=true",), "forget", 6),
+        (("method=npo",), "forget", 8),
+        (("method=simnpo",), "forget", 6),
+        (("method=dpo",), "forget", 16),  # the alternative answers are rows of their own, for base too
         (("targets.cache=true", "retain.path=x", "retain.weight=1", "retain.rows=16"), "forget", 8),
         (("reinforce.weights=lora",), "reinforce", 4),
         (("forget.weights=lora",), "forget", 8),

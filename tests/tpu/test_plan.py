@@ -245,6 +245,10 @@ def test_a_step_that_the_run_has_not_is_refused(model):
         plan(tiny_config(model, "model.reinforced=x"), ["v5e-8"], steps=["reinforce"])
     with pytest.raises(UserError, match="no step label: targets.cache is false"):
         plan(tiny_config(model), ["v5e-8"], steps=["label"])
+    with pytest.raises(UserError, match="no step reinforce: method=npo needs no reinforced model"):
+        plan(tiny_config(model, "method=npo"), ["v5e-8"], steps=["reinforce"])
+    with pytest.raises(UserError, match="no step forget: method=task_vector trains nothing"):
+        plan(tiny_config(model, "method=task_vector"), ["v5e-8"], steps=["forget"])
 
 
 def memory_of(config, per_block: float, fixed: float) -> Compiled:
