@@ -18,10 +18,10 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 `text` to `path` atomically: a reader sees the old content or all of the new.
+    """Write UTF-8 `text` to `path` atomically: a reader sees either the old content or all of the new content.
 
     Raises:
-      OSError: it cannot be written; `filename` is `path`, which a full disk's own error would not say.
+      OSError: the file cannot be written; `filename` is `path`, also for a full disk.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def write_text(path: str | Path, text: str) -> None:
             out.write(text)
             out.flush()
             os.fsync(out.fileno())
-        # mkstemp makes private files; this one gets the permissions that an ordinary open() gives.
+        # mkstemp creates private files, but this one should have the permissions of an ordinary open().
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)
@@ -62,11 +62,11 @@ def read_json(
     """Read a JSON file, with or without a byte order mark.
 
     Args:
-      mend: what to do about a file that is missing or no JSON, for the message.
-      pairs: makes an object of its (key, value) pairs; None makes a dict.
+      mend: the remedy for a file that is missing or not JSON, for the message.
+      pairs: converts the (key, value) pairs of an object; None makes a dict.
 
     Raises:
-      UserError: the file is missing, unreadable or malformed; names it, the place and `mend`.
+      UserError: the file is missing, unreadable or malformed; the message names the file, the place and `mend`.
     """
     path = Path(path)
     try:
@@ -104,11 +104,11 @@ def check(value: Any, schema: Any, where: str, *, mend: str) -> Any:
     Args:
       value: the parsed JSON.
       schema: a pydantic model, a dataclass or a type, such as `dict[str, list[Text]]`.
-      where: the file, and the place in it, for the message.
-      mend: what the user should do about it, for the message.
+      where: the file and the place in it, for the message.
+      mend: the remedy, for the message.
 
     Raises:
-      UserError: the value does not fit; names `where`, the key, the fault and `mend`.
+      UserError: the value does not fit; the message names `where`, the key, the fault and `mend`.
     """
     try:
         return pydantic.TypeAdapter(schema).validate_python(value)
@@ -182,9 +182,9 @@ def files_below(folder: str | Path) -> tuple[list[Path], list[Path]]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty sibling folder that takes `path`'s place at a clean exit and is removed at any other.
+    """Yield an empty folder that replaces `path` after the block; an exception removes it instead.
 
-    A killed process leaves at most a `.NAME.partial` folder, which the next attempt clears.
+    A killed process leaves at most a folder `.NAME.partial`, which the next attempt clears.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,7 @@ class Manifest:
         if not isinstance(self._values, dict) or not all(
             isinstance(self._values.get(part, {}), dict) for part in ("hashes", "stages")
         ):
-            raise UserError(f"{self._path}: not a run's manifest; delete it, and every stage runs again")
+            raise UserError(f"{self._path}: is not a run's manifest; delete it, and every stage runs again")
         self._devices: dict[str, Any] | None = None
         self._hashes = self._values.setdefault("hashes", {})
 

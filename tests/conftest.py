@@ -1,12 +1,12 @@
-"""What every test stands on: the CPU as eight devices, strict about dtypes and ranks, compilations kept."""
+"""Settings of all tests: eight CPU devices, strict dtype and rank promotion, and a compilation cache."""
 
 import os
 from pathlib import Path
 
-# Before JAX starts: eight devices to shard over; the platform is fixed so that an accelerator changes no figure.
+# These are set before JAX starts. The platform is fixed, because an accelerator would change results.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-# The compiler's last passes cost as much as the rest and speed up programs that run for milliseconds here.
+# The compiler's last passes take as long as the others, but programs here run for milliseconds only.
 os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -26,7 +26,7 @@ def devices() -> list[jax.Device]:
 
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory) -> Path:
-    """The folder of `tests.tiny_run.make_world`; not to be changed."""
+    """The folder of `tests.tiny_run.make_world`; tests must not change it."""
     from tests.tiny_run import make_world
 
     return make_world(tmp_path_factory.mktemp("tiny") / "world")
@@ -34,7 +34,7 @@ def tiny_world(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_world) -> Path:
-    """The folder of a finished run on `tiny_world`; not to be changed: copy it."""
+    """The folder of a finished run on `tiny_world`; tests must copy it before they change it."""
     from jaxforget.config import config_from
     from jaxforget.pipeline import run_chain
     from tests.tiny_run import settings

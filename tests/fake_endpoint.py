@@ -1,4 +1,4 @@
-"""A local server that speaks the chat protocol, and fails on demand."""
+"""A local server of the chat protocol with faults on demand."""
 
 import contextlib
 import json
@@ -11,17 +11,17 @@ import pytest
 
 
 def completion(text: str | None, *, finish: str = "stop", usage: bool = True) -> dict[str, Any]:
-    """The body of an answer that says `text`, for 10 + 5 tokens."""
+    """Return the body of an answer with `text` and a usage of 10 + 5 tokens."""
     body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
     body["choices"] = [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}]
     return body | ({"usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}} if usage else {})
 
 
 class Fake:
-    """Answers each request with what `reply(request, number)` gives.
+    """Server that answers each request by `reply(request, number)`.
 
-    A text or a body: status 200. A number: that status. (status, headers, body): these. "HANG", "DROP", "HALF":
-    silence, a connection closed without a word, and one closed halfway through the body.
+    A text or a body is sent with status 200, a number as that status, and (status, headers, body) as they are. "HANG"
+    sends nothing, "DROP" closes the connection, and "HALF" closes it halfway through the body.
     """
 
     def __init__(self, reply: Callable[[dict[str, Any], int], Any]):
@@ -72,7 +72,7 @@ class Fake:
 
 @contextlib.contextmanager
 def serving(reply: Callable[[dict[str, Any], int], Any]) -> Iterator[Fake]:
-    """A `Fake` on a free port of this machine."""
+    """Serve a `Fake` on a free local port."""
     fake = Fake(reply)
 
     class Handler(BaseHTTPRequestHandler):
@@ -96,7 +96,7 @@ def serving(reply: Callable[[dict[str, Any], int], Any]) -> Iterator[Fake]:
 
 @pytest.fixture
 def serve(monkeypatch):
-    """`serve(reply)` starts a `Fake` that lasts as long as the test."""
+    """Return `serve(reply)`, which starts a `Fake` that runs until the test ends."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with contextlib.ExitStack() as stack:
         yield lambda reply: stack.enter_context(serving(reply))

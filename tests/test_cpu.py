@@ -1,4 +1,4 @@
-"""Expressions for CPUs give the results of the plain expressions, which other backends get."""
+"""The expressions for CPUs give the same results as the plain ones."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jaxforget.cpu import argmax, transposed
 @pytest.mark.parametrize("words", [1, 127, 128, 640, 1000])
 def test_the_first_of_the_highest(words):
     rng = np.random.default_rng(words)
-    logits = rng.integers(-3, 4, (50, words)).astype(np.float32)  # of few values, so that many words tie
+    logits = rng.integers(-3, 4, (50, words)).astype(np.float32)  # with few values, so that many tokens tie
     logits[0] = -np.inf
     logits[1, words // 2] = np.inf
     found = jax.jit(argmax)(logits)

@@ -1,4 +1,4 @@
-"""Artefacts are written whole or not at all."""
+"""Atomic files and folders, and JSON that must fit a schema."""
 
 import dataclasses
 import errno

@@ -45,7 +45,7 @@ def test_git_state_is_this_sources(tmp_path, monkeypatch):
         assert found["changed"] in (True, False)
     else:
         assert found is None
-    # Installed inside somebody else's checkout, theirs is not ours.
+    # The package may be installed inside the checkout of another project, whose commit does not count.
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     package = tmp_path / "site-packages" / "jaxforget"
     package.mkdir(parents=True)
@@ -62,7 +62,7 @@ def test_a_stage_keeps_the_devices_it_ran_on(tmp_path, monkeypatch):
     again.describe(["run"])
     again.record("forget", {}, 1.0)
     assert again.stage("prepare")["devices"]["kind"] == "cpu"
-    alone = Manifest(tmp_path)  # as `report`, which looks at no devices
+    alone = Manifest(tmp_path)  # like the stage `report`, which uses no devices
     alone.record("report", {}, 1.0)
     assert alone.stage("report")["devices"] is None
     assert again.stage("forget")["devices"] == {"count": 4, "kind": "TPU v4", "processes": 1}

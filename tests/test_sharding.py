@@ -1,4 +1,4 @@
-"""The mesh, the table that places parameters on it, and batches put onto it."""
+"""The mesh, the sharding rules of parameters, and batches on the mesh."""
 
 import jax
 import numpy as np
@@ -79,7 +79,7 @@ def test_each_device_holds_its_part():
     )
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(placed))
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(placed))
-    # The norms and the biases of tensor-split products are whole everywhere, the rest an eighth.
+    # Norms and some biases are replicated; of every other parameter a device has an eighth.
     assert total / 8 < held < total / 7
 
 
@@ -115,7 +115,7 @@ def test_batch_rows_are_split_and_nothing_else():
     for name, value in batch.items():
         np.testing.assert_array_equal(put[name], value)
         assert put[name].dtype == value.dtype
-        # Four parts of two rows; the tensor axis holds copies.
+        # Four parts of two rows each; devices along the tensor axis have copies.
         assert {shard.data.shape for shard in put[name].addressable_shards} == {(2, *value.shape[1:])}
     assert put["tokens"].sharding == NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 

@@ -1,4 +1,4 @@
-"""Settings before the first computation; those that hold for a whole process are tested in separate ones."""
+"""Settings before the first computation; settings of a whole process are tested in separate processes."""
 
 import http.server
 import json
@@ -43,7 +43,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def metadata() -> Iterator[Callable[..., str]]:
-    """Starts a metadata server that knows the given attributes, and gives its address."""
+    """Start a metadata server with the given attributes and return its address."""
     servers = []
 
     def serve(attributes: dict[str, str], broken: int = 0) -> str:
@@ -78,7 +78,7 @@ def metadata() -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def on_tpu(monkeypatch) -> None:
-    """As on a machine with TPUs, with nothing said of other hosts and no server that could; and nobody waits."""
+    """A machine with TPUs, without variables about other hosts, without a metadata server, and without waits."""
     for name in list(os.environ):
         if name.startswith(("TPU_", "MEGASCALE_", "JAX_COORD")):
             monkeypatch.delenv(name)
@@ -90,14 +90,16 @@ def on_tpu(monkeypatch) -> None:
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
     monkeypatch.delenv("no_proxy", raising=False)
     before = jax.config.jax_platforms
-    jax.config.update("jax_platforms", "tpu,cpu")  # as JAX sets it there; the backend here has long been chosen
+    jax.config.update(
+        "jax_platforms", "tpu,cpu"
+    )  # the setting on a TPU; the backend of this process is already initialised
     yield
     jax.config.update("jax_platforms", before)
 
 
 @pytest.fixture
 def joined(monkeypatch) -> list[tuple]:
-    """The arguments with which JAX was asked to join."""
+    """Collect the arguments of `jax.distributed.initialize`."""
     calls: list[tuple] = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *given, **_: calls.append(given))
     return calls
@@ -134,7 +136,7 @@ def test_run_from_python_joins_hosts_and_says_when_it_is_too_late(tmp_path):
 
 def test_device_files_of_a_tpu(tmp_path):
     (tmp_path / "vfio").mkdir()
-    (tmp_path / "vfio" / "vfio").touch()  # there without a TPU, too
+    (tmp_path / "vfio" / "vfio").touch()  # this file exists without a TPU, too
     assert not _has_tpu(tmp_path)
     (tmp_path / "vfio" / "0").touch()
     assert _has_tpu(tmp_path)
@@ -205,7 +207,7 @@ def test_a_server_that_stumbles_is_asked_again(on_tpu, monkeypatch, metadata):
 
 
 def test_without_a_server_or_a_tpu_there_is_one_host(on_tpu, joined, monkeypatch, metadata):
-    join_processes()  # nobody listens
+    join_processes()  # no process listens there
     monkeypatch.setenv("GCE_METADATA_IP", metadata({ENDPOINTS: "t0,t1"}))
     jax.config.update("jax_platforms", "cpu")
     join_processes()
@@ -251,7 +253,7 @@ def test_what_the_platform_refuses_is_told_in_a_line(on_tpu, monkeypatch):
 
 
 def test_hosts_that_do_not_come_are_given_up():
-    # The first process is the one that others would join: JAX alone would end it with a stack trace, or hang.
+    # The first process waits for the others. JAX alone would end it with a stack trace, or hang.
     code = (
         "from jaxforget.errors import UserError\nfrom jaxforget.start import join_processes\n"
         "try: join_processes(patience=1)\nexcept UserError as error: print(error)"
@@ -264,7 +266,7 @@ def test_hosts_that_do_not_come_are_given_up():
 
 
 def test_two_hosts_of_a_pod_find_each_other_by_their_metadata(metadata):
-    # All of it but the TPU: that there is one, JAX and this program are told; then both compute on processors.
+    # Everything but the TPU is real: JAX and this program are told that there is one and then compute on the CPU.
     code = (
         "import json, os, jax\nfrom jaxforget import start\n"
         "del os.environ['TPU_SKIP_MDS_QUERY']\nstart._has_tpu = lambda devices: True\n"
@@ -328,7 +330,7 @@ def test_a_share_under_both_names_is_refused(monkeypatch):
 
 
 def test_jax_reads_the_share_under_these_names():
-    """JAX's own reading of the variables, which no test here can see on a card."""
+    """JAX reads the variables as this program expects; a test without a GPU can check only that."""
     code = "from jaxlib import xla_client; print(xla_client.generate_pjrt_gpu_plugin_options()['memory_fraction'])"
     for name in start._GPU_SHARES:
         assert python(code, **{name: "0.95"}).stdout == "0.95\n"

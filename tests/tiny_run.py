@@ -1,4 +1,4 @@
-"""A run small enough for a test: own text, a tokenizer, a random Llama, a dictionary, questions; all on disk."""
+"""A run for tests, on disk: a text, a tokenizer, random Llamas, a dictionary and questions."""
 
 import json
 import random
@@ -26,7 +26,7 @@ BLOCK = 32
 
 
 def sentences(names: tuple[str, ...], places: tuple[str, ...], count: int, seed: int) -> str:
-    """Plain sentences about names and places, one in five on a line of its own."""
+    """Return plain sentences about names and places, one in five on a separate line."""
     rng = random.Random(seed)
     forms = (
         "{a} met {b} near {p}.",
@@ -43,7 +43,7 @@ def sentences(names: tuple[str, ...], places: tuple[str, ...], count: int, seed:
 
 
 def make_world(folder: Path) -> Path:
-    """Writes text, dictionary, questions, and two random models with a tokenizer; returns `folder`."""
+    """Write text, dictionary, questions, and two random models with a tokenizer; return `folder`."""
     plain = ("Mary", "Edward", "Susan", "John")
     texts = (
         {f"target/{number}.txt": sentences(HEROES, PLACES, 30, number) for number in range(6)}
@@ -72,7 +72,7 @@ def make_world(folder: Path) -> Path:
 
 
 def save_llama(folder: Path, vocabulary: int, seed: int, **more: Any) -> transformers.LlamaForCausalLM:
-    """A random Llama, saved as transformers does; its logits are spread enough that an argmax is no tie."""
+    """Save a random Llama with transformers; its logits differ enough that an argmax has no ties."""
     torch.manual_seed(seed)
     shape = {
         "vocab_size": vocabulary,
@@ -91,7 +91,7 @@ def save_llama(folder: Path, vocabulary: int, seed: int, **more: Any) -> transfo
 
 
 def settings(world: Path, out: Path, **sections: dict[str, Any]) -> dict[str, Any]:
-    """A configuration of the whole chain on `world`; `sections` are laid over it, key by key."""
+    """Return a configuration of the whole chain on `world`, with the keys of `sections` replaced."""
     values: dict[str, Any] = {
         "out": str(out),
         "model": {"folder": str(world / "base"), "dtype": "float32", "remat": "none"},
@@ -118,7 +118,7 @@ def settings(world: Path, out: Path, **sections: dict[str, Any]) -> dict[str, An
 
 
 def write_config(path: Path, values: dict[str, Any]) -> Path:
-    """Saves a configuration as YAML; returns `path`."""
+    """Save a configuration as YAML and return `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     return path

@@ -1,4 +1,4 @@
-"""A dictionary from the text itself: candidates, what they name, counterparts; each entry with its evidence."""
+"""A dictionary from the text itself: candidates, their natures and counterparts, and the evidence of each entry."""
 
 import dataclasses
 import math
@@ -16,23 +16,22 @@ from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.text import Document
 from jaxforget.errors import UserError
 
-OPTIONS = 12  # counterparts that base is asked to rank for one anchor
-NOUN_SHARE = 0.4  # of a lower-case candidate's places that must look like a noun's
-ASKED = 600  # of the best candidates, for whose kinds base is asked: each takes it some hundred short sentences
+OPTIONS = 12  # counterparts that base ranks for one anchor
+NOUN_SHARE = 0.4  # minimal share of a lower-case candidate's occurrences that look like a noun
+RANKED = 600  # best candidates whose kind base judges, because each costs about a hundred short sentences
 
 
 class Judge(Protocol):
-    """The models, where they are asked."""
+    """Interface of the models' evidence; `jaxforget.anchors.models_judge.ModelsJudge` implements it."""
 
     def gains(self) -> Gains:
-        """How much the reinforced model raises the text's words over base."""
+        """Return how much the reinforced model raises the text's words over base."""
 
     def familiar(self, options: Sequence[str], count: int) -> Sequence[str]:
-        """The `count` of the options that base's tokenizer knows best."""
+        """Return the `count` options that base's tokenizer splits into the fewest tokens."""
 
     def likelihoods(self, contexts: Sequence[Context], options: Sequence[str]) -> Sequence[float]:
-        """For each option, in place of the expression in `contexts`: base's mean log-probability of what it makes of
-        the sentences, less the option's own by itself; larger fits better."""
+        """Return how well each option fits in the expression's sentences, in nats; larger is better."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +39,8 @@ class Found:
     """An extracted dictionary.
 
     Attributes:
-      anchors: the entries, names of several words before their parts, each with its evidence.
-      warnings: a line for whatever makes them doubtful.
+      anchors: the entries with their evidence; names of several words come before their parts.
+      warnings: lines about what makes the dictionary doubtful.
     """
 
     anchors: Anchors
@@ -59,20 +58,20 @@ def extract(
     seed: int = 0,
     models: Judge | None = None,
 ) -> Found:
-    """Finds a text's anchors and their counterparts.
+    """Find a text's anchors and their counterparts.
 
     Args:
       read: yields the documents of the text; called twice.
-      retained: text to keep, a further contrast; None = none.
-      language: of the text, as `wordfreq` names it. The lists of counterparts are English.
-      least: occurrences asked of an anchor.
-      most: anchors at most, the best.
+      retained: the retained text, with which the text is also compared; None if there is none.
+      language: the text's language by its code in `wordfreq`. The lists of counterparts are English.
+      least: minimal number of occurrences of an anchor.
+      most: maximal number of anchors; the best are kept.
       each: counterparts of an anchor.
-      seed: of the order in which counterparts are drawn.
-      models: base and the reinforced model, where they are to judge; None = statistics alone.
+      seed: seed of the order in which counterparts are drawn.
+      models: evidence of base and the reinforced model; None for statistics alone.
 
     Raises:
-      UserError: an unknown language; a text in which nothing stands out.
+      UserError: the language is unknown, or the text has no anchor.
     """
     found = scan(read())
     kept = None if retained is None else scan(retained)
@@ -84,13 +83,13 @@ def extract(
     candidates = [one for one in candidates if one.name or noun_share(contexts[one.text], general) >= NOUN_SHARE][:most]
     if not candidates:
         raise UserError(
-            "anchors: nothing in the text stands out against general language; give more of it, lower "
-            "anchors.min_count, or bring a dictionary as anchors.path"
+            "anchors: no expression of the text is more frequent than in general language; give more text, lower "
+            "anchors.min_count, or give a dictionary as anchors.path"
         )
     natures = judge_all(candidates, contexts, models)
 
     def prefer(text: str, options: Sequence[str]) -> Sequence[float]:
-        # Of those that the tokenizer knows best: what it splits to pieces teaches base little.
+        # Only options of few tokens are ranked, because base learns little from a word that its tokenizer splits up.
         known = list(models.familiar(options, OPTIONS))
         scores = dict(zip(known, models.likelihoods(contexts[text], known), strict=True))
         return [scores.get(option, -math.inf) for option in options]
@@ -108,13 +107,19 @@ def extract(
 def judge_all(
     candidates: Sequence[Candidate], contexts: Mapping[str, Sequence[Context]], models: Judge | None
 ) -> dict[str, Nature]:
-    """What every candidate names; the parts of a full name are persons, its last one a family."""
+    """Return every candidate's nature; the parts of a full name are persons, the last part a family name.
+
+    Args:
+      candidates: the candidates, best first.
+      contexts: expression -> its occurrences.
+      models: evidence of the models for the best candidates; None for the contexts alone.
+    """
     firsts, families = name_parts(candidates, contexts)
     natures = {}
     for number, one in enumerate(candidates):
         around = contexts[one.text]
         nature = judge(one, around, family=one.text in families - firsts)
-        if models is not None and number < ASKED:
+        if models is not None and number < RANKED:
             nature = with_models(nature, one.text, around, models)
         if one.text in firsts | families and not nature.plural:
             nature = dataclasses.replace(nature, kind="person", family=one.text in families - firsts)
@@ -125,7 +130,7 @@ def judge_all(
 
 
 def _evidence(one: Candidate, nature: Nature, contexts: Sequence[Context]) -> dict[str, Any]:
-    """What is saved beside an entry."""
+    """Return the evidence that anchors.json stores with an entry."""
     out = {"kind": nature.kind, "count": one.count, "contrast": one.contrast}
     if one.gain is not None:
         out["gain"] = one.gain
@@ -137,20 +142,28 @@ def _evidence(one: Candidate, nature: Nature, contexts: Sequence[Context]) -> di
 def doubts(
     found: Scan, general: General, candidates: Sequence[Candidate], natures: Mapping[str, Nature], language: str
 ) -> list[str]:
-    """What makes an extracted dictionary doubtful, a line each: told, never passed over."""
+    """Return warnings about what makes an extracted dictionary doubtful, one line each.
+
+    Args:
+      found: the scanned text.
+      general: frequencies of general language.
+      candidates: the anchors; at least one.
+      natures: anchor -> its nature.
+      language: the language of `general`.
+    """
     out = []
     if found.words < 5000:
-        out.append(f"only {found.words:,} words: frequencies of so short a text say little; look at every entry")
+        out.append(f"only {found.words:,} words: frequencies in such a short text are unreliable; check every entry")
     known = share_known(((word, count) for word, count in found.folded.items()), general)
     if known < 0.75:
         out.append(
-            f"{1 - known:.0%} of the words are not in the word list of language {language!r}: another language? set "
-            "anchors.language, and look at every entry"
+            f"{1 - known:.0%} of the words are not in the word list of language {language!r}; if the text has another "
+            "language, set anchors.language; check every entry"
         )
     if not found.cased():
         out.append(
-            "the text has hardly a capital inside sentences: names cannot be told by case, only by rarity; names that "
-            "are ordinary words are missing; look at every entry"
+            "the text has almost no capitals inside sentences, so names are recognised only by rarity, and names that "
+            "are ordinary words are missing; check every entry"
         )
     names = sum(one.count for one in candidates if one.name)
     everything = sum(one.count for one in candidates)
@@ -158,12 +171,12 @@ def doubts(
     ordinary = sum(not one.name for one in candidates) / len(candidates)
     if found.cased() and (ordinary > 0.5 or persons < 0.25 * names):
         out.append(
-            f"{ordinary:.0%} of the anchors are ordinary words and few name persons, as in non-fiction: no list has a "
-            "counterpart of the same meaning for a technical term; review them, or ask an LLM (anchors.extractor)"
+            f"{ordinary:.0%} of the anchors are ordinary words and few name persons, as in non-fiction; no list has a "
+            "counterpart of the same meaning for a technical term; review them, or use anchors.extractor=endpoint"
         )
     share = everything / max(found.words, 1)
     if share < 0.01:
         out.append(
-            f"anchors are {share:.1%} of the words: little in this text is its own, and little will be forgotten"
+            f"anchors are {share:.1%} of the words, so the text has little of its own, and little will be forgotten"
         )
     return out

@@ -38,13 +38,13 @@ class LocalModel:
 
         Args:
           questions: chat messages.
-          answers: the file in which answers are kept; a question that it answers is not asked again.
+          answers: the file of all answers; a question that it answers is not asked again.
           schema: the pydantic model that an answer must fit.
-          tolerate: unusable answers allowed.
+          tolerate: maximal number of unusable answers; each of them gives None.
           say: prints a line of progress.
 
         Raises:
-          UserError: a question that is too long for the model; more than `tolerate` answers cannot be used.
+          UserError: a question is too long for the model; more than `tolerate` answers are unusable.
         """
         file = Answers(answers)
         asked = [instructed(messages, schema) for messages in questions]
@@ -65,17 +65,17 @@ class LocalModel:
                 say(f"  {len(keys) - len(missing) + first + len(part)} of {len(keys)} answers")
         if len(faults) > tolerate:
             raise UserError(
-                f"{self._model.folder}: {len(faults)} of {len(missing)} answers cannot be used, the first because "
+                f"{self._model.folder}: {len(faults)} of {len(missing)} answers are unusable, the first because "
                 f"{faults[0]}; use a model that follows instructions, or raise anchors.answer_tokens"
             )
-        return [Answer(parse(stored[k], schema), stored[k], kept=True) if k in stored else None for k in keys]
+        return [Answer(parse(stored[k], schema), stored[k], cached=True) if k in stored else None for k in keys]
 
     def _prompt(self, messages: Messages) -> str:
         """Return the question in the model's chat template, or as plain text if it has none."""
         tokenizer = self._model.tokenizer
         if getattr(tokenizer, "chat_template", None):
             text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-            # The template already holds the BOS that the tokenizer adds.
+            # The template already contains the BOS that the tokenizer adds.
             return text.removeprefix(tokenizer.bos_token or "")
         return "\n\n".join(message["content"] for message in messages) + "\n\nAnswer:\n"
 

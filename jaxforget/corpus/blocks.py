@@ -1,4 +1,4 @@
-"""Blocks on disk: a tensorflow-datasets builder in ArrayRecord form, with a summary in blocks.json."""
+"""Blocks on disk: a tensorflow-datasets builder with ArrayRecord files, and a summary in blocks.json."""
 
 import contextlib
 import io
@@ -20,16 +20,16 @@ from jaxforget.errors import UserError
 from jaxforget.files import atomic_folder, write_json
 
 DATASET, VERSION = "blocks", "1.0.0"
-REACH = 64  # tokens behind an anchor that count as within its reach
+REACH = 64  # tokens after an anchor that count towards the coverage
 INTEGERS = ("tokens", "translated", "position_map", "suppress_ids", "suppress_from")
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Builder that writes ready-made records in the order in which they are read."""
+    """Builder that writes given records and keeps their order."""
 
     VERSION = tfds.core.Version(VERSION)
     name = DATASET
-    # Else the library searches the package for a checksum file, through a module that it does not declare.
+    # Without this the library searches the package for a checksum file, through a module that it does not declare.
     code_path = None
 
     def __init__(
@@ -70,30 +70,36 @@ def prepare_blocks(
     template: str = "plain",
     alternates: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Cut, translate and write blocks into `folder`, whole or not at all; return the content of `blocks.json`.
+    """Cut and translate a text and write the blocks into `folder`, completely or not at all.
 
     Args:
-      folder: replaced if it exists.
+      folder: the folder to write; an existing one is replaced.
       documents: the texts or questions, in order.
       tokenizer: a transformers tokenizer.
-      length: tokens in a block, S.
+      length: tokens of a block, S.
       mode: "document" or "paper" (METHOD.md §5).
-      holdout: fraction of blocks kept for validation, rounded; drawn by `seed`. Training keeps one at least.
-      seed: of the held-out blocks and, with the block's number, of each block's translations.
-      translator: None for text that stays as it is: `translated` is then `tokens` and the map the identity.
-      retain: marks every row as a retain row.
-      template: how questions are rendered, "plain" or "chat".
+      holdout: fraction of the blocks that are held out for validation, rounded; at least one block stays for training.
+      seed: seed of the choice of held-out blocks and, with the block's number, of each block's translation.
+      translator: translates the blocks; None leaves the text as it is, with `translated` equal to `tokens` and the
+        identity as position map.
+      retain: True marks every row as a retain row.
+      template: form of the questions, "plain" or "chat".
       alternates: alternative answers, of which one is drawn for every question.
 
-    blocks.json: `length`, `translated_length` and `suppress` are the static widths S, S' and K that batches
-    are padded to; `splits` counts blocks; `tokens` real tokens; `trained` positions with a label. For questions,
-    `answer_tokens` counts the tokens of their answers (0 for a text), `alternates` the rows with an alternative answer,
-    `cut` the rows whose answer does not fit, and `longest` is the length of the longest row.
+    Returns:
+      The content of blocks.json. `length`, `translated_length` and `suppress` are the widths S, S' and K to which
+      batches are padded. `splits` is the number of blocks of each split, `tokens` that of tokens, and `trained` that
+      of positions with a label. For questions, `answer_tokens` is the number of tokens of their answers (0 for a text),
+      `alternates` that of rows with an alternative answer, `cut` that of rows whose answer does not fit, and `longest`
+      the length of the longest row.
+
+    Raises:
+      UserError: `holdout`, `seed`, `length` or `mode` is invalid, or there is too little text.
     """
     if not 0 <= holdout < 1:
-        raise UserError(f"holdout: {holdout} is not a fraction; give at least 0 and less than 1")
+        raise UserError(f"holdout: {holdout} must be at least 0 and less than 1")
     if seed < 0:
-        raise UserError(f"seed: {seed} is negative; give 0 or more")
+        raise UserError(f"seed: {seed} must be at least 0")
     tally = _Tally(translator)
     documents = tally.read(documents)
     given = {"length": length, "mode": mode, "template": template, "alternates": alternates, "seed": seed}
@@ -101,7 +107,7 @@ def prepare_blocks(
     asks, replies = blocks[0].answer is not None, any(block.alternate is not None for block in blocks)
     held = min(round(holdout * len(blocks)), len(blocks) - 1)
     order = np.random.default_rng((seed, 0, 1)).permutation(len(blocks))
-    # An empty split cannot be written: blocks.json counts it as 0.
+    # The library cannot write an empty split; blocks.json then has 0 blocks for it.
     splits = {"train": np.sort(order[held:]), "validation": np.sort(order[:held])}
     records = {
         split: _records(blocks, numbers, translator, seed, retain, replies, tally)
@@ -109,7 +115,7 @@ def prepare_blocks(
         if len(numbers)
     }
     with atomic_folder(folder) as partial:
-        # The library reports on both streams, and its progress means nothing to a user here.
+        # The library prints its progress on both streams, which would only confuse here.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             integers = [*INTEGERS, *(ALTERNATES[:1] if replies else ())]
             floats = ["weights", *(["answer"] if asks else ()), *(ALTERNATES[1:] if replies else ())]
@@ -142,7 +148,7 @@ def prepare_blocks(
 
 
 class _Tally:
-    """Counts over all blocks, gathered while they are translated and written."""
+    """Statistics of the translated blocks, collected while the records are written."""
 
     def __init__(self, translator: Translator | None):
         self._translator = translator
@@ -152,7 +158,7 @@ class _Tally:
         self.longest = self.suppressed = self.trained = self._positions = self._reached = 0
 
     def read(self, documents: Iterable[Document]) -> Iterator[Document]:
-        """Yield the documents, counting the anchors in their text."""
+        """Yield the documents and count the anchors in their text."""
         finder = None if self._translator is None else Finder(self._translator.keys, self._translator.longest)
         for document in documents:
             if finder is not None:
@@ -173,10 +179,10 @@ class _Tally:
         self._reached += int(within_reach(len(block.position_map), block.spans).sum())
 
     def anchors(self) -> dict[str, Any]:
-        """Return how often the keys matched, how far they reach, and what was missed.
+        """Return the keys' matches, their coverage, and the missed occurrences.
 
-        "missed": key -> occurrences in the text that no tokens matched: a block's end or a gap divides them, or the
-        tokenizer spells them otherwise.
+        "missed" is key -> its occurrences in the text that matched no tokens. A block's end or a gap divides them, or
+        the tokenizer splits them differently there.
         """
         if self._translator is None:
             return {"keys": 0, "occurrences": 0, "counts": {}, "missed": {}, "coverage": 0.0, "notes": []}
@@ -193,7 +199,15 @@ class _Tally:
 
 
 def within_reach(length: int, spans: np.ndarray) -> np.ndarray:
-    """Return bool [n], True at a block's positions with an anchor (spans, as `Translation.spans`) not far before."""
+    """Return the positions of a block that are in an anchor or at most `REACH` tokens after it.
+
+    Args:
+      length: tokens of the block, n.
+      spans: int32 [a, 3], as `Translation.spans`.
+
+    Returns:
+      bool [n].
+    """
     marks = np.zeros(length + 1, np.int64)
     if len(spans):
         begins = spans[:, 0]
@@ -203,7 +217,7 @@ def within_reach(length: int, spans: np.ndarray) -> np.ndarray:
 
 
 def count_anchors(documents: Iterable[Document], tokenizer: Any, translator: Translator) -> dict[str, int]:
-    """Return the number of matches of each key of `translator` in a text that is not to be translated."""
+    """Return key -> its number of matches in a text that is not translated."""
     counts = np.zeros(len(translator.keys), np.int64)
     for document in documents:
         np.add.at(counts, translator.matches(tokenize(tokenizer, document.text)), 1)
@@ -219,7 +233,7 @@ def _records(
     replies: bool,
     tally: _Tally,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of one split, unpadded; with alternative answers if `replies`."""
+    """Yield the unpadded rows of one split, with alternative answers if `replies`."""
     for number in numbers.tolist():
         row, tokens = blocks[number], blocks[number].tokens
         if translator is None:
@@ -249,7 +263,7 @@ def _records(
 
 
 def _pad_id(tokenizer: Any) -> int:
-    """Return the id that fills rows behind their last token; any would do, since no position there has weight."""
+    """Return the id that pads rows; any id is correct, because no padded position has a weight."""
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token is not None:
             return int(token)

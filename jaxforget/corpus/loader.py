@@ -1,4 +1,4 @@
-"""Prepared blocks as batches: every batch a pure function of (seed, step), read ahead by grain's threads."""
+"""Prepared blocks as batches. Every batch is a pure function of (seed, step); grain's threads read ahead."""
 
 import contextlib
 import functools
@@ -13,20 +13,28 @@ from jaxforget.corpus.rows import ALTERNATES
 from jaxforget.errors import UserError
 from jaxforget.files import read_json
 
-_STEPS = 2**40  # "endless": a grain source needs a length
-_FORGET, _RETAIN = 2, 3  # tags that keep the two shuffles' generators apart
+_STEPS = 2**40  # a grain source needs a length, and no run has as many steps
+_FORGET, _RETAIN = 2, 3  # tags that make the two shuffles independent
 
 
 def read_summary(folder: str | Path) -> dict[str, Any]:
-    """What `blocks.json` of a prepared folder says."""
+    """Return the content of a prepared folder's blocks.json.
+
+    Raises:
+      UserError: the file is missing or malformed.
+    """
     path = Path(folder) / "blocks.json"
     if not path.is_file():
-        raise UserError(f"{folder}: holds no prepared blocks (no blocks.json); run jaxforget prepare first")
+        raise UserError(f"{folder}: contains no prepared blocks (no blocks.json); run jaxforget prepare first")
     return read_json(path)
 
 
 def open_blocks(folder: str | Path, split: str) -> Sequence[dict[str, Any]]:
-    """The records of a split, by number, in order, unpadded; an empty sequence for a split without any."""
+    """Return the unpadded records of a split in order; an empty sequence for an empty split.
+
+    Raises:
+      UserError: the folder has no such split, or its records are missing or damaged.
+    """
     import tensorflow_datasets as tfds
 
     splits = read_summary(folder)["splits"]
@@ -38,44 +46,46 @@ def open_blocks(folder: str | Path, split: str) -> Sequence[dict[str, Any]]:
     if data is None:
         raise UserError(f"{folder}: its records are missing; run jaxforget prepare again")
     folder = Path(folder)
-    with _told(folder):
+    with _reporting(folder):
         return _Records(tfds.builder_from_directory(data.parent).as_data_source(split), folder)
 
 
 class _Records(Sequence):
-    """The records of a split; what is damaged is told in a line."""
+    """The records of a split; damage is reported in one line."""
 
     def __init__(self, source: Any, folder: Path):
         self._source, self._folder = source, folder
 
     def __len__(self) -> int:
-        with _told(self._folder):
+        with _reporting(self._folder):
             return len(self._source)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        with _told(self._folder):
+        with _reporting(self._folder):
             return self._source[number]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[number] for number in range(len(self)))
 
     def __getitems__(self, numbers: Sequence[int]) -> Sequence[dict[str, Any]]:
-        with _told(self._folder):
+        with _reporting(self._folder):
             return self._source.__getitems__(numbers)
 
 
 @contextlib.contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """Damage that the record reader meets, as a line that names the folder and the mend."""
+def _reporting(folder: Path) -> Iterator[None]:
+    """Convert an error of the record reader to a `UserError` that names the folder and the remedy."""
     try:
         yield
     except RuntimeError as error:
         fault = str(error).partition("\n")[0].partition(";")[0]
-        raise UserError(f"{folder}: its records are damaged ({fault}); delete it and run jaxforget prepare") from None
+        raise UserError(
+            f"{folder}: its records are damaged ({fault}); delete the folder and run jaxforget prepare"
+        ) from None
 
 
 def steps_per_epoch(folder: str | Path, split: str, batch_size: int) -> int:
-    """Batches of `batch_size` blocks that cover the split once (the last may run into the next epoch)."""
+    """Return the number of batches of `batch_size` blocks that cover the split once; the last may begin epoch 2."""
     return math.ceil(read_summary(folder)["splits"][split] / batch_size)
 
 
@@ -93,33 +103,47 @@ def make_batches(
     retain_rows: int = 0,
     labels: np.ndarray | None = None,
 ) -> Any:
-    """An endless grain iterator of batches, with `get_state()`, `set_state()` and `close()`.
+    """Return an endless grain iterator of batches, with `get_state()`, `set_state()` and `close()`.
 
-    Batch k holds rows [k·B, (k+1)·B) of the epochs laid end to end, each shuffled anew, so it depends on
-    nothing but (seed, k): to resume at step k, pass `start=k`. With `retain_folder`, `retain_rows` rows of
-    its train split, from a stream of their own, are spread evenly among the `batch_size` rows, so that a
-    microbatch or a device's slice gets its share. Each process reads only its own contiguous rows.
+    The epochs, each with its own shuffle, form one stream, and batch k is its k-th group of rows. So a batch depends
+    only on (seed, k). Retain rows come from a second stream and are spread evenly among the others, so that every
+    microbatch and every device has its share. Each process reads only its own contiguous rows.
+
+    Args:
+      folder: a prepared folder.
+      split: its split.
+      batch_size: rows from `folder`, over all processes.
+      seed: seed of the shuffles.
+      shuffle: False keeps the order of the blocks.
+      process_index: this process.
+      process_count: number of processes.
+      start: step of the first batch; k to resume at step k.
+      retain_folder: a prepared folder of retained text, whose train split gives the retain rows.
+      retain_rows: retain rows of a batch, over all processes.
+      labels: cached labels, int32 [blocks, S], one row for each block of `folder`.
 
     Returns:
-      Iterator of dicts: tokens [B,S], translated [B,S'], position_map [B,S] (-1 = untrained), suppress_ids
-      and suppress_from [B,K] (-1 = padding), all int32; weights [B,S] and retain [B], float32. Here B is
-      (batch_size + retain_rows) / process_count; the widths are those of blocks.json (the larger of two).
-      With `labels` (int32 [blocks, S], one row a block of `folder`) also labels [B,S], -1 on retain rows.
+      Iterator of dicts: tokens [B, S], translated [B, S'], position_map [B, S] (-1 = not trained), suppress_ids and
+      suppress_from [B, K] (-1 = padding), all int32; weights [B, S] and retain [B], float32. B is (batch_size +
+      retain_rows) / process_count. The widths are those of blocks.json, or the larger ones of two folders. With
+      `labels` also labels int32 [B, S], -1 on retain rows.
 
     Raises:
-      UserError: an empty split, or rows that the processes cannot share equally.
+      UserError: a negative number, an empty split, or rows that the processes cannot share equally.
     """
     import grain
 
     if seed < 0 or start < 0:
-        raise UserError(f"seed and start must not be negative; they are {seed} and {start}")
+        raise UserError(f"seed={seed}, start={start}: both must be at least 0")
     if batch_size < 1 or retain_rows < 0:
-        raise UserError(f"batch_size must be at least 1 and retain_rows 0; they are {batch_size} and {retain_rows}")
+        raise UserError(
+            f"batch_size={batch_size}, retain_rows={retain_rows}: the first must be at least 1, the second at least 0"
+        )
     if retain_rows and retain_folder is None:
-        raise UserError(f"retain_rows: {retain_rows} without retain text; name a retain corpus")
+        raise UserError(f"retain_rows={retain_rows}: there is no retained text; give a retain corpus")
     total = batch_size + retain_rows
     if total % process_count:
-        raise UserError(f"batch: {total} rows cannot be shared equally by {process_count} processes")
+        raise UserError(f"batch: {total} rows are not divisible by {process_count} processes; give a multiple")
     streams = [_Stream(folder, split, batch_size, seed, shuffle, _FORGET)]
     if retain_rows:
         streams.append(_Stream(retain_folder, "train", retain_rows, seed, shuffle, _RETAIN))
@@ -134,8 +158,13 @@ def make_batches(
 
 
 def read_all(folder: str | Path, split: str, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """The split once, in order, in batches as `collate` makes them: B = `batch_size`, the last one filled with rows of
-    weight 0."""
+    """Yield the split once, in order, in batches of `collate`; rows of weight 0 fill the last one.
+
+    Args:
+      folder: a prepared folder.
+      split: its split.
+      batch_size: rows of a batch, B.
+    """
     summary = read_summary(folder)
     source = open_blocks(folder, split)
     for first in range(0, len(source), batch_size):
@@ -146,13 +175,18 @@ def read_all(folder: str | Path, split: str, batch_size: int) -> Iterator[dict[s
 def collate(
     records: Sequence[Mapping[str, Any]], summaries: Sequence[Mapping[str, Any]], rows: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Return records padded on the right to the largest widths of `summaries`, and to `rows` rows of weight 0.
+    """Return a batch of records, padded on the right.
+
+    Args:
+      records: the rows.
+      summaries: blocks.json of the folders; the batch has the largest of their widths.
+      rows: rows of the batch; rows of weight 0 fill it. None for as many as there are records.
 
     Returns:
-      tokens, position_map int32 [B, S], translated int32 [B, S'], suppress_ids, suppress_from int32 [B, K] (-1 =
-      padding, of position_map not trained), weights fp32 [B, S] and retain fp32 [B]. Where one of `summaries` is of
-      questions, also answer fp32 [B, S] (1 = a token that counts; every token of a text does), and where they have
-      alternative answers alternate int32 [B, S], alternate_weights and alternate_answer fp32 [B, S].
+      tokens and position_map int32 [B, S], translated int32 [B, S'], suppress_ids and suppress_from int32 [B, K],
+      weights float32 [B, S] and retain float32 [B]. In position_map -1 is "not trained", in suppress_* padding. If one
+      of `summaries` is of questions, also answer float32 [B, S] (1 = a token that counts, as all tokens of a text). If
+      they have alternative answers, also alternate int32 [B, S], alternate_weights and alternate_answer float32 [B, S].
     """
     rows = len(records) if rows is None else rows
     widths = {name: max(summary[name] for summary in summaries) for name in ("length", "translated_length", "suppress")}
@@ -182,7 +216,7 @@ def collate(
 
 
 class _Stream:
-    """One folder's blocks as an endless stream of which every step takes the next `rows`."""
+    """One folder's blocks as an endless stream; every step takes the next `rows` blocks."""
 
     def __init__(self, folder: str | Path, split: str, rows: int, seed: int, shuffle: bool, tag: int):
         self.summary = read_summary(folder)
@@ -192,14 +226,14 @@ class _Stream:
         self._rows, self._seed, self._shuffle, self._tag = rows, seed, shuffle, tag
 
     def number(self, step: int, row: int) -> int:
-        """The block that is row `row` of step `step`."""
+        """Return the number of the block that is row `row` of step `step`."""
         epoch, place = divmod(step * self._rows + row, len(self.source))
         return int(_order(len(self.source), self._seed, epoch, self._tag)[place]) if self._shuffle else place
 
 
 @functools.lru_cache(maxsize=8)
 def _order(size: int, seed: int, epoch: int, tag: int) -> np.ndarray:
-    """One epoch's order; a pure function, kept for the steps of that epoch."""
+    """Return one epoch's order of the blocks; cached for the steps of that epoch."""
     return np.random.default_rng((seed, epoch, tag)).permutation(size)
 
 
@@ -233,10 +267,10 @@ class _Batches:
 
 
 def _interleave(forget: int, retain: int) -> list[tuple[int, int]]:
-    """Each row of a global batch as (stream, row of that stream), the retain rows spread evenly.
+    """Return (stream, row of that stream) for each row of a global batch; the retain rows are spread evenly.
 
-    Row i is a retain row where the running share of retain rows passes the next whole number, so any run of
-    rows holds its share to within one row, and exactly where its length makes that share whole.
+    Row i is a retain row if the proportional number of retain rows reaches a new whole number at i. So any run of rows
+    has its proportional number to within one row, and exactly if that number is whole.
     """
     total = forget + retain
     slots = []

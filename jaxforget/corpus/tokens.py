@@ -1,4 +1,4 @@
-"""Documents to token streams and token streams to blocks (METHOD.md §5)."""
+"""Tokens of documents, and blocks of tokens (METHOD.md §5)."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,24 +11,33 @@ from jaxforget.errors import UserError
 
 MODES = ("document", "paper")
 PIECE = 10_000  # characters that the authors' script reads at a time
-# A tokenizer takes some hundred bytes of memory for each character it is given at once; windows bound that.
+# A tokenizer needs some hundred bytes of memory for each character of a call. Windows bound that.
 WINDOW = 1_000_000
 OVERLAP = 4_000
 _AGREE = 16  # tokens on each side of a seam that both windows must agree on
 
 
 def tokenize(tokenizer: Any, text: str, *, window: int = WINDOW, overlap: int = OVERLAP) -> np.ndarray:
-    """Token ids, int32 [n], of a whole text, no special tokens: the same as in one call, in bounded memory.
+    """Return the token ids of a whole text, the same as one call gives, in bounded memory.
 
-    Long text goes through overlapping windows, joined where both cut the overlap into the same tokens. A
-    tokenizer that knows no offsets, or text without such a seam, is tokenised in one call.
+    A long text is tokenised in overlapping windows, which are joined where both give the same tokens. A tokenizer
+    without offsets, and text without such a place, are tokenised in one call.
+
+    Args:
+      tokenizer: a transformers tokenizer.
+      text: the text.
+      window: characters of a window.
+      overlap: characters that neighbouring windows share.
+
+    Returns:
+      int32 [n], without special tokens.
     """
     if len(text) <= window or not getattr(tokenizer, "is_fast", False):
         return np.array(encode(tokenizer, [text])[0], np.int32)
     parts = []
     start = 0
     ids, offsets = _with_offsets(tokenizer, text, 0, window)
-    begin = 0  # tokens of this window before `begin` were the window before's
+    begin = 0  # the tokens of this window before `begin` belong to the previous window
     while start + window < len(text):
         start += window - overlap
         next_ids, next_offsets = _with_offsets(tokenizer, text, start, window)
@@ -41,7 +50,7 @@ def tokenize(tokenizer: Any, text: str, *, window: int = WINDOW, overlap: int = 
 
 
 def _with_offsets(tokenizer: Any, text: str, start: int, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids [n] of one window and each token's character range [n, 2] in the whole text."""
+    """Return the ids [n] of one window and each token's character range [n, 2] in the whole text."""
     encoded = tokenizer(
         text[start : start + window], add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )
@@ -49,7 +58,7 @@ def _with_offsets(tokenizer: Any, text: str, start: int, window: int) -> tuple[n
 
 
 def _seam(ids, offsets, next_ids, next_offsets) -> tuple[int, int] | None:
-    """(i, j) near the overlap's middle: tokens around `ids[i]` and `next_ids[j]` agree, in place and id."""
+    """Return (i, j) near the overlap's middle where the tokens around `ids[i]` and `next_ids[j]` are the same."""
     if not len(next_ids) or not len(ids):
         return None
     middle = (next_offsets[0, 0] + offsets[-1, 1]) // 2
@@ -68,16 +77,28 @@ def _seam(ids, offsets, next_ids, next_offsets) -> tuple[int, int] | None:
 def cut_blocks(
     documents: Iterable[Document], tokenizer: Any, *, length: int, mode: str = "document"
 ) -> tuple[list[np.ndarray], int]:
-    """Blocks of at most `length` token ids (int32 [n], not overlapping) and the number of documents.
+    """Cut documents into disjoint blocks.
 
-    Mode "document": each document in one pass behind one BOS, its tail kept as a shorter block; no block
-    holds two documents. Mode "paper": pieces of 10,000 characters each behind a BOS, joined and cut, the tail
-    dropped. A tokenizer without a BOS token adds none.
+    Mode "document" tokenises each document at once, after one BOS token. The rest of a document is a shorter block, and
+    no block contains two documents. Mode "paper" tokenises pieces of 10,000 characters, each after a BOS token, joins
+    and cuts them, and drops the rest. A tokenizer without a BOS token adds none.
+
+    Args:
+      documents: the texts, in order.
+      tokenizer: a transformers tokenizer.
+      length: maximal tokens of a block.
+      mode: "document" or "paper".
+
+    Returns:
+      The blocks, each int32 [n] with n <= `length`, and the number of documents.
+
+    Raises:
+      UserError: `mode` or `length` is invalid, or the text fills no block.
     """
     if mode not in MODES:
         raise UserError(f"blocks: {mode!r} is not one of {', '.join(MODES)}")
     if length < 2:
-        raise UserError(f"length: {length} is too short for a block; give at least 2")
+        raise UserError(f"length: {length} must be at least 2")
     blocks: list[np.ndarray] = []
     rest = np.zeros(0, np.int32)
     count = 0
@@ -92,17 +113,17 @@ def cut_blocks(
             blocks.append(rest)
             rest = rest[:0]
     if not count:
-        raise UserError("corpus: no documents; name a file or folder that holds text")
+        raise UserError("corpus: no documents; give a file or folder that contains text")
     if not blocks:
         raise UserError(
             f"corpus: its {len(rest)} tokens do not fill one block of {length}; "
-            "give more text, a smaller length, or blocks: document, which keeps the tail"
+            "give more text, a smaller length, or blocks.mode=document, which keeps the rest of each document"
         )
     return blocks, count
 
 
 def _streams(text: str, tokenizer: Any, mode: str) -> Iterator[np.ndarray]:
-    """Token ids of a document's passes, each behind its own BOS."""
+    """Yield the token ids of a document's pieces, each after its own BOS token."""
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     texts = [text] if mode == "document" else [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
     for piece in texts:

@@ -1,4 +1,4 @@
-"""Original tokens to translated ones, the map between them, and what to suppress (METHOD.md §3 and §4)."""
+"""Translation of original tokens, the position map, and the tokens to suppress (METHOD.md §3 and §4)."""
 
 import dataclasses
 import re
@@ -11,13 +11,13 @@ from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.variants import VARIANT_NAMES, derive_variants
 from jaxforget.errors import UserError
 
-_HERE = None  # in a trie's node, beside the tokens that go on: the rule that ends there
-# Gaps at which real text breaks a name: line ends with and without blanks, two spaces, no-break spaces, a tab.
+_HERE = None  # key of a trie's node for the rule that ends there; the other keys are the next tokens
+# Gaps that real text has inside a name: line ends with and without blanks, two spaces, no-break spaces, a tab.
 GAPS = ("\n", "  ", "\u00a0", " \n", "\n ", "\n    ", "\u202f", "\t")
 MATCH = ("first", "longest")
 DRAW = ("per_variant", "per_key")
-# `translate`'s named modes: what the authors' script does, and one that keeps the longer of two anchors and
-# gives an anchor one translation throughout a block.
+# Modes of `translate`: "paper" does what the authors' script does; "longest" prefers the longer of two anchors and
+# gives an anchor one translation in a whole block.
 MODES = {"paper": ("first", "per_variant"), "longest": ("longest", "per_key")}
 
 
@@ -26,11 +26,11 @@ class Translation:
     """A translated block of n original and m translated tokens; every array is int32.
 
     Attributes:
-      translated: [m] token ids that the base model reads.
+      translated: [m] token ids that base reads.
       position_map: [n] index in `translated` whose logits predict what follows token i; -1 = not trained.
       suppress_ids: [k] token ids, each once, whose base logit is replaced by the row's mean ...
       suppress_from: [k] ... at every translated position p > this index.
-      spans: [a, 3] each anchor occurrence: first original index, length, index of the key in the dictionary.
+      spans: [a, 3] first original index, length, and index of the key in the dictionary, for each occurrence.
     """
 
     translated: np.ndarray
@@ -42,22 +42,27 @@ class Translation:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One translation of a key in one tokenisation variant."""
+    """One translation of a key in one tokenisation variant.
 
-    tokens: tuple[int, ...]  # what replaces the key
-    first_ids: tuple[int, ...]  # first token id of every variant of this translation: what is suppressed after it
+    Attributes:
+      tokens: token ids that replace the key.
+      first_ids: first token id of every variant of this translation; they are suppressed after it.
+    """
+
+    tokens: tuple[int, ...]
+    first_ids: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A key in one tokenisation variant; all rules of one key share `key`, so they count as one.
+    """A key in one tokenisation variant.
 
     Attributes:
-      key: index of the key in the dictionary.
-      tokens: what is matched.
-      choices: what may replace it.
-      form_of: for a key whose words another gap than its own separates (a line end, two spaces): number of the rule
-        of the key as it is written, whose draw this rule shares.
+      key: index of the key in the dictionary; all rules of a key share it.
+      tokens: token ids to match.
+      choices: possible translations.
+      form_of: None for the key as it is written. For a form with another gap between its words (a line end, two
+        spaces) the number of the rule as written, whose draw this rule shares.
     """
 
     key: int
@@ -69,11 +74,11 @@ class Rule:
 def derive_rules(
     entries: Mapping[str, Sequence[str]], tokenizer: Any, *, gaps: bool = True
 ) -> tuple[list[Rule], list[str]]:
-    """Return the rules of a dictionary in matching order, and a note for whatever `tokenizer` cannot express.
+    """Return the rules of a dictionary in matching order, and notes on texts that `tokenizer` cannot express.
 
-    Order: the dictionary's, and for each key the variant after a space, then the one after a newline, then its
-    forms with other gaps. The method leaves the order of variants open; it matters only where the variants of two keys
-    start alike.
+    The order is that of the dictionary. A key's variant after a space comes first, then the one after a newline, then
+    its forms with other gaps. The paper does not specify the order of the variants; it matters only if variants of two
+    keys have the same beginning.
 
     Args:
       entries: key -> its translations.
@@ -99,7 +104,7 @@ def derive_rules(
                 choices.append(Choice(ids[value][variant], firsts))
             if tokens is None:
                 notes.append(f"{key!r}: has no token ids {name} that decode back; not matched there")
-            elif choices and tokens not in seen:  # a tokenizer that knows no spaces gives one form twice
+            elif choices and tokens not in seen:  # a tokenizer without spaces gives both variants the same ids
                 seen.add(tokens)
                 written[variant] = len(rules)
                 rules.append(Rule(index, tokens, tuple(choices)))
@@ -113,7 +118,7 @@ def derive_rules(
 
 
 def other_gaps(key: str) -> list[str]:
-    """Return the forms of a key of several words in which one gap, or all of them, is another of `GAPS`."""
+    """Return the forms of a key of several words in which one gap, or all of them, is replaced by one of `GAPS`."""
     words = key.split()
     if len(words) < 2:
         return []
@@ -126,25 +131,26 @@ def other_gaps(key: str) -> list[str]:
 
 
 class Translator:
-    """Translates blocks by one dictionary; the compiled dictionary is read-only, so threads may share it."""
+    """A compiled dictionary that translates blocks; it is read-only, so threads may share it."""
 
     def __init__(self, anchors: Anchors, tokenizer: Any, *, match: str = "first", draw: str = "per_variant"):
         """
         Args:
-          anchors: the dictionary, already filtered or not.
+          anchors: the dictionary.
           tokenizer: a transformers tokenizer.
-          match: among the keys that fit at a token, "first" takes the first in dictionary order (paper),
+          match: choice among the keys that match at a token: "first" takes the first in dictionary order (paper),
             "longest" the one of most tokens (the first of equals).
-          draw: "per_variant" draws a translation for each tokenisation variant of a key by itself (paper),
-            "per_key" one for the key.
+          draw: "per_variant" draws a translation for each tokenisation variant of a key (paper), "per_key" one for
+            the key.
 
         Raises:
-          UserError: an unknown option, or no key that this tokenizer can express.
+          UserError: an option is unknown, or the tokenizer can express no key.
         """
         rules, notes = derive_rules(anchors.entries, tokenizer)
         if not rules:
             raise UserError(
-                f"anchors: the tokenizer can express none of {len(anchors.entries)} keys; check that they fit"
+                f"anchors: the tokenizer can express none of {len(anchors.entries)} keys; give a dictionary in the "
+                "model's language"
             )
         self.keys: tuple[str, ...] = tuple(anchors.entries)
         self.notes: tuple[str, ...] = tuple(notes)
@@ -155,7 +161,7 @@ class Translator:
         _check_option("draw", draw, DRAW)
         self._rules = rules
         self.longest = match == "longest"
-        # A trie of the keys: a walk costs the length of a key, however many begin with "the".
+        # In a trie the cost of a match is the length of a key, regardless of how many keys have the same beginning.
         self._trie: dict[int | None, Any] = {}
         for number, rule in enumerate(rules):
             node = self._trie
@@ -164,7 +170,7 @@ class Translator:
             node.setdefault(_HERE, number)
         self._lengths = [len(rule.tokens) for rule in rules]
         size = 2 + max(rule.tokens[0] for rule in rules)
-        self._is_single = np.zeros(size, bool)  # the last place stands for every token beyond
+        self._is_single = np.zeros(size, bool)  # the last element represents all larger token ids
         self._is_single[[rule.tokens[0] for rule in rules if len(rule.tokens) == 1]] = True
         self._is_first = np.zeros(size, bool)
         self._is_first[[rule.tokens[0] for rule in rules]] = True
@@ -172,7 +178,7 @@ class Translator:
         self._pair_codes = np.array(sorted(first << 32 | second for first, second in pairs), np.int64)
         counts = np.array([len(rule.choices) for rule in rules])
         self._counts = counts
-        # Forms with other gaps share the draw of their key as written, so that they change no other draw.
+        # Forms with other gaps share the draw of their key as written, so that they do not change the other draws.
         own = np.cumsum([rule.form_of is None for rule in rules]) - 1
         drawn = [own[number if rule.form_of is None else rule.form_of] for number, rule in enumerate(rules)]
         self._slots = np.array([rule.key for rule in rules] if draw == "per_key" else drawn)
@@ -184,11 +190,11 @@ class Translator:
         return tuple(sorted({int(rule.tokens[0]) for rule in self._rules}))
 
     def translate(self, tokens: Sequence[int] | np.ndarray, rng: np.random.Generator) -> Translation:
-        """Translates one block; all state, the draws included, is the block's own.
+        """Return the translation of one block, which does not depend on any other block.
 
         Args:
           tokens: [n] token ids of the block.
-          rng: draws the translations; the same generator state gives the same translation.
+          rng: draws the translations; the same state of the generator gives the same translation.
         """
         array = np.asarray(tokens, np.int64)  # [n]
         found = self._find(array)
@@ -201,7 +207,7 @@ class Translator:
         suppress: dict[int, int] = {}
         met: set[int] = set()
         spans = []
-        end = 0  # of the originals done so far
+        end = 0  # number of original tokens done so far
         for start, number in found:
             rule = self._rules[number]
             choice = rule.choices[0 if picks is None else picks[number]]
@@ -230,16 +236,19 @@ class Translator:
         )
 
     def matches(self, tokens: Sequence[int] | np.ndarray) -> list[int]:
-        """The keys that match in a text of token ids [n], in order, as their indices in `keys`."""
+        """Return the keys that match in a text of token ids [n], in order, as indices in `keys`."""
         return [self._rules[number].key for _, number in self._find(np.asarray(tokens, np.int64))]
 
     def _find(self, array: np.ndarray) -> list[tuple[int, int]]:
-        """Every occurrence as (first index, rule), left to right, disjoint. numpy narrows, Python decides."""
+        """Return the disjoint occurrences as (first index, rule), from left to right.
+
+        numpy selects the candidates by their first two tokens; the trie decides.
+        """
         clipped = np.minimum(array, len(self._is_first) - 1)
         places = np.flatnonzero(self._is_first[clipped])
         if not len(places):
             return []
-        following = np.append(array[1:], 0)[places]  # after the last token: harmless, the comparison decides
+        following = np.append(array[1:], 0)[places]  # the trie rejects a false candidate at the last token
         codes = (array[places] << 32) | following
         fits = self._is_single[clipped[places]]
         if len(self._pair_codes):
@@ -268,19 +277,26 @@ class Translator:
 
 
 def block_rng(seed: int, block: int) -> np.random.Generator:
-    """The generator of one block's draws: independent of every other block and of the order of processing."""
+    """Return the generator of one block's draws, independent of other blocks and of the order of processing."""
     return np.random.default_rng((seed, block))
 
 
 def translate(
     tokens: Sequence[int] | np.ndarray, anchors: Anchors, tokenizer: Any, mode: str = "paper", seed: int = 0
 ) -> Translation:
-    """Translates one block of token ids [n]; `mode` is "paper" or "longest" (see `MODES`).
+    """Return the translation of one block.
 
-    Compiles the dictionary anew: to translate many blocks keep a `Translator`.
+    Each call compiles the dictionary. For many blocks use one `Translator`.
+
+    Args:
+      tokens: token ids [n].
+      anchors: the dictionary.
+      tokenizer: a transformers tokenizer.
+      mode: "paper" or "longest"; see `MODES`.
+      seed: seed of the draws.
 
     Raises:
-      UserError: `tokens` are no token ids, or an unknown mode.
+      UserError: `tokens` are no token ids, or the mode is unknown.
     """
     _check_option("mode", mode, tuple(MODES))
     if isinstance(tokens, str):
@@ -288,7 +304,7 @@ def translate(
     ids = np.asarray(tokens)
     if ids.ndim != 1 or not (np.issubdtype(ids.dtype, np.integer) or not ids.size):
         raise UserError(
-            f"tokens has shape {ids.shape} and dtype {ids.dtype}; give one block's token ids, whole numbers"
+            f"tokens has shape {ids.shape} and dtype {ids.dtype}; give the token ids of one block as whole numbers"
         )
     match, draw = MODES[mode]
     return Translator(anchors, tokenizer, match=match, draw=draw).translate(tokens, block_rng(seed, 0))

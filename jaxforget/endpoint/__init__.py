@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible chat endpoint: asked in parallel within limits, every answer kept as soon as it arrives."""
+"""Client for OpenAI-compatible chat endpoints: parallel calls within limits; every answer is saved on arrival."""
 
 from jaxforget.endpoint.ask import Answer, Endpoint
 from jaxforget.endpoint.settings import Settings, model_name, settings_from

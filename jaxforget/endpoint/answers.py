@@ -1,4 +1,4 @@
-"""Answers: kept in a file of JSON lines as they arrive, found again by their question, read as what was asked for."""
+"""Answers of an endpoint: questions with a schema, parsing, and a file of JSON lines that caches the answers."""
 
 import hashlib
 import json
@@ -20,16 +20,16 @@ REPAIR_TEXT = "That answer cannot be used: {fault}. Answer again, whole and shor
 
 
 class UnusableError(Exception):
-    """An answer that is not what was asked for; says why in a few words."""
+    """An answer that does not fit the question; the message is the reason in a few words."""
 
 
 def instructed(messages: Messages, schema: Any) -> list[dict[str, str]]:
-    """`messages` with the wanted JSON schema said to the model; as they are where `schema` is None."""
+    """Return `messages` with an instruction to answer by `schema`; unchanged if `schema` is None."""
     asked = [dict(message) for message in messages]
     if schema is None:
         return asked
     said = INSTRUCTION.format(schema=json.dumps(_adapter(schema).json_schema(), ensure_ascii=False))
-    # In the first system message: some endpoints take one only.
+    # The instruction goes into the first system message, because some endpoints accept only one.
     if asked and asked[0]["role"] == "system":
         asked[0]["content"] += "\n\n" + said
         return asked
@@ -37,23 +37,28 @@ def instructed(messages: Messages, schema: Any) -> list[dict[str, str]]:
 
 
 def repaired(messages: Messages, answer: str, fault: str, schema: Any) -> list[dict[str, str]]:
-    """The question again, after an unusable answer to it."""
+    """Return the question again, with the unusable answer and its fault."""
     again = (REPAIR_TEXT if schema is None else REPAIR).format(fault=fault)
-    # An empty turn is refused by some endpoints.
+    # Some endpoints refuse an empty message, so an empty answer is omitted.
     said = [{"role": "assistant", "content": answer}] if answer.strip() else []
     return [*(dict(message) for message in messages), *said, {"role": "user", "content": again}]
 
 
 def parse(text: str, schema: Any, *, cut: bool = False) -> Any:
-    """`text` as what was asked for: itself, or a value of the pydantic model or type `schema`.
+    """Parse an answer.
 
-    Thoughts in <think> tags, code fences and words around a JSON value are put up with.
+    Text in <think> tags is removed; code fences and words around a JSON value are ignored.
 
     Args:
-      cut: whether the endpoint says that it stopped for length.
+      text: the answer.
+      schema: a pydantic model or a type; None for plain text.
+      cut: True if the endpoint reports that it stopped for length.
+
+    Returns:
+      The text, or the value of `schema`.
 
     Raises:
-      UnusableError: empty, cut, no JSON, or JSON that does not fit.
+      UnusableError: the answer is empty, cut, not JSON, or does not fit `schema`.
     """
     said = re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL).strip()
     if not said:
@@ -62,7 +67,7 @@ def parse(text: str, schema: Any, *, cut: bool = False) -> Any:
         if cut:
             raise UnusableError("it was cut at the limit of its length")
         return said
-    fault = "it is no JSON"
+    fault = "it is not JSON"
     for candidate in _candidates(said):
         try:
             return _adapter(schema).validate_json(candidate)
@@ -79,7 +84,7 @@ def _adapter(schema: Any) -> pydantic.TypeAdapter:
 
 
 def _candidates(said: str) -> list[str]:
-    """Parts of an answer that may be the JSON value, the likeliest first."""
+    """Return the parts of an answer that may be the JSON value, in the order in which to try them."""
     fenced = re.findall(r"```(?:\w+)?\s*\n(.*?)```", said, flags=re.DOTALL)
     spans = [re.search(pattern, said, flags=re.DOTALL) for pattern in (r"\{.*\}", r"\[.*\]")]
     found = sorted((span for span in spans if span), key=lambda span: span.start())
@@ -87,20 +92,20 @@ def _candidates(said: str) -> list[str]:
 
 
 def request_hash(model: str, messages: Messages, parameters: Mapping[str, Any]) -> str:
-    """What an answer is found again by: SHA-256 of everything that decides it."""
+    """Return the key of an answer: the SHA-256 of the model, the messages and the parameters."""
     whole = json.dumps([model, list(messages), dict(parameters)], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(whole.encode()).hexdigest()
 
 
 class Answers:
-    """A file of JSON lines {"key", "usable", "answer", "model", "messages", ...}, appended to from many threads."""
+    """A file of JSON lines {"key", "usable", "answer", "model", "messages", ...}; several threads may append to it."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._lock = threading.Lock()
 
     def read(self) -> dict[str, str]:
-        """Usable answers by their key; a line that a killed process left half is passed over."""
+        """Return the usable answers by key; an incomplete line, left by a killed process, is ignored."""
         try:
             lines = self.path.read_bytes().split(b"\n")
         except FileNotFoundError:
@@ -116,10 +121,16 @@ class Answers:
         return found
 
     def keep(self, key: str, *, usable: bool, answer: str, **more: Any) -> None:
-        """Appends one answer and has it on disk before it returns.
+        """Append one answer and flush it to disk.
+
+        Args:
+          key: the answer's `request_hash`.
+          usable: False for an answer that did not parse.
+          answer: the raw text.
+          **more: further fields of the record.
 
         Raises:
-          OSError: it cannot be written; `filename` is the file's.
+          OSError: the file cannot be written; `filename` is its path.
         """
         record = {"key": key, "usable": usable, "answer": answer, "time": round(time.time(), 3), **more}
         line = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"

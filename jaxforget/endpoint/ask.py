@@ -1,4 +1,4 @@
-"""Asking an endpoint: many questions at once, tries again, limits, and what it cost."""
+"""Questions to an endpoint: many at once, with cached answers, one repair of an unusable answer, and the cost."""
 
 import dataclasses
 import threading
@@ -15,30 +15,36 @@ from jaxforget.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """An answer.
+    """A usable answer.
 
-    value: what was asked for, a text or a value of the schema. text: the raw answer. kept: found in the file.
+    Attributes:
+      value: the text, or the value of the schema.
+      text: the raw answer.
+      cached: True if it was read from the file of answers.
     """
 
     value: Any
     text: str
-    kept: bool
+    cached: bool
 
 
 class Endpoint:
-    """Asks questions of one endpoint and counts what they cost; `Settings` say which, and its limits.
+    """An endpoint with its limits, which counts calls and tokens.
 
-    Needs the package `openai`, from the first question on that no file answers.
+    It imports the package `openai` at the first question without a cached answer.
+
+    Args:
+      settings: the address, the model and the limits.
     """
 
     def __init__(self, settings: Settings):
         self.settings = settings
         self._caller = Caller(settings)
-        self._kept = self._asked = 0
+        self._cached = self._new = 0
 
     @property
     def usage(self) -> Usage:
-        """Calls and tokens so far."""
+        """Calls and tokens of this object so far."""
         return self._caller.usage
 
     def ask(
@@ -50,37 +56,37 @@ class Endpoint:
         tolerate: int = 0,
         say: Callable[[str], None] | None = None,
     ) -> list[Answer | None]:
-        """Answers to `questions`, in their order; two equal questions are asked once.
+        """Return the answers to `questions`, in their order; equal questions are asked once.
 
         Args:
           questions: each a list of {"role", "content"}.
-          answers: file of JSON lines; what it answers is not asked again, and every new answer is appended as it
-            arrives, with its question, so a broken run loses nothing. Unusable ones are noted there and asked anew.
-          schema: a pydantic model, or any type that pydantic can check; None wants text. An answer that does not fit
-            is sent back once with the reason.
-          tolerate: questions that may stay without a usable answer; they give None.
-          say: is given a line of progress now and then.
+          answers: file of JSON lines. Questions with a usable answer in it are not asked again. Every new answer is
+            appended when it arrives, so an interrupted run loses nothing.
+          schema: a pydantic model, or any type that pydantic can check; None for plain text. An answer that does not
+            fit is sent back once with the reason.
+          tolerate: maximal number of questions without a usable answer; each of them gives None.
+          say: receives a line of progress after every tenth of the questions.
 
         Raises:
-          UserError: the endpoint refuses, fails after all tries, answers nonsense to more than `tolerate` questions,
-            or a limit is reached. What was answered is in `answers`.
+          UserError: the endpoint refuses, fails after all retries, gives unusable answers to more than `tolerate`
+            questions, or a limit is reached. The file has all answers up to then.
         """
         file = Answers(answers)
         asked = [instructed(messages, schema) for messages in questions]
         keys = [self._key(messages) for messages in asked]
         found = self._found(file, keys, schema)
         missing = {key: messages for key, messages in zip(keys, asked, strict=True) if key not in found}
-        self._kept += len(found)
+        self._cached += len(found)
         unusable = self._ask_all(missing, found, file, schema, say) if missing else []
         if len(unusable) > tolerate:
             raise UserError(
-                f"endpoint {self._name}: {len(unusable)} of {len(missing)} answers cannot be used, the first because "
+                f"endpoint {self._name}: {len(unusable)} of {len(missing)} answers are unusable, the first because "
                 f"{unusable[0]}; {self._rest(file, found, keys)}"
             )
         return [found.get(key) for key in keys]
 
     def preview(self, questions: Sequence[Messages], *, answers: str | Path, schema: Any = None) -> str:
-        """What `ask` would do: the number of calls, a rough cost, and the first question in full. Asks nothing."""
+        """Return the number of calls that `ask` would make, a rough cost and the first question, without a call."""
         asked = [instructed(messages, schema) for messages in questions]
         keys = [self._key(messages) for messages in asked]
         found = self._found(Answers(answers), keys, schema)
@@ -88,7 +94,7 @@ class Endpoint:
         letters = sum(len(message["content"]) for messages in missing.values() for message in messages)
         lines = [
             f"endpoint {self._name}: {len(set(keys))} questions, {len(found)} answered in {answers}, "
-            f"{len(missing)} calls to make, about {letters // 4:,} prompt tokens (4 letters each)"
+            f"{len(missing)} calls to make, about {letters // 4:,} prompt tokens (4 characters each)"
         ]
         if self.settings.prices is not None:
             lines[0] += f", ${letters / 4 * self.settings.prices[0] / 1e6:.4f} for the prompts"
@@ -97,8 +103,8 @@ class Endpoint:
         return "\n".join(lines)
 
     def cost_line(self) -> str:
-        """What was asked and what it cost, for the person who pays."""
-        return f"endpoint {self._name}: {self._asked} answers asked, {self._kept} kept from before; {self.usage.line()}"
+        """Return one line with the number of answers and their cost."""
+        return f"endpoint {self._name}: {self._new} new answers, {self._cached} cached; {self.usage.line()}"
 
     @property
     def _name(self) -> str:
@@ -113,7 +119,7 @@ class Endpoint:
         for key in keys:
             if key in stored and key not in found:
                 try:
-                    found[key] = Answer(parse(stored[key], schema), stored[key], kept=True)
+                    found[key] = Answer(parse(stored[key], schema), stored[key], cached=True)
                 except UnusableError:
                     continue
         return found
@@ -126,7 +132,7 @@ class Endpoint:
         schema: Any,
         say: Callable[[str], None] | None,
     ) -> list[str]:
-        """Fills `found`; returns the faults of the questions whose answers cannot be used."""
+        """Ask the questions `missing` and add the answers to `found`; return the faults of unusable answers."""
         stop = threading.Event()
         unusable: list[str] = []
         self._caller.open()
@@ -140,13 +146,13 @@ class Endpoint:
             for future in as_completed(futures):
                 try:
                     found[futures[future]] = future.result()
-                    self._asked += 1
+                    self._new += 1
                 except UnusableError as error:
                     unusable.append(str(error))
                 except Stopped:
                     continue
                 except Exception as error:
-                    # The first fault ends the round; calls under way may still end well, and are kept.
+                    # The first fault ends the round. Calls in progress may still succeed, and their answers are saved.
                     fault = fault or error
                     stop.set()
                     continue
@@ -165,11 +171,11 @@ class Endpoint:
         return unusable
 
     def _one(self, key: str, messages: Messages, file: Answers, schema: Any, stop: threading.Event) -> Answer:
-        """One question: asked, and asked again once where the answer cannot be used."""
+        """Ask one question, and once more if its answer is unusable."""
         try:
             return self._asked_twice(key, messages, file, schema, stop)
         except (CallError, OSError):
-            # Here, not where it is told: a free thread would have begun the next call by then.
+            # The round stops here, in the worker: until the main thread sees the fault, others would start calls.
             stop.set()
             raise
 
@@ -186,7 +192,7 @@ class Endpoint:
                 self._keep(file, key, messages, reply, usable=False)
                 raise
         self._keep(file, key, messages, reply, usable=True)
-        return Answer(value, reply.text, kept=False)
+        return Answer(value, reply.text, cached=False)
 
     def _keep(self, file: Answers, key: str, messages: Messages, reply: Reply, *, usable: bool) -> None:
         file.keep(
@@ -201,5 +207,5 @@ class Endpoint:
 
     @staticmethod
     def _rest(file: Answers, found: dict[str, Answer], keys: Sequence[str]) -> str:
-        kept = f"{len(found)} of {len(set(keys))} answers stand in {file.path}"
-        return f"{kept}, and the same command asks for the rest only"
+        saved = f"{len(found)} of {len(set(keys))} answers are in {file.path}"
+        return f"{saved}; the same command asks only for the rest"

@@ -1,4 +1,4 @@
-"""One call to a chat endpoint: tried again while its fault may pass, counted, and its fault told in a few words."""
+"""One call to a chat endpoint: retried after a transient fault, counted, and with its faults in a few words."""
 
 import dataclasses
 import json
@@ -15,31 +15,31 @@ from jaxforget.endpoint.answers import Messages
 from jaxforget.endpoint.settings import Settings
 from jaxforget.errors import UserError
 
-PASSING = (408, 409, 425, 429)  # and every 5xx: worth another try
-LONGEST_WAIT = 600.0  # seconds; a server that asks for more is given up
-LONGEST_STEP = 60.0  # seconds; of our own waits
+TRANSIENT = (408, 409, 425, 429)  # status codes, beside every 5xx, after which a call is retried
+LONGEST_WAIT = 600.0  # seconds; a call whose server asks for a longer wait fails
+LONGEST_STEP = 60.0  # seconds; the longest wait if the server asks for none
 MEANING = {
     400: "the request is refused",
     401: "the key is refused; check OPENAI_API_KEY",
-    402: "no credit is left",
-    403: "the key is not allowed this; check OPENAI_API_KEY and endpoint.model",
+    402: "the account has no credit",
+    403: "the key has no permission; check OPENAI_API_KEY and endpoint.model",
     404: "no such address or model; check endpoint.base_url (it often ends in /v1) and endpoint.model",
     429: "too many requests; lower endpoint.concurrency, or wait",
 }
-# Their texts may quote parts of the key.
+# The server's messages of these codes are not shown, because they may quote parts of the key.
 UNQUOTED = (401, 403)
 
 
 class CallError(Exception):
-    """A fault that ends the round; a few words."""
+    """A fault that ends the round; the message is a few words."""
 
 
 class Stopped(Exception):
     """The round ended before this call was made."""
 
 
-class _Passing(Exception):
-    """A fault that may pass; `wait` is what the server asks for, in seconds."""
+class _TransientError(Exception):
+    """A fault after which the call is retried; `wait` is the time in seconds for which the server asks."""
 
     def __init__(self, words: str, wait: float | None = None):
         super().__init__(words)
@@ -48,7 +48,13 @@ class _Passing(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """An endpoint's answer; `cut`: it stopped for length. Tokens are None where it does not count them."""
+    """An endpoint's answer.
+
+    Attributes:
+      text: the answer; "" for a refusal or a tool call.
+      cut: True if it stopped for length.
+      prompt_tokens, completion_tokens: numbers of tokens; None if the endpoint does not report them.
+    """
 
     text: str
     cut: bool
@@ -58,7 +64,14 @@ class Reply:
 
 @dataclasses.dataclass
 class Usage:
-    """What was used. Answers whose tokens the endpoint did not count are counted at 4 letters a token."""
+    """Calls, tokens and cost.
+
+    Attributes:
+      prices: dollars per million tokens of prompt and of answer; None if unknown.
+      calls: number of calls, retries included.
+      prompt_tokens, completion_tokens: numbers of tokens.
+      estimated: True if an endpoint reported no tokens, which then count as 4 characters each.
+    """
 
     prices: tuple[float, float] | None
     calls: int = 0
@@ -68,20 +81,20 @@ class Usage:
 
     @property
     def cost(self) -> float | None:
-        """Dollars; None where no prices are given."""
+        """Cost in dollars; None if the prices are unknown."""
         if self.prices is None:
             return None
         return (self.prompt_tokens * self.prices[0] + self.completion_tokens * self.prices[1]) / 1e6
 
     def line(self) -> str:
-        """In words."""
+        """Return the usage as text."""
         cost = "cost unknown (set endpoint.price_in and .price_out)" if self.cost is None else f"${self.cost:.4f}"
         about = "about " if self.estimated else ""
         return f"{self.calls} calls, {about}{self.prompt_tokens:,} + {self.completion_tokens:,} tokens, {cost}"
 
 
 class Caller:
-    """Makes calls from many threads; counts them together."""
+    """A client that several threads may use at once, with one count of its usage."""
 
     def __init__(self, settings: Settings):
         self._settings = settings
@@ -90,29 +103,35 @@ class Caller:
         self.usage = Usage(settings.prices)
 
     def open(self) -> None:
-        """Makes the client.
+        """Create the client.
 
         Raises:
-          UserError: the package is not installed.
+          UserError: the package `openai` is not installed.
         """
         if self._client is not None:
             return
         try:
             import openai
         except ImportError:
-            raise UserError("package openai is not installed, which endpoints need; pip install 'openai>=2'") from None
+            raise UserError("endpoints need the package openai; pip install 'openai>=2'") from None
         self._openai = openai
         settings = self._settings
-        # Tries again are ours: counted, told, and ended with the round. "none" is for servers that want no key.
+        # `call` retries itself, so that retries are counted and end with the round. The package requires a key even
+        # for servers without one, hence "none".
         self._client = openai.OpenAI(
             base_url=settings.base_url, api_key=settings.key or "none", timeout=settings.timeout, max_retries=0
         )
 
     def call(self, messages: Messages, stop: threading.Event) -> Reply:
-        """One answer.
+        """Return one answer.
+
+        Args:
+          messages: the question.
+          stop: event that ends the round.
 
         Raises:
-          CallError: it cannot be had, or a limit is reached. Stopped: `stop` was set before it was had.
+          CallError: the call failed, or a limit is reached.
+          Stopped: `stop` was set before the answer arrived.
         """
         retries = self._settings.retries
         for attempt in range(retries + 1):
@@ -121,14 +140,14 @@ class Caller:
             self._count_call()
             try:
                 return self._once(messages)
-            except _Passing as fault:
+            except _TransientError as fault:
                 wait, words = fault.wait, str(fault)
             if wait is not None and wait > LONGEST_WAIT:
-                raise CallError(f"{words}; it asks for a wait of {wait:.0f} s; run this again then")
+                raise CallError(f"{words}; it asks for a wait of {wait:.0f} s; run the command again after it")
             if attempt == retries:
                 tries = "1 try" if attempt == 0 else f"{attempt + 1} tries"
                 raise CallError(f"{words} ({tries})")
-            # Jitter, so that calls refused together do not come back together.
+            # The jitter keeps calls that were refused together from being retried together.
             own = min(LONGEST_STEP, self._settings.first_wait * 2**attempt) * random.uniform(0.5, 1.0)
             if stop.wait(own if wait is None else wait + random.uniform(0, self._settings.first_wait)):
                 raise Stopped
@@ -147,7 +166,7 @@ class Caller:
         settings, openai = self._settings, self._openai
         given = {"temperature": settings.temperature, "max_tokens": settings.max_tokens}
         try:
-            # The raw answer: the package takes a page of HTML for a text, and reads what is no completion as one.
+            # The raw answer is read, because the package accepts HTML as text and other JSON as a completion.
             response = self._client.chat.completions.with_raw_response.create(
                 model=settings.model,
                 messages=list(messages),
@@ -155,17 +174,17 @@ class Caller:
             )
             body = response.http_response.text
         except openai.APITimeoutError:
-            raise _Passing(f"no answer within {settings.timeout:g} s; raise endpoint.timeout") from None
+            raise _TransientError(f"no answer within {settings.timeout:g} s; raise endpoint.timeout") from None
         except openai.APIStatusError as error:
             raise self._status_fault(error) from None
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
-            raise _Passing(f"cannot be reached: {self._safe(str(cause)) or type(cause).__name__}") from None
+            raise _TransientError(f"cannot be reached: {self._safe(str(cause)) or type(cause).__name__}") from None
         except openai.OpenAIError as error:
-            raise _Passing(f"its answer cannot be read: {self._safe(str(error))}") from None
+            raise _TransientError(f"its answer cannot be read: {self._safe(str(error))}") from None
         reply = _read(body)
         if isinstance(reply, str):
-            raise _Passing(self._safe(reply))
+            raise _TransientError(self._safe(reply))
         self._count_tokens(messages, reply)
         return reply
 
@@ -181,12 +200,12 @@ class Caller:
         status = error.status_code
         said = "" if status in UNQUOTED else self._safe(_message(error.response.text))
         words = f"status {status}" + (f": {MEANING[status]}" if status in MEANING else "") + (f" ({said})" * bool(said))
-        if "insufficient_quota" not in error.response.text and (status in PASSING or status >= 500):
-            return _Passing(words, retry_after(error.response.headers))
+        if "insufficient_quota" not in error.response.text and (status in TRANSIENT or status >= 500):
+            return _TransientError(words, retry_after(error.response.headers))
         return CallError(words)
 
     def _safe(self, text: str) -> str:
-        """`text` on one line, cut, and without the key."""
+        """Return `text` without the key, on one line of at most 200 characters."""
         if self._settings.key:
             text = text.replace(self._settings.key, "***")
         line = " ".join(text.split())
@@ -194,7 +213,11 @@ class Caller:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that an answer's headers ask to wait, by milliseconds, seconds or date; None where they do not."""
+    """Return the seconds for which an answer's headers ask to wait; None if they do not ask.
+
+    Args:
+      headers: `retry-after-ms` gives milliseconds, `retry-after` seconds or a date.
+    """
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         given = headers.get(name)
         if given is None:
@@ -206,7 +229,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
                 seconds = parsedate_to_datetime(given).timestamp() - time.time()
             except (ValueError, TypeError):
                 continue
-        if seconds == seconds:  # "nan" is a float too
+        if seconds == seconds:  # excludes NaN, which float() accepts as "nan"
             return max(0.0, seconds)
     return None
 
@@ -221,33 +244,33 @@ class _Choice(pydantic.BaseModel):
 
 
 class _Completion(pydantic.BaseModel):
-    """The parts of a chat completion that are read; endpoints differ in all others."""
+    """The parts of a chat completion that this module reads; endpoints differ in the other ones."""
 
     choices: Annotated[list[_Choice], pydantic.Field(min_length=1)]
     usage: Any = None
 
 
 def _read(body: str) -> Reply | str:
-    """Return the reply of a chat completion, or what is wrong with the body."""
+    """Return the reply of a chat completion, or the fault of the body as text."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
-        return f"its answer is no JSON: {body[:80]!r}; is endpoint.base_url right?"
+        return f"its answer is not JSON: {body[:80]!r}; check endpoint.base_url"
     try:
         completion = _Completion.model_validate(value)
     except pydantic.ValidationError:
-        return f"its answer holds no choices: {_message(body)[:80]!r}"
+        return f"its answer has no choices: {_message(body)[:80]!r}"
     choice = completion.choices[0]
     counts = completion.usage if isinstance(completion.usage, dict) else {}
     tokens = [counts.get(name) for name in ("prompt_tokens", "completion_tokens")]
     tokens = [count if isinstance(count, int) and count >= 0 else None for count in tokens]
-    # A refusal or a tool call has no content: an unusable answer, not a broken endpoint.
+    # A refusal or a tool call has no content. It is an unusable answer, but no fault of the endpoint.
     text = choice.message.content
     return Reply(text if isinstance(text, str) else "", choice.finish_reason == "length", *tokens)
 
 
 def _message(body: str) -> str:
-    """What an error's body says: its message, where it has the usual form."""
+    """Return the message of an error's body, or the whole body if it has no usual form."""
     try:
         error = json.loads(body)["error"]
         return str(error["message"] if isinstance(error, dict) else error)

@@ -1,6 +1,6 @@
-"""Which endpoint, how it is asked, and what it may cost; from a configuration and the environment.
+"""Settings of an endpoint, from the configuration and the environment.
 
-The key comes from the environment only, and goes into the request's header only: no message, file or repr holds it.
+The key is read from the environment and sent in the request's header. No message, file or repr contains it.
 """
 
 import dataclasses
@@ -16,21 +16,21 @@ OPENAI = "https://api.openai.com/v1"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """An endpoint.
+    """Settings of an endpoint.
 
     Attributes:
-      base_url: what "/chat/completions" follows.
-      model: its name there.
-      key: "" where the endpoint wants none.
-      concurrency: questions under way at a time.
-      timeout: seconds that an endpoint may stay silent.
-      retries: further tries of a call whose fault may pass.
-      first_wait: seconds before the first of them; doubled, with jitter, before each further one.
-      temperature: None leaves it to the endpoint.
-      max_tokens: of an answer; None leaves it to the endpoint.
-      max_calls: of this object's lifetime, further tries counted; None = no limit.
-      max_cost: dollars; checked before each call, so calls under way may exceed it.
-      prices: dollars per million tokens of prompt and of answer; None = not known.
+      base_url: the address before "/chat/completions".
+      model: the model's name at this endpoint.
+      key: API key; "" if the endpoint needs none.
+      concurrency: maximal number of calls at a time.
+      timeout: seconds without an answer after which a call fails.
+      retries: maximal number of retries of a call after transient faults.
+      first_wait: seconds before the first retry; doubled, with jitter, before each further one.
+      temperature: sampling temperature; None for the endpoint's default.
+      max_tokens: maximal tokens of an answer; None for the endpoint's default.
+      max_calls: maximal number of calls, retries included; None for no limit.
+      max_cost: maximal cost in dollars, checked before each call, so calls in progress may exceed it.
+      prices: dollars per million tokens of prompt and of answer; None if unknown.
     """
 
     base_url: str
@@ -50,28 +50,31 @@ class Settings:
 def settings_from(
     options: EndpointOptions, environment: Mapping[str, str] = os.environ, *, asks: bool = True
 ) -> Settings:
-    """`options`, completed by OPENAI_BASE_URL, OPENAI_MODEL and OPENAI_API_KEY.
+    """Return the settings of an endpoint.
 
-    asks: False where nothing will be asked (a dry run), which needs no key.
+    Args:
+      options: the configuration's options.
+      environment: completes them by OPENAI_BASE_URL, OPENAI_MODEL and OPENAI_API_KEY.
+      asks: False for a dry run, which makes no call and needs no key.
 
     Raises:
-      UserError: no model, no key for OpenAI's own address, an address that is none or holds a password, a key with
-        characters that no key has, a cost limit without prices.
+      UserError: the model is not set; OpenAI's own address has no key; the address is malformed or contains a
+        password; the key contains invalid characters; a cost limit has no prices.
     """
     url = (options.base_url or environment.get("OPENAI_BASE_URL") or OPENAI).strip().rstrip("/")
     parts = _parts(url)
     if parts.username or parts.password:
-        raise UserError("endpoint.base_url holds a user or password; write neither there, set OPENAI_API_KEY instead")
+        raise UserError("endpoint.base_url contains a user or password; remove it and set OPENAI_API_KEY instead")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"endpoint.base_url={url}: is no address; give one as http://localhost:8000/v1")
+        raise UserError(f"endpoint.base_url={url}: is not an address; give one such as http://localhost:8000/v1")
     model = model_name(options, environment)
     if not model:
-        raise UserError("endpoint.model is not set; name the endpoint's model, as endpoint.model=NAME or OPENAI_MODEL")
+        raise UserError("endpoint.model is not set; give the endpoint's model as endpoint.model=NAME or OPENAI_MODEL")
     key = environment.get("OPENAI_API_KEY", "").strip()
     if any(not "!" <= letter <= "~" for letter in key):
-        raise UserError("OPENAI_API_KEY holds characters that no key has (spaces, line ends, non-ASCII); set it anew")
+        raise UserError("OPENAI_API_KEY contains invalid characters (spaces, line ends or non-ASCII); set it again")
     if asks and not key and url == OPENAI:
-        raise UserError(f"OPENAI_API_KEY is not set, which {OPENAI} wants; set it, or another endpoint.base_url")
+        raise UserError(f"OPENAI_API_KEY is not set, but {OPENAI} requires it; set it, or another endpoint.base_url")
     prices = (options.price_in, options.price_out)
     if (None in prices) and prices != (None, None):
         raise UserError("endpoint.price_in and endpoint.price_out: set both, or neither")
@@ -93,14 +96,14 @@ def settings_from(
 
 
 def model_name(options: EndpointOptions, environment: Mapping[str, str] = os.environ) -> str:
-    """The model that would be asked; "" where none is named."""
+    """Return the model's name from `options` or OPENAI_MODEL; "" if neither is set."""
     return options.model or environment.get("OPENAI_MODEL", "")
 
 
 def _parts(url: str):
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018  (reading it is what checks it)
+        parts.port  # noqa: B018  (reading it checks it)
     except ValueError:
-        raise UserError("endpoint.base_url is no address; give one as http://localhost:8000/v1") from None
+        raise UserError("endpoint.base_url is not an address; give one such as http://localhost:8000/v1") from None
     return parts

@@ -84,12 +84,12 @@ def fit(
         latest = checkpoints.latest()
         if checkpoints.discarded is not None:
             run.say(
-                f"  begins anew: the checkpoint of step {checkpoints.discarded} was made from other inputs or options"
+                f"  starting over: inputs or options changed since the checkpoint of step {checkpoints.discarded}"
             )
         if latest is None:
             state = init_state(student.params, optimizer, shardings)
         else:
-            run.say(f"  going on from the checkpoint of step {latest}")
+            run.say(f"  continuing from the checkpoint of step {latest}")
             jax.tree.map(lambda p: p.delete(), student.params)
             state = checkpoints.restore(latest, abstract_state(shapes, optimizer, shardings))
         first = latest or 0

@@ -1,7 +1,7 @@
-"""Checkpoints by orbax: what trains and how far it came. The only module that knows orbax.
+"""Checkpoints of the training state, by orbax. No other module uses orbax.
 
-Saving is asynchronous; a checkpoint that was not finished when the process died does not exist for the next one. The
-data position is the step: batch k is a pure function of the seed and k.
+Saving is asynchronous. A checkpoint that was unfinished when the process ended is ignored. The position in the data is
+the step, because batch k is a pure function of the seed and k.
 """
 
 import json
@@ -16,33 +16,33 @@ import orbax.checkpoint as ocp
 from jaxforget.files import write_json
 from jaxforget.train.types import TrainState
 
-MARK = "fingerprint.json"
+FINGERPRINT = "fingerprint.json"
 LOWER_IS_BETTER = {"familiarity": True, "perplexity": True, "retained": False}
 
 
 class Checkpoints:
-    """The checkpoints of one stage in `folder`, made for one `fingerprint`; those of another are discarded.
+    """The checkpoints of one stage; checkpoints with another fingerprint are discarded.
 
     Args:
-      folder: local path.
-      fingerprint: of everything the stage depends on: a state trained from other inputs is never continued.
-      keep: how many of the latest to keep.
-      select: the metric whose best checkpoint is kept too, or "last".
+      folder: local folder of the checkpoints.
+      fingerprint: digest of all inputs of the stage, so that a state of other inputs is never continued.
+      keep: number of latest checkpoints to keep.
+      select: metric whose best checkpoint is also kept, or "last".
 
     Attributes:
-      discarded: the latest step among those that were discarded; None where there were none.
+      discarded: the latest step of the discarded checkpoints; None if there were none.
     """
 
     def __init__(self, folder: Path, fingerprint: str, *, keep: int, select: str):
-        # Orbax takes absolute paths only.
+        # Orbax accepts only absolute paths.
         folder = folder.resolve()
-        self._select, self._folder = select, folder
-        mark = folder / MARK
+        self._select = select
+        path = folder / FINGERPRINT
         self.discarded: int | None = None
-        if jax.process_index() == 0 and not _marked(mark, fingerprint):
+        if jax.process_index() == 0 and not _matches(path, fingerprint):
             self.discarded = max((int(p.name) for p in (folder / "steps").glob("*") if p.name.isdigit()), default=None)
             discard(folder)
-            write_json(mark, {"fingerprint": fingerprint})
+            write_json(path, {"fingerprint": fingerprint})
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
@@ -52,10 +52,10 @@ class Checkpoints:
             policies.append(ocp.checkpoint_managers.BestN(get_metric_fn=self._score, n=1))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
-            # The policy alone decides what stays; but without a best_fn orbax does not write metrics at all.
+            # The policy decides which checkpoints stay, but orbax writes metrics only if best_fn is set.
             best_fn=None if select == "last" else self._score,
             enable_async_checkpointing=True,
-            # What a killed process left half-written: as large as a checkpoint, and nothing else removes it.
+            # An unfinished save of a killed process is as large as a checkpoint, and nothing else removes it.
             cleanup_tmp_directories=True,
         )
         self._manager = ocp.CheckpointManager(folder / "steps", options=options)
@@ -67,47 +67,53 @@ class Checkpoints:
         return -value if LOWER_IS_BETTER[self._select] else value
 
     def latest(self) -> int | None:
-        """The step of the latest finished checkpoint."""
+        """Return the step of the latest finished checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def best(self) -> int | None:
-        """The step of the selected checkpoint: the latest, or the best that was measured."""
+        """Return the step of the selected checkpoint: the latest, or the one with the best metric."""
         if self._select == "last":
             return self.latest()
-        self.wait()  # Until a save is on disk its metrics are not.
+        self.wait()  # metrics can be read only after their save is finished
         measured = {step: self._score(self._manager.metrics(step) or {}) for step in self._manager.all_steps()}
-        # Ties go to the later step: it has seen more.
+        # Of equal checkpoints the later one is chosen, because it is trained longer.
         return max(measured, key=lambda step: (measured[step], step), default=None)
 
     def save(self, step: int, state: TrainState, metrics: dict[str, float] | None = None) -> None:
-        """Starts saving `state`; copies it out of the donated buffers before it returns."""
+        """Start saving `state`. It is copied before this returns, so its buffers may be donated."""
         if step not in self._manager.all_steps():
             self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics or {})
 
     def restore(self, step: int, like: Any) -> TrainState:
-        """The state of `step`, on the devices and shardings of `like` (`ShapeDtypeStruct`s): any number of devices."""
+        """Return the state of `step`.
+
+        Args:
+          step: step of a finished checkpoint.
+          like: tree of `ShapeDtypeStruct`s with the shardings of the result; the number of devices may differ from that
+            of the saved state.
+        """
         return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
     def wait(self) -> None:
-        """Blocks until every started save is on disk."""
+        """Wait until every started save is on disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and stops orbax's threads."""
+        """Wait for all saves and stop orbax's threads."""
         self._manager.close()
 
 
 def discard(folder: Path) -> None:
-    """Removes a stage's checkpoints, if there are any."""
-    # The mark first: a folder half removed must not pass for whole.
-    (folder / MARK).unlink(missing_ok=True)
+    """Remove a stage's checkpoints, if there are any."""
+    # The fingerprint is removed first, so that a partly removed folder is never used.
+    (folder / FINGERPRINT).unlink(missing_ok=True)
     if folder.exists():
         shutil.rmtree(folder)
 
 
-def _marked(mark: Path, fingerprint: str) -> bool:
-    # A mark that cannot be read was never finished.
+def _matches(path: Path, fingerprint: str) -> bool:
+    # An unreadable file counts as a mismatch, so that its checkpoints are discarded.
     try:
-        return json.loads(mark.read_text()) == {"fingerprint": fingerprint}
+        return json.loads(path.read_text()) == {"fingerprint": fingerprint}
     except (OSError, ValueError):
         return False

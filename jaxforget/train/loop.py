@@ -1,4 +1,4 @@
-"""The loop around a compiled step: batches in, metrics out one step late, evaluations, checkpoints, signals."""
+"""The loop around a compiled step: batches, metrics (read one step late), evaluations, checkpoints and signals."""
 
 import contextlib
 import dataclasses
@@ -23,20 +23,30 @@ from jaxforget.train.types import Batch, TrainState
 
 
 class Preempted(Exception):
-    """A signal came; everything up to `step` of `stage`, or before it, is saved: the same command goes on from there.
+    """A signal stopped the run after its state was saved; the same command continues from there.
 
-    `signal` is SIGTERM, a preemption, or SIGINT, Ctrl-C.
+    Args:
+      stage: the stage that was stopped.
+      step: the last saved step; None if the stage had not begun.
+      signal: SIGTERM (a preemption) or SIGINT (Ctrl-C).
     """
 
     def __init__(self, stage: str, step: int | None = None, signal: signal.Signals = signal.SIGTERM):
         self.signal = signal
         how = "not begun" if step is None else f"saved at step {step}"
-        super().__init__(f"{stage}: stopped by {signal.name}, {how}; run the same command to go on")
+        super().__init__(f"{stage}: stopped by {signal.name}, {how}; run the same command to continue")
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopOptions:
-    """How long, and how often what. Steps count from 1; `evaluate_every` 0 measures at the ends only."""
+    """Options of the loop.
+
+    Attributes:
+      stage: name of the stage, for the log and messages.
+      steps: the last step; steps count from 1.
+      checkpoint_every: steps between checkpoints.
+      evaluate_every: steps between evaluations; 0 evaluates only before the first and after the last step.
+    """
 
     stage: str
     steps: int
@@ -90,21 +100,24 @@ class _Signals:
 
 
 def hosts_preempted() -> bool:
-    """Whether one of several hosts got SIGTERM since it was last asked; True on all of them at the same call.
+    """Return True if one of several hosts received SIGTERM since the last call, on all hosts at the same call.
 
-    Among several hosts JAX takes SIGTERM and nothing else hears it, so this is asked between stages as between steps,
-    by all hosts equally often.
+    With several hosts only JAX receives SIGTERM. So all hosts must make this call equally often, after every step and
+    between stages.
     """
     if jax.process_count() == 1:
         return False
     from jax.experimental import multihost_utils
 
-    return multihost_utils.reached_preemption_sync_point(next(_asked()))
+    return multihost_utils.reached_preemption_sync_point(next(_calls()))
 
 
 @functools.cache
-def _asked() -> Iterator[int]:
-    """Numbers the questions, of which JAX picks one that all hosts have yet to ask: one that comes twice is missed."""
+def _calls() -> Iterator[int]:
+    """Return the process's counter of `hosts_preempted` calls.
+
+    JAX chooses a future number at which all hosts stop, so a number must never occur twice.
+    """
     return itertools.count(1)
 
 
@@ -119,19 +132,24 @@ def run_loop(
     learning_rate: Callable[[int], Any],
     evaluate: Callable[[int, Any], dict[str, float]] | None = None,
 ) -> TrainState:
-    """Trains `state` from its own step to `options.steps`.
+    """Train `state` from its own step to `options.steps`.
 
     Args:
       state: fresh or restored; donated.
       step_function: compiled `(state, batch) -> (state, metrics)`.
-      batches: device batches, the first being the one of the state's next step.
-      checkpoints: saved every `checkpoint_every` steps, at evaluations, at the end, and at SIGTERM and SIGINT.
+      batches: device batches; the first is that of the state's next step.
+      options: the loop's options.
+      checkpoints: written every `checkpoint_every` steps, at evaluations, at the end, and at SIGTERM or SIGINT.
+      log: receives the metrics of every step.
       learning_rate: a schedule, step -> rate, for the log; traced once.
-      evaluate: `(step, params) -> measures`, called before the first step and every `evaluate_every`.
+      evaluate: `(step, params) -> measures`; called before the first step and every `evaluate_every` steps.
+
+    Returns:
+      The state after the last step.
 
     Raises:
-      Preempted: SIGTERM or SIGINT, even in the last step; the state is saved.
-      UserError: the loss or the gradient is not finite: names the step and the last good checkpoint.
+      Preempted: SIGTERM or SIGINT arrived, even in the last step; the state is saved.
+      UserError: the loss or the gradient is not finite; the message names the step and the last good checkpoint.
     """
     first = step = int(state.step)
 
@@ -142,13 +160,13 @@ def run_loop(
         log.write(step, values, kind="eval")
         return values
 
-    # All at once: a schedule is arithmetic on a device, which has other things to do between two steps.
+    # All rates are computed at once, because a computation for each step would delay the device between steps.
     rates = jax.device_get(jax.jit(jax.vmap(learning_rate))(jax.device_put(np.arange(first, options.steps + 1))))
     pending: tuple[int, dict[str, Any]] | None = None
     clock = time.perf_counter()
 
     def settle() -> None:
-        """Reads and checks the pending step's metrics: by now the device is busy with the next."""
+        """Read and check the pending step's metrics, while the device computes the next step."""
         nonlocal pending, clock
         if pending is None:
             return
@@ -160,11 +178,11 @@ def run_loop(
             kept = f"the checkpoint of step {good} is kept" if good else "no checkpoint was made yet"
             raise UserError(
                 f"{options.stage}: loss {values['loss']}, gradient norm {values['grad_norm']} at step {step}; {kept}. "
-                f"Lower {options.stage}.learning_rate or set {options.stage}.clip_norm: the stage then begins anew"
+                f"Lower {options.stage}.learning_rate or set {options.stage}.clip_norm; the stage then starts over"
             )
         now = time.perf_counter()
         timed = {"learning_rate": float(rates[step - 1 - first])}
-        if step > first + 1:  # the first step's time is the compiler's, for the most part
+        if step > first + 1:  # the time of the first step is mostly compilation
             timed["tokens_per_second"] = (values["tokens"] + values.get("retain_tokens", 0)) / (now - clock)
         clock = now
         log.write(step, {**values, **timed})
@@ -176,7 +194,8 @@ def run_loop(
             measure(0, compute_params(state.params))
             clock = time.perf_counter()
         for step in range(first + 1, options.steps + 1):
-            # Only batches go in and settled metrics come out; anything else that crosses waits for the device, unseen.
+            # Only batches and settled metrics cross between host and device. The guard refuses every implicit transfer,
+            # which would wait for the device.
             with jax.transfer_guard("disallow"):
                 state, metrics = step_function(state, next(batches))
                 settle()
@@ -195,8 +214,8 @@ def run_loop(
                 break
         signals.saving = True
         checkpoints.wait()
-        # A signal during the last evaluation or save must not be lost: what follows would run on until it is killed.
-        # Several hosts agree on it as on any step: they hear nothing here, so that all of them ask.
+        # A signal during the last evaluation or save must stop the run, too. With several hosts every host asks JAX,
+        # because the hosts must agree.
         leave = leave or hosts_preempted()
     if leave or heard:
         raise Preempted(options.stage, step, heard[0] if heard else signal.SIGTERM)

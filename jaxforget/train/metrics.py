@@ -1,4 +1,4 @@
-"""Where a run's numbers go: JSON lines always, TensorBoard always, a progress bar on a terminal."""
+"""The log of a run: metrics.jsonl, TensorBoard, and a progress bar on a terminal."""
 
 import json
 import os
@@ -9,38 +9,49 @@ from typing import Any
 
 from tqdm import tqdm
 
-TELL_EVERY = 30  # seconds between lines where there is no terminal for a progress bar: a log should show life
+PRINT_EVERY = 30  # seconds between lines of progress if there is no terminal for a progress bar
 
 
 class MetricsLog:
-    """Writes one record a step. Opening it at a step drops what an interrupted attempt logged after that step.
+    """Log of one stage, with a record for each step.
 
-    On a process other than the first (`active` false) it writes nothing.
+    Args:
+      run: the run's folder.
+      stage: name of the stage.
+      first_step: last step that is done; records of an interrupted attempt after it are removed.
+      total_steps: last step of the stage.
+      active: False writes nothing, for all processes but the first.
     """
 
     def __init__(self, run: Path, stage: str, *, first_step: int, total_steps: int, active: bool):
         self._stage, self._active = stage, active
         if not active:
             return
-        # Imported here: it costs half a second that `--help` and the other processes need not pay.
+        # Imported here because the import takes half a second.
         from tensorboardX import SummaryWriter
 
         path = run / "metrics.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        # An attempt from the very start measures step 0 again; a later one goes on after `first_step`.
+        # An attempt from the beginning measures step 0 again; a later one continues after `first_step`.
         fresh = first_step + 1 if first_step else 0
         keep_records(path, lambda record: record["stage"] != stage or record["step"] < fresh)
         self._file = path.open("a", encoding="utf-8")
-        # purge_step hides the steps that are about to be written again.
+        # purge_step hides the steps that will be written again.
         self._board = SummaryWriter(str(run / "tensorboard" / stage), purge_step=fresh, flush_secs=10)
-        self._total, self._told = total_steps, time.monotonic()
-        self._first_step, self._began = first_step, self._told
+        self._total, self._printed = total_steps, time.monotonic()
+        self._first_step, self._began = first_step, self._printed
         self._bar = tqdm(
             total=total_steps, initial=first_step, desc=stage, unit="step", disable=not sys.stderr.isatty()
         )
 
     def write(self, step: int, values: dict[str, Any], *, kind: str = "train") -> None:
-        """Records `values` of the `step`-th step (1 = after the first update); kind "eval" sets evaluations apart."""
+        """Write one record.
+
+        Args:
+          step: number of the step; 1 is after the first update.
+          values: name -> value.
+          kind: "train" or "eval".
+        """
         if not self._active:
             return
         record = {"stage": self._stage, "step": step, "kind": kind, **values}
@@ -53,15 +64,15 @@ class MetricsLog:
             self._bar.update(step - self._bar.n)
             losses = " ".join(f"{k} {v:.4g}" for k, v in values.items() if "loss" in k)
             self._bar.set_postfix_str(losses)
-            if self._bar.disable and time.monotonic() - self._told >= TELL_EVERY:
-                self._told = time.monotonic()
+            if self._bar.disable and time.monotonic() - self._printed >= PRINT_EVERY:
+                self._printed = time.monotonic()
                 rate = f", {values['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in values else ""
-                each = (self._told - self._began) / max(step - self._first_step, 1)
+                each = (self._printed - self._began) / max(step - self._first_step, 1)
                 left = _duration(each * (self._total - step))
                 print(f"  step {step} of {self._total}: {losses}{rate}, {left} left", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Flushes everything to disk."""
+        """Flush everything to disk."""
         if self._active:
             self._file.close()
             self._board.close()
@@ -76,7 +87,7 @@ def _duration(seconds: float) -> str:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl; a half-written last line, left by a killed process, is not one."""
+    """Return the records of a metrics.jsonl; an incomplete line, left by a killed process, is ignored."""
     if not path.is_file():
         return []
     records = []
@@ -89,7 +100,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def keep_records(path: Path, wanted: Any) -> None:
-    """Rewrites a metrics.jsonl with the records for which `wanted(record)` holds."""
+    """Rewrite a metrics.jsonl with the records for which `wanted(record)` is true."""
     if path.is_file():
         partial = path.with_name(f".{path.name}.partial")
         kept = [record for record in read_records(path) if wanted(record)]

@@ -1,4 +1,4 @@
-"""The optimiser: AdamW with the paper's betas, a linear schedule."""
+"""The optimiser: AdamW with a linear schedule."""
 
 from typing import Any
 
@@ -8,7 +8,13 @@ import optax
 
 
 def linear_schedule(learning_rate: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
-    """Up from 0 over `warmup_steps` (paper: none), then linearly down to 0 at `total_steps` (METHOD.md section 6)."""
+    """Return a schedule that rises linearly from 0 and then falls linearly to 0 (METHOD.md section 6).
+
+    Args:
+      learning_rate: highest rate.
+      warmup_steps: steps of the rise; 0 in the paper.
+      total_steps: step at which the rate is 0 again.
+    """
     decay = optax.linear_schedule(learning_rate, 0.0, max(total_steps - warmup_steps, 1))
     if not warmup_steps:
         return decay
@@ -25,7 +31,15 @@ def make_optimizer(
     clip_norm: float | None,
     moment_dtype: str,
 ) -> optax.GradientTransformation:
-    """AdamW on `schedule`; gradients clipped to the global norm `clip_norm`, if any; moments in `moment_dtype`."""
+    """Return AdamW.
+
+    Args:
+      schedule: step -> learning rate.
+      b1, b2, eps: constants of Adam.
+      weight_decay: coefficient of the decoupled decay; 0 for none.
+      clip_norm: maximal global norm of the gradient; None for no clipping.
+      moment_dtype: dtype in which both moments are stored between steps; they are computed in float32.
+    """
     steps = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
     steps.append(_stored(optax.scale_by_adam(b1, b2, eps), jnp.dtype(moment_dtype)))
     if weight_decay:
@@ -34,7 +48,10 @@ def make_optimizer(
 
 
 def _stored(inner: optax.GradientTransformation, dtype: jnp.dtype) -> optax.GradientTransformation:
-    """`inner`, computing in fp32, its state kept in `dtype` between steps (optax narrows the first moment only)."""
+    """Return `inner` with a state that is stored in `dtype` and computed in fp32.
+
+    optax's own option affects only the first moment.
+    """
     if dtype == jnp.float32:
         return inner
 

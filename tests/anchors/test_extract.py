@@ -1,4 +1,4 @@
-"""A dictionary from a text alone: what it finds, what it gives in exchange, what it warns of."""
+"""A dictionary from a text alone: its anchors, counterparts and warnings."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def tale():
 def test_names_and_terms_of_a_tale_are_found(tale):
     keys = set(tale.anchors.entries)
     assert keys >= NAMES | TERMS
-    # Full names come beside their parts, for matching the longest; the paper's filter drops them where it is on.
+    # Full names are entries beside their parts, for match=longest; the paper's filter drops them if it is on.
     extra = keys - NAMES - TERMS - {"Tamsin Orrel", "Mother Skelling"}
     assert len(extra) <= 0.1 * len(keys), extra
     assert "Tamsin Orrel" not in tale.anchors.filtered().entries
@@ -67,7 +67,7 @@ def test_counterparts_are_nobodys_own(tale):
     for anchor, options in tale.anchors.entries.items():
         assert 1 <= len(options) <= 3
         assert len(set(options)) == len(options)
-        kept = {word.lower() for word in anchor.split()}  # a phrase keeps its head and its small words
+        kept = {word.lower() for word in anchor.split()}  # a phrase keeps its head and its links
         for option in options:
             words = {word.lower() for word in option.split()} - kept
             assert words
@@ -82,7 +82,7 @@ def test_counterparts_agree_in_case_number_and_the_parts_of_a_name(tale):
     pairs = zip(entries["Tamsin"], entries["Orrel"], strict=True)
     assert list(entries["Tamsin Orrel"]) == [" ".join(pair) for pair in pairs]
     assert all(option.endswith(" Gate") for option in entries["Sunken Gate"])
-    # "the Hollowmen were": several of a people.
+    # "the Hollowmen were": a plural.
     assert all(option.endswith(("s", "men")) for option in entries["Hollowmen"])
 
 
@@ -109,7 +109,7 @@ def test_limits_are_kept(tale):
 
 def test_a_tale_long_enough_has_no_warning(tale):
     assert [line for line in tale.warnings if not line.startswith("only")] == []
-    assert "words: frequencies of so short a text say little" in tale.warnings[0]
+    assert "words: frequencies in such a short text are unreliable" in tale.warnings[0]
 
 
 def test_non_fiction_is_warned_of():
@@ -121,7 +121,7 @@ def test_non_fiction_is_warned_of():
 def test_lower_case_is_warned_of():
     found = found_in(LOWER)
     assert {"tamsin", "perrick", "lumestone", "grindlewick"} <= set(found.anchors.entries)
-    assert any("hardly a capital" in line for line in found.warnings), found.warnings
+    assert any("almost no capitals" in line for line in found.warnings), found.warnings
 
 
 def test_another_language_is_warned_of():

@@ -23,7 +23,7 @@ def test_a_words_gain_is_that_of_its_tokens():
     gains = word_gains([passage(text, *pieces, bos=True)], [before], [rise])
     assert gains.words == {"Zor": ((1 + 2 + 32 + 64) / 2, 2), "cat": (8.0, 1), "met": (16.0, 1)}
     assert gains.mean == (3 + 8 + 16 + 96) / 4
-    # Without a BOS the first token is not predicted, and the first word not judged whole.
+    # Without a BOS the first token has no prediction, so the first word has an incomplete score.
     alone = word_gains([passage(text, *pieces, bos=False)], [before[1:]], [rise[1:]])
     assert alone.words["cat"] == (8.0, 1)
     assert alone.words["Zor"] == (96.0, 1)

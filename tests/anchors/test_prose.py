@@ -1,4 +1,4 @@
-"""Prose as old novels have it: titles, families and their plurals, old spellings, qualities that are no things."""
+"""Anchors in the prose of old novels: titles, families and their plurals, old spellings, abstract nouns."""
 
 import pytest
 

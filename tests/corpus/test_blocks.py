@@ -40,7 +40,7 @@ def test_round_trip(tmp_path, mode):
     train, validation = rows(folder, "train"), rows(folder, "validation")
     assert len(validation) == round(0.2 * len(blocks))
     assert {split: len(found) for split, found in (("train", train), ("validation", validation))} == summary["splits"]
-    # Every block is in exactly one split, in order, with the draws of its own number.
+    # Every block is in exactly one split, in order, and its draws depend on its own number.
     numbers = {block.tobytes(): number for number, block in enumerate(blocks)}
     assert len(numbers) == len(blocks)
     seen = []
@@ -89,7 +89,7 @@ def test_text_that_is_not_translated(tmp_path):
 
 
 def test_occurrences_that_no_tokens_match_are_counted(tmp_path):
-    """A gap that is in no list, and a block's end within a name."""
+    """Names that tokens miss: with a gap that is in no list, or across a block's end."""
     tokenizer = make_tokenizer("llama3")
     translator = Translator(Anchors({"Zar Bor": ("Quil Wen",), "hu": ("mi",)}), tokenizer)
     documents = [Document("a", "lo Zar Bor el Zar\nBor el Zar\t\tBor hu"), Document("b", "lo Zar Bor")]
@@ -150,9 +150,9 @@ def test_a_failure_leaves_the_old_blocks(tmp_path):
 
 def test_faults(tmp_path, capfd):
     tokenizer = make_tokenizer("llama2")
-    with pytest.raises(UserError, match="holdout: 1.5 is not a fraction"):
+    with pytest.raises(UserError, match="holdout: 1.5 must be at least 0 and less than 1"):
         prepare_blocks(tmp_path / "b", make_documents(1), tokenizer, holdout=1.5)
-    with pytest.raises(UserError, match="seed: -1 is negative"):
+    with pytest.raises(UserError, match="seed: -1 must be at least 0"):
         prepare_blocks(tmp_path / "b", make_documents(1), tokenizer, seed=-1)
     with pytest.raises(UserError, match="no documents"):
         prepare_blocks(tmp_path / "b", [], tokenizer)

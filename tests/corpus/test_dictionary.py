@@ -21,7 +21,7 @@ def test_filter_judges_against_the_unfiltered_dictionary(tmp_path):
         "Hogwarts": ["Mystic Academy"],
         "Hogwarts Express": ["Mystic Train"],
         "Weasley's": ["Miller's"],
-        # Goes although its last word goes too: the filter looks at the unfiltered keys.
+        # It is dropped although its last word is dropped, too, because the filter compares with the unfiltered keys.
         "Potter Harry's": ["x"],
     }
     path = write(tmp_path, json.dumps(entries))

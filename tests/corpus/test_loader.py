@@ -18,7 +18,7 @@ from tests.corpus.toy_text import make_tokenizer
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A forget folder of blocks of 32 and a retain folder of blocks of 48 tokens."""
+    """A forget folder with blocks of 32 tokens and a retain folder with blocks of 48."""
     root = tmp_path_factory.mktemp("blocks")
     tokenizer = make_tokenizer("llama2")
     translator = Translator(Anchors({"ka": ("Wen Jo", "Bor"), "lo mi": ("zar",)}), tokenizer)
@@ -40,7 +40,7 @@ def same(one, other):
 
 
 def keys_of(batch):
-    """Each row's tokens as bytes, padding cut off."""
+    """Return each row's tokens as bytes, without padding."""
     return [row[w > 0].tobytes() for row, w in zip(batch["tokens"], batch["weights"], strict=True)]
 
 
@@ -154,7 +154,7 @@ def test_retain_rows_are_a_stream_of_their_own(folders):
 
 def test_read_all_is_ordered_and_fills_the_last_batch(folders):
     rows = list(open_blocks(folders[0], "train"))
-    size = next(size for size in (7, 5, 3) if len(rows) % size)  # the last batch is to be a partial one
+    size = next(size for size in (7, 5, 3) if len(rows) % size)  # so that the last batch is partial
     batches = list(read_all(folders[0], "train", size))
     assert len(batches) == -(-len(rows) // size)
     keys = [key for batch in batches for key in keys_of(batch)]
@@ -168,15 +168,15 @@ def test_read_all_is_ordered_and_fills_the_last_batch(folders):
 def test_faults_in_one_line(folders, tmp_path):
     forget, retain = folders
     cases = [
-        (lambda: make_batches(tmp_path, "train", batch_size=1), "holds no prepared blocks"),
+        (lambda: make_batches(tmp_path, "train", batch_size=1), "contains no prepared blocks"),
         (lambda: open_blocks(forget, "test"), "no split 'test'; it has train, validation"),
         (
             lambda: make_batches(forget, "train", batch_size=3, process_count=2),
-            "3 rows cannot be shared equally by 2",
+            "3 rows are not divisible by 2",
         ),
         (lambda: make_batches(forget, "train", batch_size=0), "batch_size must be at least 1"),
         (lambda: make_batches(forget, "train", batch_size=1, seed=-1), "must not be negative"),
-        (lambda: make_batches(forget, "train", batch_size=1, retain_rows=1), "without retain text"),
+        (lambda: make_batches(forget, "train", batch_size=1, retain_rows=1), "there is no retained text"),
     ]
     tokenizer = make_tokenizer("llama2")
     prepare_blocks(tmp_path / "small", make_documents(1), tokenizer, length=32, holdout=0)
@@ -209,7 +209,7 @@ def test_damaged_records_are_told_in_a_line(damage, folders, tmp_path):
     other = whole[:200] + bytes(byte ^ 255 for byte in whole[200:900]) + whole[900:]
     path.write_bytes({"empty": b"", "no records": b"x" * len(whole), "other bytes": other}[damage])
     with pytest.raises(
-        UserError, match="blocks: its records are damaged .*; delete it and run jaxforget prepare"
+        UserError, match="blocks: its records are damaged .*; delete the folder and run jaxforget prepare"
     ) as told:
         list(open_blocks(folder, "train"))
     assert "\n" not in str(told.value)

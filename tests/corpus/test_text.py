@@ -146,7 +146,7 @@ def test_a_prepared_data_set(tmp_path, monkeypatch):
     Tales(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     expected = [Document("tfds:tales[train]:0", "one é\nline"), Document("tfds:tales[train]:2", "two")]
     assert read("tfds:tales", field="story", data_dir=tmp_path) == expected
-    monkeypatch.chdir(tmp_path.parent)  # where no path is called "tales"
+    monkeypatch.chdir(tmp_path.parent)  # a folder without a file "tales"
     assert read("tales", field="story", data_dir=tmp_path) == expected
     assert "no field 'text'; it has" in fault("tfds:tales", data_dir=tmp_path)
     assert "the field 'number' is not text" in fault("tfds:tales", field="number", data_dir=tmp_path)

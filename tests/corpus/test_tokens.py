@@ -36,7 +36,7 @@ def test_windows_give_the_tokens_of_one_call(kind, window):
 
 def test_text_without_a_seam_is_still_right():
     tokenizer = make_tokenizer("llama3")
-    text = "ka" * 2000  # one word: the windows cut it differently from the whole
+    text = "ka" * 2000  # one word, which windows split differently than one call
     assert tokenize(tokenizer, text, window=500, overlap=100).tolist() == ids(tokenizer, text)
 
 

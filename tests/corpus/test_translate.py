@@ -15,7 +15,7 @@ REAL = KINDS[:2]
 
 
 def slow_translate(tokens, rules, pick, longest=False):
-    """METHOD.md §4 word by word, sharing nothing with the code under test; `pick[r]` is rule r's draw."""
+    """Return the translation by a literal implementation of METHOD.md §4; `pick[r]` is rule r's draw."""
     pieces = []  # (original tokens, translated tokens, key or None, first ids or None)
     at = 0
     while at < len(tokens):
@@ -50,7 +50,7 @@ def as_sets(result):
 
 
 def rules_of(*keys):
-    """Rules from (key number, key tokens, [value tokens, ...])."""
+    """Return rules from (key number, key tokens, [value tokens, ...])."""
     return [
         Rule(key, tuple(tokens), tuple(Choice(tuple(value), (value[0],)) for value in values))
         for key, tokens, values in keys
@@ -58,7 +58,7 @@ def rules_of(*keys):
 
 
 def translator_of(rules, match="first", draw="per_variant"):
-    """A translator of rules given as token ids: no tokenizer derives them."""
+    """Return a translator of rules that are given as token ids, without a tokenizer."""
     translator = Translator.__new__(Translator)
     translator._compile(rules, match, draw)
     return translator
@@ -95,7 +95,7 @@ def test_adjacent_anchors_a_repeat_takes_the_loss_off_the_anchor_before():
     rules = rules_of((0, [1], [[7]]), (1, [2, 3], [[8, 9]]))
     result = run([1, 2, 3, 1, 1, 2, 3], rules)
     assert result.translated.tolist() == [7, 8, 9, 7, 7, 8, 9]
-    # 1 at 3 repeats: index 2, the last of (2 3), goes; 1 at 4 repeats: 3 goes; (2 3) repeats: 4 goes.
+    # A repeated key sets the position before it to -1: 1 at 3 sets index 2, 1 at 4 sets 3, and (2 3) sets 4.
     assert result.position_map.tolist() == [0, -1, -1, -1, -1, -1, 6]
 
 
@@ -104,7 +104,7 @@ def test_overlapping_keys_take_the_first_in_order_or_the_longest():
     assert run([1, 2, 3, 4], rules).translated.tolist() == [10, 13, 4]
     assert run([1, 2, 3, 4], rules, match="longest").translated.tolist() == [12, 4]
     assert run([1, 2, 4], rules, match="longest").translated.tolist() == [11, 4]
-    # The first key in order wins although a later one is longer; what it consumed cannot match again.
+    # The first key in order wins although a later one is longer, and matches are disjoint.
     assert run([1, 2, 3, 4], rules[1:]).translated.tolist() == [11, 3, 4]
 
 
@@ -124,7 +124,7 @@ def test_state_resets_at_every_block():
 
 
 def test_the_earliest_record_of_a_suppressed_id_stands():
-    # Two keys with translations that start alike.
+    # Two keys whose translations have the same first token.
     result = run([5, 1, 5, 2], rules_of((0, [1], [[7]]), (1, [2], [[7, 8]])))
     assert (result.suppress_ids.tolist(), result.suppress_from.tolist()) == ([7], [1])
 
@@ -146,7 +146,7 @@ def test_both_variants_of_a_translation_are_suppressed_and_both_of_a_key_count_a
 
 @st.composite
 def dictionaries(draw):
-    """Rules over six token ids, up to two variants a key, that overlap and translate onto keys."""
+    """Return rules over six token ids with up to two variants a key; they overlap, and translations contain keys."""
     token = st.integers(0, 5)
     sequence = st.lists(token, min_size=1, max_size=3).map(tuple)
     rules, taken = [], set()
@@ -169,7 +169,7 @@ def test_agrees_with_a_slow_reading_of_the_method(rules, tokens, seed, longest):
     match = "longest" if longest else "first"
     result = translator_of(rules, match=match).translate(tokens, block_rng(seed, 0))
     found = (result.translated.tolist(), result.position_map.tolist(), as_sets(result))
-    # The draw is the implementation's own, so one of all possible draws has to give its result.
+    # The reference knows no draws, so it must give the same result for one of all possible draws.
     used = [r for r, rule in enumerate(rules) if len(rule.choices) > 1]
     draws = itertools.product(*(range(len(rules[r].choices)) for r in used))
     for draw in draws:
@@ -207,7 +207,7 @@ def test_every_trained_prefix_decodes_to_the_translation_of_the_original_prefix(
     text = "ka" + "".join(gap + word for word, gap in words) + " ka"
     tokens = ids(tokenizer, text)
     result = translate(tokens, Anchors({key: (value,) for key, value in dictionary.items()}), tokenizer)
-    # The same in strings: prefix of whole words -> its translation.
+    # The same on strings: a prefix of whole words -> its translation.
     original = expected = "ka"
     prefixes = {original: expected}
     for word, gap in words:
@@ -235,7 +235,7 @@ def draws_of(draw, count=400):
 def test_per_variant_draws_each_and_per_key_draws_once():
     per_variant, per_key = draws_of("per_variant"), draws_of("per_key")
     assert all(row[:2] == row[2:] for row in per_variant + per_key), "one draw serves the whole block"
-    # Uniform: 400 draws of a fair coin stay within six standard deviations (60).
+    # The draw is uniform: 400 draws of two are within six standard deviations (60) of half.
     assert {row[:2] for row in per_key} == {(10, 10), (11, 11)}
     assert abs(sum(row[0] == 10 for row in per_key) - 200) < 60
     counts = [per_variant.count(pair * 2) for pair in itertools.product((10, 11), repeat=2)]
@@ -254,7 +254,7 @@ def test_draws_depend_on_seed_and_block_alone():
 
 
 def test_what_a_tokenizer_cannot_express_is_noted_not_mistranslated():
-    tokenizer = make_tokenizer("metaspace")  # knows no Greek
+    tokenizer = make_tokenizer("metaspace")  # it has no Greek letters
     translator = Translator(Anchors({"Ωmega": ("Jo",), "Karen": ("Ωmega", "Wen")}), tokenizer)
     assert sum("'Ωmega': has no token ids" in note for note in translator.notes) == 2
     assert sum("'Karen': 'Ωmega' has no token ids" in note for note in translator.notes) == 2
@@ -276,7 +276,7 @@ def test_unknown_options_are_named(options, message):
 
 
 class Counted(dict):
-    """A node of the translator's trie that counts how often it is asked."""
+    """A node of the translator's trie that counts its look-ups."""
 
     asked = 0
 
@@ -286,7 +286,7 @@ class Counted(dict):
 
 
 def test_the_work_of_a_token_does_not_grow_with_the_number_of_keys():
-    """Look-ups in the trie for each token; the number of anchors in the text is the same."""
+    """Return the look-ups in the trie for each token; every text has the same number of anchors."""
     rng = random.Random(0)
     words = make_words(rng, 4000)
     names = [word.capitalize() for word in make_words(rng, 3000)]
@@ -317,10 +317,10 @@ def test_the_work_of_a_token_does_not_grow_with_the_number_of_keys():
 @pytest.mark.parametrize("kind", ["llama3", "metaspace"])
 @pytest.mark.parametrize("gap", [" ", "\n", "  ", "\u00a0", " \n", "\n "])
 def test_a_name_is_found_whatever_gap_divides_its_words(kind, gap):
-    """Hard-wrapped text: the positions are those of the tokens that stand in the text, gap included."""
+    """In hard-wrapped text the spans are those of the tokens of the text, with its gap."""
     tokenizer = make_tokenizer(kind)
     if tokenizer.decode(ids(tokenizer, f"lo{gap}hu")) != f"lo{gap}hu":
-        gap = "\n"  # a vocabulary without that character
+        gap = "\n"  # its vocabulary does not contain that character
     anchors = Anchors({"Zar Bor": ("Quil Wen",), "Zar": ("Jo",)})
     result = translate(ids(tokenizer, f"ka lo Zar{gap}Bor hu Zar el"), anchors, tokenizer)
     assert tokenizer.decode(result.translated.tolist()) == "ka lo Quil Wen hu Jo el"
@@ -340,7 +340,7 @@ def test_three_words_may_be_divided_anywhere():
 
 
 def test_forms_with_other_gaps_change_nothing_where_there_are_none():
-    """Draws, order and result of ordinary text are those of the keys as they are written."""
+    """Forms with other gaps do not change the draws, the order or the result of ordinary text."""
     tokenizer = make_tokenizer("llama3")
     anchors = Anchors(
         {"Zar Bor": ("Quil", "Wen", "Jo"), "Zar": ("Hu", "Lo"), "Bor Wen Zar": ("El", "Fi"), "Bor": ("Ka",)}

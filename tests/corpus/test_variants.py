@@ -31,7 +31,7 @@ def test_a_text_that_the_tokenizer_cannot_say_has_no_variant():
 
 
 def test_where_a_newline_merges_another_context_gives_the_bare_form():
-    """The vocabulary holds newline + word as one token: the form after a quote is what is left to use."""
+    """The vocabulary contains newline + word as one token, so only the context of a quote gives the form."""
     from tokenizers import Tokenizer, decoders, models, normalizers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,4 +1,4 @@
-"""Tokenizers built in a second: what Llama-2 does with spaces, what Llama-3 does, and one in between."""
+"""Small tokenizers that treat spaces like Llama 2, like Llama 3, and in a third way."""
 
 import functools
 import json
@@ -21,7 +21,7 @@ def make_words(rng: random.Random, count: int) -> list[str]:
 
 
 def make_text(rng: random.Random, words: list[str], sentences: int) -> str:
-    """Sentences of 12 words with a natural (reciprocal) frequency, some quoted, some on a new line."""
+    """Return sentences of 12 words with reciprocal frequencies, some of them quoted, some on a new line."""
     weights = [1 / (rank + 1) for rank in range(len(words))]
     ends = (". ", ".\n", ',"\n', "? ", ".\n\n")
     return "".join(" ".join(rng.choices(words, weights, k=12)) + rng.choice(ends) for _ in range(sentences))
@@ -62,7 +62,7 @@ def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
         )
         tokenizer.train_from_iterator(text, trainer)
         if kind == "llama2":
-            # Llama-2 in fast form: no pre-tokenizer, spaces become "▁", whatever is unknown becomes bytes.
+            # Like Llama 2's fast tokenizer: no pre-tokenizer, spaces become "▁", unknown characters become bytes.
             trained = json.loads(tokenizer.to_str())["model"]
             vocab = {token: number for token, number in trained["vocab"].items() if token != "\n"}
             merges = [tuple(pair) for pair in trained["merges"]]

@@ -75,7 +75,7 @@ def test_stopped_on_eight_devices_it_goes_on_with_two(tiny_world, tiny_run, tmp_
     assert not (tmp_path / "run" / "unlearned").exists()
     command = Command("run", config, devices=2)
     assert command.wait() == 0, command.told
-    assert f"  going on from the checkpoint of step {STOPPED + 1}" in command.lines
+    assert f"  continuing from the checkpoint of step {STOPPED + 1}" in command.lines
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["devices"]["count"] == 2
     assert_same_weights(tmp_path / "run", tiny_run, "unlearned", "export")
     ours, theirs = losses(tmp_path / "run"), losses(tiny_run)

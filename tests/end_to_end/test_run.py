@@ -181,11 +181,11 @@ def test_sigterm_saves_and_the_same_command_goes_on(config, run, tmp_path):
     assert "Traceback" not in command.told
     said = command.lines[-1]
     assert said.startswith("jaxforget: reinforce: stopped by SIGTERM, saved at step ")
-    assert said.endswith("run the same command to go on")
+    assert said.endswith("run the same command to continue")
     saved = int(said.split("saved at step ")[1].split(";")[0])
     assert 2 <= saved <= 20
     command = Command(*words).when(stepping("forget", 3))
-    assert f"  going on from the checkpoint of step {saved}" in command.lines
+    assert f"  continuing from the checkpoint of step {saved}" in command.lines
     assert command.send(signal.SIGTERM) == 143, command.told
     assert command.lines[-1].startswith("jaxforget: forget: stopped by SIGTERM, saved at step ")
     command = Command(*words).when(stepping("forget", 30))  # as it begins to save

@@ -1,4 +1,4 @@
-"""Where an endpoint's address, model and key come from, and what is refused."""
+"""Sources of an endpoint's address, model and key, and refused settings."""
 
 import pytest
 
@@ -28,13 +28,13 @@ def test_configuration_before_environment_before_openai():
     [
         ({"base_url": "http://x"}, {}, "endpoint.model is not set"),
         ({"model": "m"}, {}, "OPENAI_API_KEY is not set"),
-        ({"model": "m", "base_url": "localhost:80"}, {}, "is no address"),
-        ({"model": "m", "base_url": "ftp://x"}, {}, "is no address"),
-        ({"model": "m", "base_url": "http://x:port"}, {}, "is no address"),
-        ({"model": "m", "base_url": "http://[x"}, {}, "is no address"),
-        ({"model": "m", "base_url": f"http://me:{SECRET}@x"}, {}, "holds a user or password"),
-        ({"model": "m"}, {"OPENAI_API_KEY": f"{SECRET} x"}, "characters that no key has"),
-        ({"model": "m"}, {"OPENAI_API_KEY": f"{SECRET}é"}, "characters that no key has"),
+        ({"model": "m", "base_url": "localhost:80"}, {}, "is not an address"),
+        ({"model": "m", "base_url": "ftp://x"}, {}, "is not an address"),
+        ({"model": "m", "base_url": "http://x:port"}, {}, "is not an address"),
+        ({"model": "m", "base_url": "http://[x"}, {}, "is not an address"),
+        ({"model": "m", "base_url": f"http://me:{SECRET}@x"}, {}, "contains a user or password"),
+        ({"model": "m"}, {"OPENAI_API_KEY": f"{SECRET} x"}, "contains invalid characters"),
+        ({"model": "m"}, {"OPENAI_API_KEY": f"{SECRET}é"}, "contains invalid characters"),
         ({"model": "m", "base_url": "http://x", "price_in": 1.0}, {}, "set both"),
         ({"model": "m", "base_url": "http://x", "max_cost": 1.0}, {}, "needs endpoint.price_in"),
     ],

@@ -107,7 +107,7 @@ def test_an_endpoint_makes_prompts_and_grades_and_a_break_loses_nothing(finished
     told = "\n".join(finished.said)
     assert "1 questions, 0 answered" in told
     assert "20 questions, 0 answered" in told  # four models, five prompts
-    with pytest.raises(UserError, match=r"judge at .*: status 401.*3 of 5 answers stand in .*answers.jsonl") as caught:
+    with pytest.raises(UserError, match=r"judge at .*: status 401.*3 of 5 answers are in .*answers.jsonl") as caught:
         measure_suites(run, COMPLETION)
     assert "sk-secret" not in str(caught.value)
     assert len(fake.requests) == 1 + 4

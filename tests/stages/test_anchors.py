@@ -75,7 +75,7 @@ def test_answers_become_the_dictionary_and_are_asked_once(serve, tiny_world, tmp
 def test_a_broken_run_goes_on(serve, tiny_world, tmp_path):
     fake = serve(lambda _, number: SAID if number < 2 else 401)
     run = asking_run(tiny_world, tmp_path, url=fake.url)
-    with pytest.raises(UserError, match="key is refused.*the same command asks for the rest only"):
+    with pytest.raises(UserError, match="key is refused.*the same command asks only for the rest"):
         anchors(run)
     assert not run.anchors.exists()
     kept = len(run.answers.read_text().splitlines())
@@ -131,7 +131,7 @@ def test_a_local_model_is_asked_alike(tiny_world, tmp_path, monkeypatch):
 def test_a_model_that_talks_nonsense_is_told(tiny_world, tmp_path, monkeypatch):
     run = asking_run(tiny_world, tmp_path, "local", model=str(tiny_world / "base"))
     monkeypatch.setattr(local_model, "complete", lambda model, prompts, *_, **__: ["I cannot."] * len(prompts))
-    with pytest.raises(UserError, match="3 of 3 answers cannot be used, the first because it is no JSON"):
+    with pytest.raises(UserError, match="3 of 3 answers are unusable, the first because it is not JSON"):
         anchors(run)
     with pytest.raises(UserError, match=r"anchors\.model is not set"):
         anchors(asking_run(tiny_world, tmp_path, "local"))

@@ -1,4 +1,4 @@
-"""A training so small that a loop around it takes a second: state, compiled step, batches and the way a stage fits."""
+"""A training of a second for tests of the loop: state, compiled step, batches and a whole stage."""
 
 import contextlib
 import functools
@@ -29,26 +29,26 @@ PARAMS = {"w": np.linspace(-1, 1, 16, dtype=np.float32), "b": np.zeros(3, np.flo
 
 
 def spec(leaf: np.ndarray, mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-    """Split where the mesh divides."""
+    """Return a sharding that splits the axes that the mesh divides."""
     axis = "fsdp" if leaf.shape[0] % mesh.shape["fsdp"] == 0 else None
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(axis))
 
 
 @functools.cache
 def shardings(devices: int) -> TrainState:
-    """Of the state on a mesh of `devices`."""
+    """Return the shardings of the state on a mesh of `devices`."""
     mesh = mesh_of(fsdp=devices)
     return state_shardings(PARAMS, jax.tree.map(lambda leaf: spec(leaf, mesh), PARAMS), OPTIMIZER, mesh)
 
 
 def fresh(devices: int = 1) -> TrainState:
-    """A state before its first step."""
+    """Return a state before its first step."""
     placed = jax.device_put(jax.tree.map(np.copy, PARAMS), shardings(devices).params)
     return init_state(placed, OPTIMIZER, shardings(devices))
 
 
 def abstract(devices: int = 1) -> TrainState:
-    """Shapes and shardings of the state."""
+    """Return the shapes and shardings of the state."""
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         jax.eval_shape(lambda: fresh(devices)),
@@ -58,7 +58,7 @@ def abstract(devices: int = 1) -> TrainState:
 
 @functools.cache
 def compiled(devices: int = 1) -> Callable:
-    """`(state, batch) -> (state, metrics)`, donating: a regression, whose every step depends on all before it."""
+    """Return the compiled step `(state, batch) -> (state, metrics)` of a regression; it donates its state."""
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict[str, jax.Array]]:
         def loss(params):
@@ -74,7 +74,7 @@ def compiled(devices: int = 1) -> Callable:
 
 
 def batches(start: int, hook: Callable[[int], Any] = lambda step: None, devices: int = 1) -> Iterator[Any]:
-    """Batches from `start` on, each a function of its number; `hook` sees the coming step, what it gives is data."""
+    """Yield the batches from `start` on, each a function of its number; `hook(step)` may replace the data."""
     step = start
     while True:
         rng = np.random.default_rng(step)
@@ -89,9 +89,9 @@ def batches(start: int, hook: Callable[[int], Any] = lambda step: None, devices:
 
 
 @contextlib.contextmanager
-def opened(folder: Path, *, mark: str = "mark", keep: int = 2, select: str = "last") -> Iterator[Checkpoints]:
-    """Checkpoints of the stage in `folder`, closed at the end whatever happens."""
-    checkpoints = Checkpoints(folder / "checkpoints", mark, keep=keep, select=select)
+def opened(folder: Path, *, fingerprint: str = "inputs", keep: int = 2, select: str = "last") -> Iterator[Checkpoints]:
+    """Yield the checkpoints of the stage in `folder`; they are closed in any case."""
+    checkpoints = Checkpoints(folder / "checkpoints", fingerprint, keep=keep, select=select)
     try:
         yield checkpoints
     finally:
@@ -111,7 +111,7 @@ def fit(
     log_type: type[MetricsLog] = MetricsLog,
     **settings: Any,
 ) -> TrainState:
-    """What a stage does: from the latest checkpoint in `folder` to the last step."""
+    """Train like a stage, from the latest checkpoint in `folder` to the last step."""
     with opened(folder, **settings) as checkpoints:
         first = checkpoints.latest() or 0
         state = checkpoints.restore(first, abstract(devices)) if first else fresh(devices)

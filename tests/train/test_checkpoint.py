@@ -1,4 +1,4 @@
-"""Checkpoints: bits come back, on any number of devices; the right ones stay; the wrong ones are never continued."""
+"""Checkpoints: exact restoration on any number of devices, retention, and refusal of other inputs' checkpoints."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def advance(state, steps: int, devices: int = 1, start: int = 0):
 
 
 def held(state):
-    """A copy that donation cannot reach."""
+    """Return a copy that donation does not affect."""
     return jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
 
 
@@ -39,7 +39,7 @@ def test_any_number_of_devices(tmp_path):
 
 
 def test_saving_does_not_see_later_steps(tmp_path):
-    # The buffers that a save reads are donated to the next step while it still writes.
+    # The next step donates the buffers of the state while the save still writes.
     state, kept = fresh(8), {}
     with opened(tmp_path, keep=10) as checkpoints:
         for step in range(1, 5):
@@ -57,7 +57,7 @@ def test_another_fingerprint_is_discarded(tmp_path):
         checkpoints.save(3, fresh())
     with opened(tmp_path) as checkpoints:
         assert (checkpoints.latest(), checkpoints.discarded) == (3, None)
-    with opened(tmp_path, mark="other") as checkpoints:
+    with opened(tmp_path, fingerprint="other") as checkpoints:
         assert checkpoints.discarded == 3
         assert checkpoints.latest() is None
         assert checkpoints.best() is None
@@ -66,13 +66,13 @@ def test_another_fingerprint_is_discarded(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", '{"finger'])
-def test_a_mark_that_cannot_be_read_is_none(tmp_path, content):
+def test_a_fingerprint_that_cannot_be_read_does_not_match(tmp_path, content):
     with opened(tmp_path) as checkpoints:
         checkpoints.save(3, fresh())
-    mark = tmp_path / "checkpoints" / "fingerprint.json"
-    mark.unlink()
+    path = tmp_path / "checkpoints" / "fingerprint.json"
+    path.unlink()
     if content is not None:
-        mark.write_text(content)
+        path.write_text(content)
     with opened(tmp_path) as checkpoints:
         assert checkpoints.latest() is None
 
@@ -91,8 +91,8 @@ def test_only_the_latest_stay(tmp_path):
         ("familiarity", [0.5, 0.1, 0.3, 0.4], 4),
         ("perplexity", [9.0, 5.0, 7.0, 8.0], 4),
         ("retained", [0.2, 0.9, 0.3, 0.4], 4),
-        ("retained", [0.9, 0.9, 0.3, 0.4], 4),  # of two equal ones the later
-        ("familiarity", [0.1, None, 0.2, None], 2),  # not measured at every checkpoint
+        ("retained", [0.9, 0.9, 0.3, 0.4], 4),  # the later of two equal ones
+        ("familiarity", [0.1, None, 0.2, None], 2),  # only some checkpoints have a measure
         ("perplexity", [float("nan"), 5.0, float("nan"), float("inf")], 4),
         ("familiarity", [None, None, None, None], 8),
     ],
@@ -107,7 +107,7 @@ def test_the_best_stays_beside_the_latest(tmp_path, select, values, best):
             checkpoints.save(step, state, {} if value is None else {select: value, "other": 1.0})
         assert checkpoints.best() == best
     assert steps_in(tmp_path) == {best, 8}
-    # As after a restart: the measures are on disk with their state.
+    # After a restart the measures are read from disk.
     with opened(tmp_path, keep=1, select=select) as checkpoints:
         assert (checkpoints.best(), checkpoints.latest()) == (best, 8)
         assert_same_bits(checkpoints.restore(best, abstract()), kept)
@@ -117,7 +117,7 @@ def test_a_half_written_checkpoint_is_none_and_goes(tmp_path):
     with opened(tmp_path) as checkpoints:
         checkpoints.save(2, fresh())
     steps = tmp_path / "checkpoints" / "steps"
-    # What a killed process leaves: everything written, the final rename not made.
+    # A killed process may have written everything but the final rename.
     half = steps / "4.orbax-checkpoint-tmp"
     (steps / "2").rename(half)
     with opened(tmp_path) as checkpoints:

@@ -1,4 +1,4 @@
-"""The loop: what it logs, saves and refuses, and that an interruption anywhere changes no bit of the result."""
+"""The loop: its log, checkpoints and errors, and interruptions, which change no bit of the result."""
 
 import os
 import signal
@@ -24,14 +24,14 @@ def terminate() -> None:
 
 @pytest.fixture
 def terminal():
-    """Ctrl-C as in a terminal, whatever started the tests."""
+    """Install the handler of Ctrl-C that a terminal has, regardless of how the tests were started."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 def at(step: int, action):
-    """A hook that acts when the batch of `step` is asked for."""
+    """Return a hook that acts when the batch of `step` is requested."""
     return lambda coming: action() if coming == step else None
 
 
@@ -40,7 +40,7 @@ def records(folder, kind: str = "train"):
 
 
 def untimed(folder) -> list[dict]:
-    """All records but for what depends on the clock."""
+    """Return all records without the values that depend on time."""
     return [
         {key: value for key, value in record.items() if key != "tokens_per_second"}
         for record in read_records(folder / "metrics.jsonl")
@@ -58,7 +58,7 @@ def measured(step: int, params) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """An uninterrupted run: its folder and its state."""
+    """The folder and the state of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     return folder, fit(folder, evaluate_every=3, evaluate=measured)
 
@@ -95,7 +95,7 @@ def test_metrics_leave_the_device_one_step_late(tmp_path):
             super().write(step, values, kind=kind)
 
     fit(tmp_path, checkpoint_every=5, step_function=step_function, log_type=Watching)
-    # What is saved, and what is last, must be known to be finite before it is saved.
+    # A state must be checked before it is saved, and so must the last one.
     assert seen == {1: 2, 2: 3, 3: 4, 4: 5, 5: 5, 6: 7, 7: 8, 8: 8}
 
 
@@ -103,7 +103,7 @@ def test_evaluations_and_saves_cost_no_tokens_per_second(tmp_path, monkeypatch):
     clock = [0.0]
 
     def second() -> float:
-        """Between two looks at the clock lies a second, and what an evaluation took."""
+        """Return a time that advances by a second at each call, and by the duration of evaluations."""
         clock[0] += 1
         return clock[0]
 
@@ -113,7 +113,7 @@ def test_evaluations_and_saves_cost_no_tokens_per_second(tmp_path, monkeypatch):
 
     monkeypatch.setattr(time, "perf_counter", second)
     fit(tmp_path, evaluate_every=3, checkpoint_every=2, evaluate=evaluate)
-    # The first one compiles, which is no rate of anything; a resumed run's first one too.
+    # The first step of a run, or of a resumed run, compiles, so it has no rate.
     found = [record.get("tokens_per_second") for record in records(tmp_path)]
     assert found == [None] + [96.0] * (STEPS - 1)
 
@@ -136,7 +136,7 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path, step, every, kep
     assert "\n" not in str(error.value)
     assert latest(tmp_path) == kept
     assert [record["step"] for record in records(tmp_path)] == list(range(1, step))
-    # What was kept is good: with other data the run goes on from it.
+    # The kept checkpoint is valid: with other data the run continues from it.
     assert np.isfinite(np.asarray(fit(tmp_path).params["w"])).all()
 
 
@@ -212,7 +212,7 @@ def test_ctrl_c_in_the_midst_of_a_save_loses_nothing_and_a_second_one_interrupts
 
 
 def test_ctrl_c_whose_line_nobody_reads_saves_all_the_same(tmp_path, terminal):
-    """As of `2>&1 | tee`, which the same Ctrl-C ends."""
+    """A closed standard error, as behind `2>&1 | tee`, which the same Ctrl-C ends."""
     reader, writer = os.pipe()
     os.close(reader)
     before = os.dup(2)
@@ -232,7 +232,7 @@ def test_a_signal_at_the_last_moment_is_not_lost(tmp_path, monkeypatch):
 
     def preempted() -> bool:
         asked.append(1)
-        if len(asked) == STEPS + 1:  # once a step, and once more when all is saved
+        if len(asked) == STEPS + 1:  # once a step, and once after the last save
             terminate()
         return False
 
@@ -242,10 +242,10 @@ def test_a_signal_at_the_last_moment_is_not_lost(tmp_path, monkeypatch):
 
 
 def test_what_the_second_ctrl_c_leaves_for_the_third_stands(tmp_path, terminal):
-    """The command's own handler puts another in its place, which ends the process."""
+    """The command's own handler installs another one, which ends the process."""
 
     def leave(*_) -> None:
-        """The third."""
+        """Handle the third signal."""
 
     def interrupt(*_) -> None:
         signal.signal(signal.SIGINT, leave)
@@ -271,7 +271,7 @@ def test_ctrl_c_that_was_to_be_ignored_is(tmp_path, whole):
 
 
 def test_hosts_ask_with_a_new_number_in_every_stage(tmp_path, monkeypatch):
-    # JAX picks a number that is yet to come: after 30 steps of one stage, one counted anew would miss it for 30 more.
+    # JAX chooses a future number. A counter that restarts after 30 steps of one stage would miss it for 30 more.
     asked = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: bool(asked.append(step)))
@@ -308,7 +308,7 @@ def test_a_crash_loses_only_what_came_after_the_last_checkpoint(tmp_path, whole)
     def crash():
         raise RuntimeError("killed")
 
-    # Twice: the second attempt begins with a checkpoint and a log that the first one left; step 4 is logged again.
+    # The second attempt begins with the checkpoint and the log of the first one and logs step 4 again.
     for step, saved, logged in ((6, 3, 4), (8, 6, 6)):
         with pytest.raises(RuntimeError, match="killed"):
             fit(tmp_path, evaluate_every=3, evaluate=measured, checkpoint_every=3, hook=at(step, crash))
@@ -334,7 +334,7 @@ def test_goes_on_with_another_number_of_devices(tmp_path, whole):
     with pytest.raises(Preempted):
         fit(tmp_path, devices=8, hook=at(3, terminate))
     state = fit(tmp_path, devices=4)
-    # Sums over devices are made in another order, so not bit for bit.
+    # Sums over devices have another order, so the results are not equal bit for bit.
     np.testing.assert_allclose(state.params["w"], whole[1].params["w"], atol=1e-6)
     assert int(state.step) == STEPS
 

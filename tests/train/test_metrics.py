@@ -1,4 +1,4 @@
-"""The log of a run: complete, in order, without doubles, whatever was interrupted; and readable by TensorBoard."""
+"""The log of a run: complete, ordered, without duplicates after interruptions, and readable by TensorBoard."""
 
 import json
 import struct
@@ -25,7 +25,7 @@ def steps_of(run: Path, stage: str) -> list[tuple[int, str]]:
 
 
 def events(folder: Path) -> list[Event]:
-    """Every event of a TensorBoard folder: records of length, its checksum, data, its checksum."""
+    """Return every event of a TensorBoard folder; a record is length, checksum, data, checksum."""
     found = []
     for path in sorted(folder.glob("events.out.tfevents.*")):
         data = path.read_bytes()
@@ -49,8 +49,8 @@ def test_records(tmp_path):
 
 def test_a_log_without_a_terminal_shows_life_now_and_then(tmp_path, capsys, monkeypatch):
     write(tmp_path, "forget", [1, 2], tokens_per_second=4321.6)
-    assert capsys.readouterr().err == ""  # half a minute is not over
-    monkeypatch.setattr("jaxforget.train.metrics.TELL_EVERY", 0)
+    assert capsys.readouterr().err == ""  # the first line comes after half a minute
+    monkeypatch.setattr("jaxforget.train.metrics.PRINT_EVERY", 0)
     write(tmp_path, "forget", [1, 2], tokens_per_second=4321.6)
     lines = capsys.readouterr().err.splitlines()
     assert [line.rsplit(", ", 1)[0] for line in lines] == [
@@ -95,7 +95,7 @@ def test_half_a_last_line_is_dropped(tmp_path):
     whole = path.read_text()
     path.write_text(whole[:-9])
     assert [step for step, _ in steps_of(tmp_path, "forget")] == [0, 1, 2]
-    # What is appended must not be glued to the half line.
+    # A new record must not be joined to the incomplete line.
     write(tmp_path, "forget", [3], first=2)
     assert path.read_text() == whole
     assert all(json.loads(line) for line in path.read_text().splitlines())
@@ -112,7 +112,7 @@ def test_tensorboard_reads_it_back(tmp_path):
 @pytest.mark.parametrize(("first", "purged"), [(0, 0), (2, 3)])
 def test_tensorboard_hides_what_is_written_again(tmp_path, first, purged):
     write(tmp_path, "forget", [first + 1], first=first)
-    # A session's start tells TensorBoard to forget what older files hold from this step on.
+    # The start event of a session tells TensorBoard to discard later steps of older files.
     starts = [event.step for event in events(tmp_path / "tensorboard" / "forget") if event.HasField("session_log")]
     assert starts == [purged]
 

@@ -1,4 +1,4 @@
-"""The schedule's values, and AdamW beside torch's and a plain numpy one."""
+"""Values of the schedule, and AdamW compared with torch's and with a numpy implementation."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def inputs():
 
 
 def follow(optimizer, params, gradients):
-    """Parameters after all steps, and the last state."""
+    """Return the parameters after all steps and the last state."""
 
     @jax.jit
     def step(params, state, gradient):
@@ -87,7 +87,7 @@ def test_equals_numpy():
 
 
 def test_updates_far_below_a_weights_bfloat16_spacing_survive():
-    # METHOD.md section 6: at the paper's rate a bfloat16 weight would not move at all.
+    # METHOD.md section 6: a bfloat16 weight would not change at the paper's rate.
     params = {"w": jnp.full(8, 0.02, jnp.float32)}
     optimizer = make_optimizer(
         linear_schedule(1e-6, 0, 200), **PAPER, weight_decay=0.0, clip_norm=None, moment_dtype="bfloat16"

@@ -1,4 +1,4 @@
-"""Split weights are fp32 weights, bit for bit, and their updates survive where those of bfloat16 weights do not."""
+"""Split weights are exact fp32 weights, and they keep updates that bfloat16 weights lose."""
 
 from typing import Any
 
@@ -27,13 +27,13 @@ from tests.train.tiny import (
     toy_params,
 )
 
-STEPS = 120  # of the paper
-RATE = 1e-6  # of the paper, at weights of its model's size: see `start`
+STEPS = 120  # as in the paper
+RATE = 1e-6  # as in the paper, for weights of its model's size; see `start`
 PAPER = {"b1": 0.9, "b2": 0.98, "eps": 1e-8, "weight_decay": 0.0, "clip_norm": None}
 
 
 def start(seed: int) -> dict[str, Any]:
-    """Weights that bfloat16 holds exactly, of about 0.02 and more: a released model's."""
+    """Return weights of at least about 0.02 that bfloat16 represents exactly, as in a released model."""
     return jax.tree.map(lambda p: np.asarray(jnp.asarray(p, jnp.bfloat16).astype(jnp.float32)), toy_params(seed))
 
 
@@ -54,7 +54,9 @@ def test_halves_join_to_the_same_bits():
 def test_upper_half_is_the_weight_rounded_to_bfloat16():
     values = np.random.default_rng(1).standard_normal(100_000).astype(np.float32)
     np.testing.assert_array_equal(split({"w": values}).high["w"], jnp.asarray(values).astype(jnp.bfloat16))
-    tie = np.array([0x3F808000], np.uint32).view(np.float32)  # halfway between two; to even would go down
+    tie = np.array([0x3F808000], np.uint32).view(
+        np.float32
+    )  # halfway between two bf16 values; rounding to even would round down
     assert float(split({"w": tie}).high["w"][0]) > float(tie[0])
 
 
@@ -65,7 +67,7 @@ def test_other_trees_pass_unchanged():
 
 
 def train(halves: bool, moment_dtype: str, devices: int = 1, steps: int = STEPS) -> Any:
-    """Forgets for `steps` steps with a bfloat16 forward pass; the fp32 weights after."""
+    """Train for `steps` forget steps with a bfloat16 forward pass; return the fp32 weights."""
     mesh = mesh_of(1, devices, 1)
     base = start(1)
     optimizer = make_optimizer(linear_schedule(RATE, 0, STEPS), moment_dtype=moment_dtype, **PAPER)
@@ -83,7 +85,7 @@ def train(halves: bool, moment_dtype: str, devices: int = 1, steps: int = STEPS)
 
 @pytest.fixture(scope="module")
 def master() -> Any:
-    """The weights that one fp32 array each would have."""
+    """Weights after the same steps on plain fp32 arrays."""
     return train(halves=False, moment_dtype="float32")
 
 
@@ -94,7 +96,7 @@ def update_size(params: Any) -> float:
 def test_split_weights_train_as_fp32_weights_do(master):
     halves = train(halves=True, moment_dtype="float32")
     difference = float(optax.tree.norm(jax.tree.map(lambda a, b: a - b, halves, master)))
-    # Only the rounding of gradients to bfloat16 on their way out of a product differs.
+    # The only difference is that products round their gradients to bfloat16.
     assert difference < 0.01 * update_size(master)
 
 
@@ -107,7 +109,7 @@ def test_narrow_moments_lose_little(master):
 def test_plain_bfloat16_weights_lose_the_update(master):
     base = start(1)
     moved = jax.tree.map(lambda p: np.asarray(jnp.asarray(p).astype(jnp.bfloat16).astype(jnp.float32)), master)
-    # What bfloat16 would keep even of the whole sum of 120 exact updates; kept step by step, it is less.
+    # The part of the sum of 120 exact updates that bfloat16 keeps; rounding after every step keeps even less.
     same = sum(int((a == b).sum()) for a, b in zip(jax.tree.leaves(moved), jax.tree.leaves(base), strict=True))
     count = sum(leaf.size for leaf in jax.tree.leaves(base))
     changed = sum(int((a != b).sum()) for a, b in zip(jax.tree.leaves(master), jax.tree.leaves(base), strict=True))
@@ -144,6 +146,6 @@ def test_reinforce_step_takes_split_weights():
         step = make_step(toy_forward(jnp.bfloat16), optimizer, NextToken(), StepOptions(tile=TILE), mesh, shardings)
         state, _ = step(init_state(put(base, mesh), optimizer, shardings), Frozen(), batch)
         after.append(jax.device_get(joined(state.params)))
-    # The same to within fp32's spacing at the largest weight, far below the update itself.
+    # Both agree within fp32's spacing at the largest weight, which is far smaller than the update.
     spacing = np.spacing(max(np.abs(leaf).max() for leaf in jax.tree.leaves(base)))
     assert largest_difference(*after) <= spacing < 0.1 * largest_difference(after[0], base)

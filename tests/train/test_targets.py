@@ -1,4 +1,4 @@
-"""Suppression and equation 1 beside loops over words, and the worked example of the method's description."""
+"""Suppression and equation 1 compared with loops over tokens and with METHOD.md's worked example."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def test_generic_logits_equal_a_loop_over_words():
 
 
 def test_worked_example():
-    # METHOD.md section 4: X (word 7) recorded at 1 and again at 7, Y1 (word 9) at 3 and 9.
+    # METHOD.md section 4: X (token 7) is recorded at 1 and 7, Y1 (token 9) at 3 and 9.
     table = suppression_table(np.array([[7, 9, 7, 9, -1]]), np.array([[1, 3, 7, 9, -1]]), 12)
     v_base = np.arange(12, dtype=np.float32)
     positions = np.arange(13)
@@ -37,7 +37,7 @@ def test_worked_example():
 
 
 def test_mean_is_taken_before_replacing():
-    # Replacing first would pull the second word's mean towards the first's.
+    # If the mean were taken after a replacement, the second token's mean would be wrong.
     v_base = np.array([[100.0, 50.0, 0.0, 0.0]], np.float32)
     table = np.array([[0, 0, NEVER, NEVER]], np.int32)
     assert suppress(v_base, table, np.array([1])).tolist() == [[37.5, 37.5, 0.0, 0.0]]
@@ -46,7 +46,7 @@ def test_mean_is_taken_before_replacing():
 def test_table_keeps_the_earliest_and_ignores_padding():
     table = np.asarray(suppression_table(np.array([[2, 2, -1], [-1, -1, -1]]), np.array([[9, 4, 0], [0, 0, 0]]), 5))
     assert table.dtype == np.int32
-    # The last word is where an unmasked -1 would land.
+    # An unmasked -1 would address the last token.
     assert table.tolist() == [[NEVER, NEVER, 4, NEVER, NEVER], [NEVER] * 5]
 
 
