@@ -137,7 +137,7 @@ def make_batches(
         raise UserError(f"seed={seed}, start={start}: both must be at least 0")
     if batch_size < 1 or retain_rows < 0:
         raise UserError(
-            f"batch_size={batch_size}, retain_rows={retain_rows}: the first must be at least 1, the second at least 0"
+            f"batch_size must be at least 1 and retain_rows at least 0; they are {batch_size} and {retain_rows}"
         )
     if retain_rows and retain_folder is None:
         raise UserError(f"retain_rows={retain_rows}: there is no retained text; give a retain corpus")

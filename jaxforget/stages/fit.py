@@ -30,9 +30,11 @@ from jaxforget.train.types import Forward, TrainState
 
 
 def load_student(run: Run, weights: str = "full") -> Model:
-    """What is to train, in fp32, as the `params` of a model whose buffers become the state's.
+    """Load a model whose `params` are the weights to train, in fp32; the state takes over their buffers.
 
-    weights: "full", base again; "lora", a fresh adapter over it, and nothing of base.
+    Args:
+      run: the run.
+      weights: "full" for a copy of base, "lora" for a new adapter without base's weights.
     """
     config = run.config
     if weights == "full":
@@ -83,9 +85,7 @@ def fit(
     try:
         latest = checkpoints.latest()
         if checkpoints.discarded is not None:
-            run.say(
-                f"  starting over: inputs or options changed since the checkpoint of step {checkpoints.discarded}"
-            )
+            run.say(f"  starting over: inputs or options changed since the checkpoint of step {checkpoints.discarded}")
         if latest is None:
             state = init_state(student.params, optimizer, shardings)
         else:

@@ -175,7 +175,7 @@ def test_faults_in_one_line(folders, tmp_path):
             "3 rows are not divisible by 2",
         ),
         (lambda: make_batches(forget, "train", batch_size=0), "batch_size must be at least 1"),
-        (lambda: make_batches(forget, "train", batch_size=1, seed=-1), "must not be negative"),
+        (lambda: make_batches(forget, "train", batch_size=1, seed=-1), "seed=-1, start=0: both must be at least 0"),
         (lambda: make_batches(forget, "train", batch_size=1, retain_rows=1), "there is no retained text"),
     ]
     tokenizer = make_tokenizer("llama2")

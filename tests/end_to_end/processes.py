@@ -15,7 +15,7 @@ TIMEOUT = 300  # seconds; on a busy machine compiling takes long
 
 
 def environment(devices: int, **more: str) -> dict[str, str]:
-    """Of a child: so many CPU devices, its compilations shared with every other child's."""
+    """Return the environment of a child with `devices` CPU devices; all children share a compilation cache."""
     kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     kept.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
     # As in conftest.py: programs that run for milliseconds are not worth the compiler's last passes.

@@ -1,4 +1,4 @@
-"""What the chain's stages make, whichever way they are run: alone, from given models, with other terms."""
+"""Results of the chain's stages when run alone, from given models, and with other objectives."""
 
 import json
 import shutil

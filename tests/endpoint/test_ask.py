@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pydantic
 import pytest
 
-from jaxforget.endpoint import Endpoint, Settings, ask
+from jaxforget.endpoint import Endpoint, Settings
 from jaxforget.endpoint.call import retry_after
 from jaxforget.errors import UserError
 from tests.fake_endpoint import completion, serve

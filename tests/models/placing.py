@@ -1,4 +1,4 @@
-"""Where a model's parameters go on a mesh; apart from tiny.py, which costs an import of torch."""
+"""Placement of a model's parameters on a mesh; separate from tiny.py, which imports torch."""
 
 import jax
 from flax import traverse_util

@@ -92,7 +92,7 @@ def test_what_a_thread_cannot_do_is_raised(tmp_path, monkeypatch):
 
 
 def test_no_more_is_held_than_may_be_ahead(tmp_path, monkeypatch):
-    """Of a model of many equal tensors, those that are made and not yet written."""
+    """Count the tensors that are made but not yet written, for a model of many equal tensors."""
     save_tiny(tmp_path / "in")
     config, original = read_config(tmp_path / "in")
     largest = max(np.prod(parts[0].stored_shape) for _, parts, _ in models_export.export_order(config)) * 4

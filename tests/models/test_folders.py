@@ -1,4 +1,4 @@
-"""Where a model comes from: a folder, the hub, a bucket; the network is never asked here."""
+"""Sources of a model: a folder, the hub, a bucket; no test uses the network."""
 
 import fnmatch
 import types

@@ -114,7 +114,7 @@ def test_products_that_a_backward_pass_makes_again(mode, again, tmp_path):
 @pytest.mark.parametrize(("mode", "widths"), [("full", []), ("mlp", "qkvyo"), ("dots", "qkvyogu")])
 @pytest.mark.parametrize("length", [16, 2048], ids=["few-scores", "many-scores"])
 def test_what_a_backward_pass_finds_ready(mode, widths, length, tmp_path):
-    """Of every layer its input, and once what the mode names: memory is what keeping costs."""
+    """A backward pass keeps every layer's input, and the products that the mode names."""
     save_tiny(tmp_path, max_position_embeddings=2048)
     config, _ = read_config(tmp_path)
     params = load_params(tmp_path, config, dtype="float32")

@@ -23,7 +23,7 @@ def as_module(file: str) -> ModuleType:
 
 
 def fault(script: ModuleType, monkeypatch, capsys, *words: object) -> str:
-    """What a script says, checked to be one line under its name, of a fault of these `words`: status 2."""
+    """Run a script with `words`; return its error after checks that it is one line and the status is 2."""
     monkeypatch.setattr("sys.argv", [script.__file__, *map(str, words)])
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:

@@ -1,4 +1,4 @@
-"""What the scripts share: faults told in a line, ranges of numbers, room on a disk."""
+"""Code that the scripts share: faults in one line, ranges of numbers, free disk space."""
 
 import argparse
 import errno

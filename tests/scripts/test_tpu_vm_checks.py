@@ -1,4 +1,4 @@
-"""What tpu_vm refuses before it asks the cloud, and what its help and the README say."""
+"""Errors of tpu_vm before its first call to the cloud, its help, and the README."""
 
 import shlex
 import shutil

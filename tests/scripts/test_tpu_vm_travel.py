@@ -1,4 +1,4 @@
-"""What travels to a TPU VM: the checkout, files sent, secrets."""
+"""Files and secrets that tpu_vm sends to a TPU VM."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""What a narrower dtype keeps of an update."""
+"""Updates that survive an export in a narrower dtype."""
 
 import jax
 import jax.numpy as jnp

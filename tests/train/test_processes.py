@@ -1,4 +1,4 @@
-"""Two processes of two devices: scores and training are one process's, and SIGTERM to one stops both at one step."""
+"""Two processes of two devices: same scores and training as one process; SIGTERM to one stops both at one step."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def test_two_processes(tmp_path):
         ended = [process.communicate(timeout=240) for process in started]
     finally:
         for process in started:
-            process.kill()  # if one fails, the other would wait for it
+            process.kill()  # after a failure of one, the other would wait for it
     assert [process.returncode for process in started] == [0, 0], ended[0][1][-2000:] + ended[1][1][-2000:]
     found = [json.loads(out.splitlines()[-1]) for out, _ in ended]
     assert found[0] == found[1]

@@ -1,7 +1,7 @@
-"""Updates far smaller than bfloat16's spacing: 120 steps of the paper's relative size, by every way to hold weights.
+"""Updates far smaller than bfloat16's spacing: 120 steps of the paper's relative size, for every form of the weights.
 
-Llama-2's weights are near 0.02, where bfloat16's spacing is 1.2e-4, and the paper's rate of 1e-6 is 1/120 of it. Here
-all weights are of one size too, and the rate is 1/120 of their spacing.
+Llama 2's weights are near 0.02, where bfloat16's spacing is 1.2e-4, and the paper's rate of 1e-6 is 1/120 of it. Here
+all weights have about one size, and the rate is 1/120 of their spacing.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ BATCH = make_batch(0)
 
 
 def forward(dtype: Any) -> Forward:
-    """A causal model whose weights are all of one size."""
+    """Return a causal model whose weights all have about one size."""
 
     def hidden(params, tokens):
         x = jnp.take(params["embed"], tokens, axis=0).astype(dtype) / SIZE
@@ -38,12 +38,12 @@ def forward(dtype: Any) -> Forward:
 
 
 def narrow(params: Any) -> Any:
-    """Rounded to bfloat16, as released models are."""
+    """Return `params` rounded to bfloat16, as in released models."""
     return jax.tree.map(lambda p: np.asarray(jnp.asarray(p, jnp.bfloat16).astype(jnp.float32)), params)
 
 
 def bit(params: Any) -> float:
-    """bfloat16's spacing at the median weight."""
+    """Return bfloat16's spacing at the median weight."""
     median = np.median(np.abs(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])))
     return float(2.0 ** (np.floor(np.log2(median)) - 7))
 
@@ -65,7 +65,7 @@ def base():
 
 
 def familiarity(params: Any) -> float:
-    """Mean probability of the text's own next words, in fp32, where a forget row trains."""
+    """Return the mean probability of the text's next tokens, in fp32, at trained positions of forget rows."""
     model = forward(jnp.float32)
     p = jax.nn.softmax(model.hidden(params, BATCH["tokens"]) @ model.head(params))[:, :-1]
     picked = jnp.take_along_axis(p, BATCH["tokens"][:, 1:, None], axis=-1)[..., 0]
@@ -74,7 +74,7 @@ def familiarity(params: Any) -> float:
 
 
 def forgotten(base: Any, held: str, moment_dtype: str) -> Any:
-    """The fp32 weights after 120 steps, held meanwhile as `held`."""
+    """Return the fp32 weights after 120 steps with weights in the form `held`."""
     mesh = mesh_of()
     schedule = linear_schedule(bit(base) / 120, 0, STEPS)
     optimizer = make_optimizer(schedule, moment_dtype=moment_dtype, **PAPER)
@@ -92,12 +92,12 @@ def forgotten(base: Any, held: str, moment_dtype: str) -> Any:
 
 @pytest.fixture(scope="module")
 def master(base):
-    """fp32 weights, fp32 moments."""
+    """The result with fp32 weights and fp32 moments."""
     return forgotten(base, "float32", "float32")
 
 
 def errors(base: Any, master: Any, found: Any) -> tuple[float, float]:
-    """How far weights and familiarity are from the fp32 master's, in parts of what its 120 steps changed."""
+    """Return the errors of weights and familiarity against `master`, relative to the change by its 120 steps."""
     size = optax.tree.norm(jax.tree.map(lambda a, b: a - b, master, base))
     weights = optax.tree.norm(jax.tree.map(lambda a, b: a - b, found, master)) / size
     lost = familiarity(base) - familiarity(master)
@@ -106,7 +106,7 @@ def errors(base: Any, master: Any, found: Any) -> tuple[float, float]:
 
 def test_the_master_forgets_by_less_than_a_bit(base, master):
     assert familiarity(base) > 0.5
-    # A narrow model sums few of these steps into a logit; what follows is measured in parts of this.
+    # A narrow model adds few of these steps to a logit; the later tests are relative to this difference.
     assert familiarity(base) - familiarity(master) > 5e-4
     largest = max(np.abs(master[name] - base[name]).max() for name in base)
     assert largest < bit(base)

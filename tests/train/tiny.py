@@ -1,4 +1,4 @@
-"""Tiny models and batches for the tests of training, and the method written a second time: slowly, on whole logits."""
+"""Tiny models and batches for the tests of training, and a slow reference of the method on whole logits."""
 
 import dataclasses
 import re
@@ -16,19 +16,19 @@ from jaxforget.models.transformer import Transformer
 from jaxforget.sharding import ActivationSharding, make_mesh, shard_params
 from jaxforget.train.types import Forward
 
-# Prime, so that an axis of a compiled program which is a multiple of it can only be the vocabulary's.
+# A prime, so that an axis of a compiled program that is a multiple of it must be the vocabulary's.
 VOCABULARY = 211
 ROWS, LENGTH, TRANSLATED, SUPPRESSED = 16, 24, 32, 6
 ALPHA, RETAIN_WEIGHT = 5.0, 0.7
-TILE = 16  # tokens; a device of eight holds 48
-LOUD = 12  # words that a model often finds likeliest, so that suppressing one changes labels
-# Its widths divide by four devices and not by eight, its words by neither.
+TILE = 16  # tokens; each of eight devices has 48
+LOUD = 12  # tokens with often the highest logit, so that suppressing one changes labels
+# Its widths are divisible by four but not by eight devices, its vocabulary by neither.
 PLAIN = ModelConfig(VOCABULARY, 36, 44, 2, 4, 2, 6)
 TIED = dataclasses.replace(PLAIN, tie_word_embeddings=True)
 
 
 def llama_params(config: ModelConfig, seed: int) -> dict[str, Any]:
-    """Random weights, large enough for distinct labels; norms that are not all one."""
+    """Return random weights, large enough for distinct labels, and norms different from one."""
     rng = np.random.default_rng(seed)
     flat = {
         name: (1.0 if name.endswith("scale") else 0.0) + 0.25 * rng.standard_normal(leaf.shape, np.float32)
@@ -42,20 +42,20 @@ def llama_params(config: ModelConfig, seed: int) -> dict[str, Any]:
 
 
 def llama_forward(config: ModelConfig, mesh: jax.sharding.Mesh, remat: str) -> Forward:
-    """A Llama whose layers are scanned, as every deep one's are."""
+    """Return a Llama whose layers are scanned."""
     return make_forward(
         Transformer(config, remat=remat, constrain=ActivationSharding(mesh), look_up=ShardedLookUp(mesh))
     )
 
 
 def near(params: dict[str, Any], seed: int, scale: float = 0.1) -> dict[str, Any]:
-    """`params` disturbed: a reinforced model, or a student on its way."""
+    """Return `params` with noise, as a reinforced model or a partly trained student."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda p: p + scale * rng.standard_normal(p.shape, np.float32), params)
 
 
 def toy_params(seed: int, width: int = 16) -> dict[str, Any]:
-    """Weights of `toy_forward`."""
+    """Return weights of `toy_forward`."""
     rng = np.random.default_rng(seed)
     shapes = {"embed": (VOCABULARY, width), "mix": (width, width), "lm_head": (width, VOCABULARY)}
     params = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
@@ -64,7 +64,7 @@ def toy_params(seed: int, width: int = 16) -> dict[str, Any]:
 
 
 def toy_forward(dtype: Any = jnp.float32) -> Forward:
-    """A causal model of one line: every position sees the mean of what came before. Compiles in no time."""
+    """Return a causal model that compiles fast: every position sees the mean of the earlier ones."""
 
     def hidden(params, tokens):
         x = jnp.take(params["embed"], tokens, axis=0).astype(dtype)
@@ -75,25 +75,25 @@ def toy_forward(dtype: Any = jnp.float32) -> Forward:
 
 
 def mesh_of(data: int = 1, fsdp: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
-    """A mesh over the first devices, as many as it needs."""
+    """Return a mesh over the first devices."""
     return make_mesh(data, fsdp, tensor, devices=jax.devices()[: data * fsdp * tensor])
 
 
 def shardings_of(params: Any, mesh: jax.sharding.Mesh) -> Any:
-    """Where a Llama's parameters lie; a toy's lie everywhere."""
+    """Return the shardings of a Llama's parameters; a toy's are replicated."""
     if "layers" in params:
         return shard_params(params, mesh)
     return jax.tree.map(lambda _: jax.NamedSharding(mesh, jax.P()), params)
 
 
 def put(params: Any, mesh: jax.sharding.Mesh) -> Any:
-    """`params` on `mesh`, in buffers of their own."""
+    """Return a copy of `params` on `mesh`."""
     return jax.device_put(jax.tree.map(np.copy, params), shardings_of(params, mesh))
 
 
 def make_batch(seed: int = 0, rows: int = ROWS) -> dict[str, np.ndarray]:
-    """A batch as the loader makes it, with everything that may occur: words replaced by several, untrained positions,
-    tails of padding, words recorded twice, rows without any suppression, retain rows, a row that is all padding."""
+    """Return a batch of the loader's form with every case: tokens replaced by several, untrained positions, padding,
+    tokens recorded twice, rows without suppression, retain rows, and a row of padding only."""
     rng = np.random.default_rng(seed)
     batch = {
         "tokens": rng.integers(0, VOCABULARY, (rows, LENGTH), np.int32),
@@ -125,18 +125,18 @@ def make_batch(seed: int = 0, rows: int = ROWS) -> dict[str, np.ndarray]:
 
 
 def trained(batch: dict[str, np.ndarray]) -> np.ndarray:
-    """bool [B, S]: the positions that a forget step trains."""
+    """Return the positions that a forget step trains, bool [B, S]."""
     return (batch["position_map"] >= 0) & (batch["weights"] > 0)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis, fp64."""
+    """Return the softmax over the last axis, in fp64."""
     exponent = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return exponent / exponent.sum(axis=-1, keepdims=True)
 
 
 def slow_generic(v_base: np.ndarray, v_reinforced: np.ndarray, batch: dict[str, np.ndarray], row: int, position: int):
-    """Base's and the generic logits of one position, [V] each, from whole logits, as METHOD.md sections 2 and 4 say."""
+    """Return base's and the generic logits of one position, [V] each, by METHOD.md sections 2 and 4."""
     place = batch["position_map"][row, position]
     base = v_base[row, place]
     kept = base.copy()
@@ -151,7 +151,7 @@ def slow_generic(v_base: np.ndarray, v_reinforced: np.ndarray, batch: dict[str, 
 
 
 def untied(params: Any) -> Any:
-    """Weights of `PLAIN` that compute what these, which may be of `TIED`, do."""
+    """Return weights of `PLAIN` for the same function as `params`, which may be of `TIED`."""
     return params if "lm_head" in params else {**params, "lm_head": params["embed"].T}
 
 
@@ -173,8 +173,11 @@ class Naive:
         self.gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
 
     def targets(self, base: Any, reinforced: Any, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """labels int32 [B, S]; hard and soft: distributions fp32 [B, S, V] to train towards (retain rows: base's)."""
-        # As long as the translated tokens, so that one compilation serves both; causality makes the tail harmless.
+        """Return labels int32 [B, S], and the hard and soft target distributions fp32 [B, S, V].
+
+        The distributions of retain rows are base's.
+        """
+        # Padding to the translated length saves a compilation; by causality it changes no result.
         tokens = np.pad(batch["tokens"], ((0, 0), (0, TRANSLATED - LENGTH)))
         v_base = np.asarray(self.logits(untied(base), batch["translated"]))
         v_reinforced = np.asarray(self.logits(untied(reinforced), tokens))
@@ -192,7 +195,7 @@ class Naive:
         return {"labels": labels, "hard": hard.astype(np.float32), "soft": soft.astype(np.float32)}
 
     def step(self, params: Any, target: np.ndarray, batch: dict[str, np.ndarray]):
-        """((forget loss, retain loss), gradient)."""
+        """Return ((forget loss, retain loss), gradient)."""
         weights = np.where(trained(batch), batch["weights"], 0)
         (_, losses), gradient = self.gradient(untied(params), batch["tokens"], target, weights, batch["retain"])
         gradient = jax.tree.map(np.asarray, gradient)
@@ -203,7 +206,7 @@ class Naive:
 
 
 def adamw(rate: float, b1: float, b2: float, eps: float, decay: float):
-    """AdamW after its paper, on trees of numpy arrays: `update(params, gradient) -> params`, with a memory."""
+    """Return AdamW by its paper on trees of numpy arrays: a stateful `update(params, gradient) -> params`."""
     moments = {"step": 0, "m": None, "v": None}
 
     def update(params, gradient):
@@ -223,7 +226,7 @@ def adamw(rate: float, b1: float, b2: float, eps: float, decay: float):
 
 
 def whole_logits(program: str, tokens: int) -> list[str]:
-    """Every shape in a compiled program's text that holds the vocabulary and at least `tokens` rows of it."""
+    """Return the shapes in a compiled program's text that have a vocabulary axis and at least `tokens` rows."""
     found = set()
     for shape in re.findall(r"\w+\[[\d,]+\]", program):
         sizes = [int(size) for size in re.findall(r"\d+", shape.partition("[")[2])]
@@ -233,11 +236,11 @@ def whole_logits(program: str, tokens: int) -> list[str]:
 
 
 def largest_difference(ours: Any, theirs: Any) -> float:
-    """Between two trees of arrays."""
+    """Return the largest absolute difference of two trees of arrays."""
     differences = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max()), ours, theirs)
     return max(jax.tree.leaves(differences))
 
 
 def assert_same_bits(ours: Any, theirs: Any) -> None:
-    """Two trees of arrays are equal bit for bit."""
+    """Assert that two trees of arrays are equal bit for bit."""
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), ours, theirs)

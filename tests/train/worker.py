@@ -1,6 +1,6 @@
-"""One process of two, each with two devices: scores rows, then trains until SIGTERM comes to the second process.
+"""One of two processes with two devices each: score rows, then train until the second process receives SIGTERM.
 
-python -m tests.train.worker FOLDER, the processes being described by JAX's variables; prints a line of JSON.
+Usage: python -m tests.train.worker FOLDER, with JAX's variables for the processes. It prints one line of JSON.
 """
 
 import json
@@ -17,18 +17,18 @@ from jaxforget.train.loop import Preempted
 from tests.evals.asking import placed, scorer
 from tests.train.looping import fit
 
-# Unequal lengths, so that the rows of the two processes differ in theirs; more than a batch.
+# Rows of unequal lengths, so that those of the two processes differ, and more than one batch.
 ROWS = [[1, 2, 3, 4, 5, 6, 7], [8, 9], [10, 11, 12], list(range(20, 50)), [5, 4, 3, 2], [77]]
 TERMINATED = 3
 
 
 def main(folder: Path) -> None:
-    """Runs the process; see the module."""
+    """Run the process; see the module."""
     join_processes()
     scores = [row.tolist() for row in scorer(fsdp=4, batch=4).log_probabilities(placed(4), ROWS)]
 
     def hook(step: int) -> None:
-        # The notice needs a moment to reach the other process.
+        # The notice needs some time to reach the other process.
         time.sleep(0.02)
         if step == TERMINATED and jax.process_index() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
