@@ -79,7 +79,7 @@ def test_faults():
     document = Document("x", "lo mi")
     with pytest.raises(UserError, match="blocks: 'script' is not one of document, paper"):
         cut_blocks([document], tokenizer, length=8, mode="script")
-    with pytest.raises(UserError, match="length: 1 is too short"):
+    with pytest.raises(UserError, match="length: 1 must be at least 2"):
         cut_blocks([document], tokenizer, length=1)
     with pytest.raises(UserError, match="no documents"):
         cut_blocks([], tokenizer, length=8)
