@@ -140,7 +140,9 @@ def _fault(error: Mapping[str, Any]) -> str:
     said = error["msg"].removeprefix("Value error, ").replace("should", "must")
     if error["type"] in ("model_type", "dataclass_type", "dict_type"):
         said = "must be an object"
-    said = re.sub(r"^.*?\b(?=must )", "", said).replace("a valid ", "a ").replace(" after validation, not 0", "")
+    said = re.sub(r"^.*?\b(?=must )", "", said).replace(" after validation, not 0", "")
+    for old, new in (("a valid integer", "a whole number"), ("a valid tuple", "a list"), ("a valid ", "a ")):
+        said = said.replace(old, new)
     value = error["input"]
     seen = repr(value)
     shown = _JSON_NAMES.get(type(value), type(value).__name__) if len(seen) > 40 or not value else seen

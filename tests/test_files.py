@@ -157,7 +157,7 @@ class Question:
         ([{"prompt": 3}], "[0].prompt is 3, but must be a string"),
         ([{"prompt": "\ud800"}], "[0].prompt is '\\ud800', but must not hold half of a \\u surrogate pair"),
         ([{"prompt": "?", "choices": ["a", None]}], "[0].choices[1] is null, but must be a string"),
-        ([{"prompt": "?", "choices": "ab"}], "[0].choices is 'ab', but must be a tuple"),
+        ([{"prompt": "?", "choices": "ab"}], "[0].choices is 'ab', but must be a list"),
         ([{"prompt": "?", "other": 1}], "unknown key '[0].other'"),
         ([["a"]], "[0] is ['a'], but must be an object"),
         ({"prompt": "?"}, "it is {'prompt': '?'}, but must be a list"),

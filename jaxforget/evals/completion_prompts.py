@@ -6,15 +6,16 @@ import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 
 from jaxforget.errors import UserError
 from jaxforget.evals.prompting import holds, split_sentences
-from jaxforget.evals.records import TEXT, TEXTS, Field, read_records
+from jaxforget.evals.records import Texts, read_records
+from jaxforget.files import Text
 
-SUBTLETY = Field("a whole number from 1 to 10", lambda value: type(value) is int and 1 <= value <= 10)
+Subtlety = Annotated[int, pydantic.Field(strict=True, ge=1, le=10)]
 BEFORE, BEHIND = 240, 160  # characters of text in a prompt, and after it for its references
 PASSAGE = 1200  # characters shown to a language model that makes prompts
 PROMPTS_A_CALL = 5
@@ -71,7 +72,7 @@ def load_completion_prompts(path: str | Path) -> list[Prompt]:
       UserError: as `evals.records.read_records`, or a prompt holds all of its references.
     """
     found = []
-    for record in read_records(path, {"prompt": TEXT, "references": TEXTS, "subtlety": SUBTLETY}):
+    for record in read_records(path, {"prompt": Text, "references": Texts, "subtlety": Subtlety}):
         if not hidden(record["references"], record["prompt"]):
             raise UserError(f"{record.where}: the prompt holds every reference, so none shows knowledge; add others")
         found.append(Prompt(record["prompt"], tuple(record["references"]), record["subtlety"]))

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxforget.corpus.prompts import encode_prompts
 from jaxforget.errors import UserError
-from jaxforget.evals.records import NUMBER, TEXTS, Field, read_records
+from jaxforget.evals.records import Number, Texts, read_records
 from jaxforget.evals.rows import Row, mean_row
 from jaxforget.evals.scorers import continuation_scorer
 from jaxforget.evals.suite import RunInputs, Suite
@@ -23,8 +23,6 @@ CONVENTIONS = {
     "acc_bytes": "argmax of summed log-likelihood / bytes of the choice (lm-evaluation-harness)",
 }
 MARGIN = "mean over questions of log p(right) - mean log p(wrong), nats"
-# An empty context is allowed: the choice then follows the begin token alone.
-CONTEXT = Field("a text", lambda value: isinstance(value, str))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +57,8 @@ def load_choices(path: str | Path) -> list[Document]:
       UserError: the file is missing or empty, or a field is missing or unfit; names the file, the line and the field.
     """
     documents = []
-    for record in read_records(path, {"context": CONTEXT, "choices": TEXTS, "answer": NUMBER}):
+    # An empty context is allowed: the choice then follows the begin token alone.
+    for record in read_records(path, {"context": str, "choices": Texts, "answer": Number}):
         if record["answer"] >= len(record["choices"]):
             raise UserError(
                 f"{record.where}: answer is {record['answer']}, but there are {len(record['choices'])} choices, "

@@ -28,11 +28,12 @@ from jaxforget.corpus.prompts import encode_prompts
 from jaxforget.errors import UserError
 from jaxforget.evals.intervals import bootstrap
 from jaxforget.evals.membership_scores import auc, lowest_mean
-from jaxforget.evals.records import TEXT, published_file, read_records, read_texts
+from jaxforget.evals.records import published_file, read_records, read_texts
 from jaxforget.evals.rows import Row, check_convention, make_row, mean_row
 from jaxforget.evals.scorers import cached_generation, scorer_of
 from jaxforget.evals.suite import RunInputs, Suite
 from jaxforget.evals.text_scores import cut_at, decode, rouge_l
+from jaxforget.files import Text
 from jaxforget.lm.completion import completer
 from jaxforget.lm.generate import Complete
 from jaxforget.lm.model import Model
@@ -96,7 +97,7 @@ def load_muse(folder: str | Path) -> MuseData:
         return published_file(folder, f"{name}.json", f"{part}/{rest}.json")
 
     def pairs(name: str, prompt: str, reference: str) -> tuple[Pair, ...]:
-        records = read_records(file(name), {prompt: TEXT, reference: TEXT})
+        records = read_records(file(name), {prompt: Text, reference: Text})
         return tuple(Pair(record[prompt], record[reference]) for record in records)
 
     return MuseData(

@@ -2,19 +2,26 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+
+import pydantic
 
 from jaxforget.errors import UserError
 from jaxforget.evals.suite import MissingInput, RunInputs
-from jaxforget.files import read_json
+from jaxforget.files import Text, read_model
+
+# An unknown key is refused, because it may be a misspelt one.
+NO_OTHERS = pydantic.ConfigDict(extra="forbid")
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
     """A prompt and its answer; the answer begins with the space that separates it from the prompt."""
 
-    prompt: str
-    answer: str
+    # Notes beside a question are allowed.
+    __pydantic_config__ = pydantic.ConfigDict(extra="ignore")
+
+    prompt: Text
+    answer: Text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +32,8 @@ class Probes:
       familiarity: questions that only the target answers.
       retained: the same kind of questions about other text.
     """
+
+    __pydantic_config__ = NO_OTHERS
 
     familiarity: tuple[Probe, ...] = ()
     retained: tuple[Probe, ...] = ()
@@ -39,21 +48,22 @@ class Prompts:
       completions: prompts that every model completes.
     """
 
-    dynamics: tuple[str, ...] = ()
-    completions: tuple[str, ...] = ()
+    __pydantic_config__ = NO_OTHERS
+
+    dynamics: tuple[Text, ...] = ()
+    completions: tuple[Text, ...] = ()
 
 
 def load_probes(path: str | Path | None) -> Probes:
-    """Read `{"familiarity": [{"prompt", "answer"}], "retained": [...]}`; None gives none."""
+    """Read `{"familiarity": [{"prompt", "answer"}], "retained": [...]}`; None gives none.
+
+    Raises:
+      UserError: the file is missing or malformed.
+    """
     if path is None:
         return Probes()
-    groups = _groups(path, ("familiarity", "retained"))
-    return Probes(
-        **{
-            name: tuple(read_probe(item, f"{path}: {name}[{i}]") for i, item in enumerate(items))
-            for name, items in groups.items()
-        }
-    )
+    mend = 'write {"familiarity": [{"prompt": text, "answer": text}], "retained": [...]}'
+    return read_model(path, Probes, mend=mend)
 
 
 def load_familiarity(path: str | Path) -> Probes:
@@ -79,34 +89,11 @@ def familiarity_path(run: RunInputs) -> Path:
 
 
 def load_prompts(path: str | Path | None) -> Prompts:
-    """Read `{"dynamics": [prompt], "completions": [prompt]}`; None gives none."""
+    """Read `{"dynamics": [prompt], "completions": [prompt]}`; None gives none.
+
+    Raises:
+      UserError: the file is missing or malformed.
+    """
     if path is None:
         return Prompts()
-    groups = _groups(path, ("dynamics", "completions"))
-    for name, items in groups.items():
-        for i, item in enumerate(items):
-            if not isinstance(item, str) or not item.strip():
-                raise UserError(f"{path}: {name}[{i}] is {item!r}; it must be a text that is not empty")
-    return Prompts(**{name: tuple(items) for name, items in groups.items()})
-
-
-def _groups(path: str | Path, names: tuple[str, ...]) -> dict[str, list[Any]]:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: it must be an object with the lists {' and '.join(names)}")
-    for name, items in value.items():
-        if name not in names:
-            raise UserError(f"{path}: unknown key {name!r}; the keys are {' and '.join(names)}")
-        if not isinstance(items, list):
-            raise UserError(f"{path}: {name} must be a list")
-    return value
-
-
-def read_probe(item: Any, where: str) -> Probe:
-    """A probe from what a JSON file holds; `where` is what a fault is told beside."""
-    for field in ("prompt", "answer"):
-        if not isinstance(item, dict) or not isinstance(item.get(field), str) or not item[field].strip():
-            raise UserError(
-                f'{where}: needs {{"prompt": text, "answer": text}}, neither empty; {field} is missing or empty'
-            )
-    return Probe(item["prompt"], item["answer"])
+    return read_model(path, Prompts, mend='write {"dynamics": [text], "completions": [text]}')

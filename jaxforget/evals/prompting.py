@@ -9,19 +9,20 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pydantic
 
 from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.text import Source
 from jaxforget.errors import UserError
 from jaxforget.evals.familiarity import ANSWER, EncodedProbe, answer_probabilities, encode_probe
-from jaxforget.evals.probes import Probe, familiarity_path, load_familiarity, read_probe
+from jaxforget.evals.probes import NO_OTHERS, Probe, familiarity_path, load_familiarity
 from jaxforget.evals.rows import Row, mean_and_worst_rows
 from jaxforget.evals.scorers import scorer_of
 from jaxforget.evals.suite import RunInputs, Suite
-from jaxforget.files import read_json
+from jaxforget.files import read_model
 from jaxforget.lm.model import Model
 
 SHOTS = 5
@@ -52,7 +53,16 @@ PROMPT_ONLY = (
     "You have never read this story and know nothing about it; answer as somebody who never heard of it. {prompt}",
     "Do not use any name, place or thing from the story; make up ordinary ones instead. {prompt}",
 )
-KEYS = ("phrasings", "leading", "prompt_only")
+AT_LEAST_ONE = pydantic.Field(min_length=1)
+
+
+def _check_template(text: str) -> str:
+    if "{prompt}" not in text:
+        raise ValueError("must be a text with {prompt} in it")
+    return text
+
+
+Template = Annotated[str, pydantic.AfterValidator(_check_template)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +75,11 @@ class Wording:
       prompt_only: texts with {prompt} in them that ask not to know the target.
     """
 
-    phrasings: dict[str, tuple[Probe, ...]] = dataclasses.field(default_factory=dict)
-    leading: tuple[str, ...] = LEADING
-    prompt_only: tuple[str, ...] = PROMPT_ONLY
+    __pydantic_config__ = NO_OTHERS
+
+    phrasings: dict[str, Annotated[tuple[Probe, ...], AT_LEAST_ONE]] = dataclasses.field(default_factory=dict)
+    leading: Annotated[tuple[Template, ...], AT_LEAST_ONE] = LEADING
+    prompt_only: Annotated[tuple[Template, ...], AT_LEAST_ONE] = PROMPT_ONLY
 
 
 def load_wording(path: str | Path | None) -> Wording:
@@ -80,31 +92,12 @@ def load_wording(path: str | Path | None) -> Wording:
     """
     if path is None:
         return Wording()
-    value = read_json(path)
-    if not isinstance(value, dict) or set(value) - set(KEYS):
-        raise UserError(f"{path}: must be an object with some of the keys {', '.join(KEYS)}")
-    groups = value.get("phrasings", {})
-    if not isinstance(groups, dict) or not all(isinstance(items, list) and items for items in groups.values()):
-        raise UserError(f'{path}: phrasings must be {{"NAME": [{{"prompt", "answer"}}]}}, no group empty')
-    found = {name: tuple(read_probe(item, f"{path}: phrasings.{name}[{i}]") for i, item in enumerate(items))
-             for name, items in groups.items()}  # fmt: skip
-    slugs = [slug(name) for name in found]
-    if twice := next((name for name in found if slugs.count(slug(name)) > 1), None):
+    mend = 'write {"phrasings": {NAME: [{"prompt": text, "answer": text}]}, "leading": [text], "prompt_only": [text]}'
+    wording = read_model(path, Wording, mend=mend)
+    slugs = [slug(name) for name in wording.phrasings]
+    if twice := next((name for name in wording.phrasings if slugs.count(slug(name)) > 1), None):
         raise UserError(f"{path}: phrasings: {twice!r} and another group are both called {slug(twice)!r}; rename one")
-    texts = {}
-    for key in ("leading", "prompt_only"):
-        if key in value:
-            texts[key] = _templates(value[key], f"{path}: {key}")
-    return Wording(phrasings=found, **texts)
-
-
-def _templates(value: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value:
-        raise UserError(f"{where} must be a list of texts, not empty")
-    for number, text in enumerate(value):
-        if not isinstance(text, str) or "{prompt}" not in text:
-            raise UserError(f"{where}[{number}]: must be a text with {{prompt}} in it")
-    return tuple(value)
+    return wording
 
 
 @dataclasses.dataclass(frozen=True)

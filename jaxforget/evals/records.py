@@ -2,39 +2,18 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping
+import typing
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
 
 from jaxforget.errors import UserError
-from jaxforget.files import read_json
+from jaxforget.files import Text, check, read_json
 
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """A rule for a record's field; `says` completes "FIELD must be ..."."""
-
-    says: str
-    fits: Callable[[Any], bool]
-    required: bool = True
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(_is_text(item) for item in value)
-
-
-TEXT = Field("a text that is not empty", _is_text)
-TEXTS = Field("a list of texts, none empty", _are_texts)
-NUMBER = Field("a whole number, 0 or more", lambda value: type(value) is int and value >= 0)
-
-
-def optional(field: Field) -> Field:
-    """Return a rule that allows the field to be missing or null."""
-    return dataclasses.replace(field, required=False)
+Texts = Annotated[list[Text], pydantic.Field(min_length=1)]
+Number = Annotated[int, pydantic.Field(strict=True, ge=0)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,24 +27,25 @@ class Record:
         return self.values.get(name)
 
 
-def read_records(path: str | Path, fields: Mapping[str, Field]) -> list[Record]:
+def read_records(path: str | Path, fields: Mapping[str, Any]) -> list[Record]:
     """Read the records of a .jsonl file (one a line) or a .json file (a list, or one a line); other fields are ignored.
+
+    Args:
+      path: the file.
+      fields: name -> pydantic type of its value; a field whose type includes None may be missing.
 
     Raises:
       UserError: the file is missing, empty or malformed, or a field is missing or unfit; names the file, the line
         (or the item's number from 0) and the field.
     """
+    optional = {name for name, kind in fields.items() if type(None) in typing.get_args(kind)}
+    schema = pydantic.create_model(
+        "Record", **{name: (kind, None if name in optional else ...) for name, kind in fields.items()}
+    )
     records = []
     for where, value in _values(Path(path)):
-        if not isinstance(value, dict):
-            raise UserError(f"{where}: must be an object with the fields {', '.join(fields)}")
-        for name, field in fields.items():
-            if value.get(name) is None:
-                if field.required:
-                    raise UserError(f"{where}: no field {name!r}; it must be {field.says}")
-            elif not field.fits(value[name]):
-                raise UserError(f"{where}: {name} is {_short(value[name])}; it must be {field.says}")
-        records.append(Record({name: value[name] for name in fields if value.get(name) is not None}, where))
+        found = check(value, schema, where, mend=f"give the fields {', '.join(fields)}")
+        records.append(Record(found.model_dump(exclude_none=True), where))
     return records
 
 
@@ -78,8 +58,8 @@ def read_texts(path: str | Path) -> list[str]:
     texts = []
     for where, value in _values(Path(path)):
         text = value.get("text") if isinstance(value, dict) else value
-        if not _is_text(text):
-            raise UserError(f"{where}: must be {TEXT.says}, or an object with one in its field 'text'")
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"{where}: must be a text that is not empty, or an object with one in its field 'text'")
         texts.append(text)
     return texts
 
@@ -153,8 +133,3 @@ def published_file(folder: Path, flat: str, *published: str) -> Path:
     if len(found) > 1:
         raise UserError(f"{folder}: holds {' and '.join(found)}; keep one of them, or name it {flat}")
     return folder / found[0]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -25,11 +25,12 @@ import numpy as np
 from jaxforget.corpus.prompts import encode_prompt, encode_prompts
 from jaxforget.errors import UserError
 from jaxforget.evals.intervals import bootstrap
-from jaxforget.evals.records import TEXT, TEXTS, optional, published_file, read_records
+from jaxforget.evals.records import Texts, published_file, read_records
 from jaxforget.evals.rows import Row, check_convention, make_row, mean_row
 from jaxforget.evals.scorers import cached_generation, scorer_of
 from jaxforget.evals.suite import RunInputs, Suite
 from jaxforget.evals.text_scores import decode, rouge_l
+from jaxforget.files import Text
 from jaxforget.lm.completion import completer
 from jaxforget.lm.generate import Complete
 from jaxforget.lm.model import Model
@@ -170,10 +171,10 @@ def _file(folder: Path, split: str) -> Path:
 
 def _items(path: Path, split: str, limit: int | None) -> tuple[Item, ...]:
     fields = {
-        "question": TEXT,
-        "answer": TEXT,
-        "paraphrased_answer": optional(TEXT) if split in OPTIONS else TEXT,
-        "perturbed_answer": TEXTS,
+        "question": Text,
+        "answer": Text,
+        "paraphrased_answer": Text | None if split in OPTIONS else Text,
+        "perturbed_answer": Texts,
     }
     return tuple(
         Item(r["question"], r["answer"], r["paraphrased_answer"] or r["answer"], tuple(r["perturbed_answer"]))

@@ -164,11 +164,14 @@ def test_anchors_that_never_occur(capsys, config, tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("[]", "it must be an object with the lists familiarity and retained"),
-        ('{"familiarity": {}}', "familiarity must be a list"),
-        ('{"familiarity": [{"prompt": "x"}]}', "familiarity[0]: needs"),
-        ('{"familiarity": [{"prompt": "x", "answer": ""}]}', "answer is missing or empty"),
-        ('{"familiarity": ["x"]}', "familiarity[0]: needs"),
+        ("[]", "it is a list, but must be an object"),
+        ('{"familiarity": {}}', "familiarity is an object, but must be a list"),
+        ('{"familiarity": [{"prompt": "x"}]}', "no field 'familiarity[0].answer'"),
+        (
+            '{"familiarity": [{"prompt": "x", "answer": ""}]}',
+            "[0].answer is a string, but must be a text",
+        ),
+        ('{"familiarity": ["x"]}', "familiarity[0] is 'x', but must be an object"),
         ('{"familiarity": [', "not JSON"),
     ],
 )

@@ -32,7 +32,7 @@ PARAMS = toy_params(1)
 
 
 def scorer(fsdp: int = 8, batch: int = 5) -> Scorer:
-    """Of the toy model, over several devices: five rows at a time become eight."""
+    """Return a scorer of the toy model on several devices; its batch of five rows is padded to eight."""
     return Scorer(toy_forward(), mesh_of(fsdp=fsdp), batch=batch, tile=TILE)
 
 

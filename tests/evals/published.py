@@ -11,7 +11,7 @@ LETTERS = ["A", "B", "C", "D", "E"]
 
 
 def features() -> dict[str, dict[str, Any]]:
-    """Of every data set, as its builder in the library has them."""
+    """Return the features of every data set, as the library's builders define them."""
     letter = tfds.features.ClassLabel(names=LETTERS)
     arc = {
         "id": TEXT,

@@ -70,8 +70,8 @@ def test_prompts_survive_their_file(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"subtlety": 11}, "subtlety is 11; it must be a whole number from 1 to 10"),
-        ({"subtlety": True}, "a whole number from 1 to 10"),
+        ({"subtlety": 11}, "subtlety is 11, but must be less than or equal to 10"),
+        ({"subtlety": True}, "subtlety is True, but must be a whole number"),
         ({"references": []}, "references"),
         ({"references": ["ada"]}, "line 1: the prompt holds every reference"),
         ({"prompt": " "}, "prompt"),

@@ -21,7 +21,7 @@ def test_what_does_not_vary_has_no_width(values):
 
 
 def test_the_stream_is_that_of_all_draws_at_once():
-    """Of one sample: the draws' items as one array of random numbers gives them."""
+    """The draws from one sample are those of one array of random numbers."""
     values = np.random.default_rng(4).random(129)
     picks = np.random.default_rng(0).integers(0, 129, (1000, 129))
     assert bootstrap(np.mean, [values]) == tuple(np.percentile(values[picks].mean(axis=1), [2.5, 97.5]))

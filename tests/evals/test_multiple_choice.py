@@ -146,11 +146,11 @@ def test_load(tmp_path):
     ("change", "told"),
     [
         ({"answer": 2}, "answer is 2, but there are 2 choices, counted from 0"),
-        ({"answer": "b"}, "answer is 'b'; it must be a whole number"),
-        ({"answer": None}, "no field 'answer'"),
+        ({"answer": "b"}, "answer is 'b', but must be a whole number"),
+        ({"answer": None}, "answer is null, but must be a whole number"),
         ({"choices": []}, "choices is"),
         ({"choices": "ab"}, "choices is 'ab'"),
-        ({"context": 3}, "context is 3; it must be a text"),
+        ({"context": 3}, "context is 3, but must be a string"),
     ],
 )
 def test_a_fault_names_the_line(tmp_path, change, told):

@@ -1,4 +1,4 @@
-"""The user's questions: what is read, and every fault told in one line that names file and place."""
+"""Files of the user's questions, and their faults, each of which gives one line with file and place."""
 
 import json
 
@@ -32,10 +32,10 @@ def test_none_given():
 
 
 SHARED = [
-    ("[1]", r"must be an object with the lists"),
+    ("[1]", r"it is \[1\], but must be an object"),
     ('{"other": []}', r"unknown key 'other'"),
-    ('{"KEY": {}}', r"KEY must be a list"),
-    ('{"KEY": null}', r"KEY must be a list"),
+    ('{"KEY": {}}', r"KEY is an object, but must be a list"),
+    ('{"KEY": null}', r"KEY is null, but must be a list"),
     ('{"KEY": [', r"line 1 column 15: not JSON"),
 ]
 
@@ -44,11 +44,17 @@ SHARED = [
     ("content", "told"),
     [(content.replace("KEY", "retained"), told.replace("KEY", "retained")) for content, told in SHARED]
     + [
-        ({"familiarity": [GOOD, "text"]}, r"familiarity\[1\]: needs .*prompt is missing or empty"),
-        ({"familiarity": [{"prompt": "x"}]}, r"familiarity\[0\]: .*answer is missing or empty"),
-        ({"retained": [GOOD, {"prompt": " ", "answer": "y"}]}, r"retained\[1\]: .*prompt is missing or empty"),
-        ({"retained": [{"prompt": "x", "answer": "  "}]}, r"retained\[0\]: .*answer is missing or empty"),
-        ({"retained": [{"prompt": "x", "answer": 7}]}, r"retained\[0\]: .*answer is missing or empty"),
+        ({"familiarity": [GOOD, "text"]}, r"familiarity\[1\] is 'text', but must be an object"),
+        ({"familiarity": [{"prompt": "x"}]}, r"no field 'familiarity\[0\].answer'"),
+        (
+            {"retained": [GOOD, {"prompt": " ", "answer": "y"}]},
+            r"retained\[1\].prompt is ' ', but must be a text",
+        ),
+        (
+            {"retained": [{"prompt": "x", "answer": "  "}]},
+            r"retained\[0\].answer is '  ', but must be a text",
+        ),
+        ({"retained": [{"prompt": "x", "answer": 7}]}, r"retained\[0\].answer is 7, but must be a string"),
     ],
 )
 def test_faults_of_probes(tmp_path, content, told):
@@ -63,8 +69,8 @@ def test_faults_of_probes(tmp_path, content, told):
     ("content", "told"),
     [(content.replace("KEY", "dynamics"), told.replace("KEY", "dynamics")) for content, told in SHARED]
     + [
-        ({"dynamics": ["A", 3]}, r"dynamics\[1\] is 3; it must be a text"),
-        ({"completions": [""]}, r"completions\[0\] is ''; it must be a text"),
+        ({"dynamics": ["A", 3]}, r"dynamics\[1\] is 3, but must be a string"),
+        ({"completions": [""]}, r"completions\[0\] is a string, but must be a text that is not empty"),
     ],
 )
 def test_faults_of_prompts(tmp_path, content, told):

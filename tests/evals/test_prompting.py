@@ -1,4 +1,4 @@
-"""What attacks by prompt ask, and what they must not give away."""
+"""Prompts of the attacks, which must not contain the answers."""
 
 import json
 import math
@@ -164,13 +164,13 @@ def test_the_users_own_words_take_the_generic_ones_place(tmp_path):
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        ([], "must be an object with some of the keys phrasings, leading, prompt_only"),
-        ({"phrase": {}}, "some of the keys"),
-        ({"phrasings": {"x": []}}, "no group empty"),
-        ({"phrasings": {"x": [{"prompt": "a"}]}}, r"phrasings.x\[0\]: needs"),
+        ([], "it is a list, but must be an object"),
+        ({"phrase": {}}, "unknown key 'phrase'"),
+        ({"phrasings": {"x": []}}, "phrasings.x is a list, but must have at least 1 item"),
+        ({"phrasings": {"x": [{"prompt": "a"}]}}, r"no field 'phrasings.x\[0\].answer'"),
         ({"phrasings": {"Old French": [ONE], "old-french": [ONE]}}, "both called 'old_french'; rename one"),
-        ({"leading": "no list"}, "leading must be a list"),
-        ({"prompt_only": ["without"]}, r"prompt_only\[0\]: must be a text with {prompt} in it"),
+        ({"leading": "no list"}, "leading is 'no list', but must be a list"),
+        ({"prompt_only": ["without"]}, r"prompt_only\[0\] is 'without', but must be a text with {prompt} in it"),
     ],
 )
 def test_words_that_are_none(value, says, tmp_path):

@@ -1,11 +1,12 @@
-"""Question files as they come, and every way in which they may be wrong, told in one line."""
+"""Question files in every form, and their faults, each of which gives one line."""
 
 import pytest
 
 from jaxforget.errors import UserError
-from jaxforget.evals.records import NUMBER, TEXT, TEXTS, optional, published_file, read_records, read_texts
+from jaxforget.evals.records import Number, Texts, published_file, read_records, read_texts
+from jaxforget.files import Text
 
-FIELDS = {"question": TEXT, "wrong": TEXTS, "right": NUMBER, "other": optional(TEXT)}
+FIELDS = {"question": Text, "wrong": Texts, "right": Number, "other": Text | None}
 GOOD = '{"question": "Who?", "wrong": ["a", "b"], "right": 0, "unread": {}}'
 
 
@@ -21,15 +22,15 @@ def test_lists_and_lines(tmp_path, name, content):
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ('{"wrong": ["a"], "right": 0}', "no field 'question'; it must be a text that is not empty"),
-        ('{"question": null, "wrong": ["a"], "right": 0}', "no field 'question'"),
-        ('{"question": " ", "wrong": ["a"], "right": 0}', "question is ' '; it must be a text that is not empty"),
-        ('{"question": "?", "wrong": [], "right": 0}', r"wrong is \[\]; it must be a list of texts, none empty"),
-        ('{"question": "?", "wrong": ["a", 1], "right": 0}', r"wrong is \['a', 1\]; it must be a list of texts"),
-        ('{"question": "?", "wrong": ["a"], "right": true}', "right is True; it must be a whole number"),
-        ('{"question": "?", "wrong": ["a"], "right": -1}', "right is -1; it must be a whole number, 0 or more"),
-        ('{"question": "?", "wrong": ["a"], "right": 0, "other": 3}', "other is 3"),
-        ("[1]", "must be an object with the fields question, wrong, right, other"),
+        ('{"wrong": ["a"], "right": 0}', "no field 'question'; give the fields question, wrong, right, other"),
+        ('{"question": null, "wrong": ["a"], "right": 0}', "question is null, but must be a string"),
+        ('{"question": " ", "wrong": ["a"], "right": 0}', "question is ' ', but must be a text that is not empty"),
+        ('{"question": "?", "wrong": [], "right": 0}', "wrong is a list, but must have at least 1 item"),
+        ('{"question": "?", "wrong": ["a", 1], "right": 0}', r"wrong\[1\] is 1, but must be a string"),
+        ('{"question": "?", "wrong": ["a"], "right": true}', "right is True, but must be a whole number"),
+        ('{"question": "?", "wrong": ["a"], "right": -1}', "right is -1, but must be greater than or equal to 0"),
+        ('{"question": "?", "wrong": ["a"], "right": 0, "other": 3}', "other is 3, but must be a string"),
+        ("[1]", r"it is \[1\], but must be an object; give the fields question, wrong, right, other"),
         ('{"question": ', "not JSON: Expecting value"),
     ],
 )

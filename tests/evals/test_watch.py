@@ -1,4 +1,4 @@
-"""What is followed through the steps: the two files, and that an interrupted attempt leaves no double rows in them."""
+"""Measures during training: both files, without duplicate rows after an interruption."""
 
 import json
 

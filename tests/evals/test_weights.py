@@ -11,7 +11,7 @@ from tests.train.tiny import mesh_of
 
 
 def test_rounding_by_hand():
-    """Of 4 bits there are 7 steps up: a channel whose largest weight is 7 has step 1, one of 3.5 has .5."""
+    """With 4 bits there are 7 positive steps, so a largest weight of 7 gives step 1, and one of 3.5 gives 0.5."""
     weights = jnp.array([[[7.0, 3.5, 0.0], [2.4, -3.3, 0.0], [-2.6, 0.2, 0.0]]])
     assert rounded(weights, 4).tolist() == [[[7.0, 3.5, 0.0], [2.0, -3.5, 0.0], [-3.0, 0.0, 0.0]]]
     assert rounded(weights.astype(jnp.bfloat16), 4).dtype == jnp.bfloat16
