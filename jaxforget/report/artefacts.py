@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from jaxforget.config.load import INSIDE
 from jaxforget.errors import UserError
 from jaxforget.evals.rows import ABOVE, MINUS_CONTROL, Row
 from jaxforget.files import read_json
@@ -362,7 +363,13 @@ def read_config(run: Path) -> tuple[str, dict[str, Any]] | None:
         raise UserError(f"{path}: {where}not YAML; mend it or run the chain again") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds {_kind(value)}, not settings; mend it or run the chain again")
-    return text, flatten(value)
+    values = flatten(value)
+    # A run's own configuration writes its folder as ${out}; a reader wants the place.
+    shown = {
+        k: v.replace(INSIDE, str(run), 1) if isinstance(v, str) and v.startswith(INSIDE) else v
+        for k, v in values.items()
+    }
+    return text, shown
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:

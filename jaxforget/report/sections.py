@@ -70,10 +70,10 @@ def method(config: Mapping[str, Any]) -> str | None:
     if "method" not in config:
         return None
     settings = ", ".join(f"{k.split('.', 1)[1]} {v}" for k, v in config.items() if k.startswith("objective."))
-    named = f"method {config['method']}" + (f" ({settings})" if settings else "")
+    named = f"{config['method']}" + (f" ({settings})" if settings else "")
     if not config.get("retain.weight"):
         return f"{named}; no retain term"
-    return f"{named}; retain term of weight {config['retain.weight']} on {config.get('retain.path')}"
+    return f"{named}; retain term of weight {config['retain.weight']:g} on {config.get('retain.path')}"
 
 
 def _plain(value: Any) -> str:

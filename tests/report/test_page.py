@@ -81,7 +81,7 @@ def test_whole_run_shows_every_artefact_and_reaches_for_nothing(tmp_path):
         "1.3% higher",
         "runs/demo/world/target",
         "3f2a91c0de, with changes",
-        "method whp (alpha 5.0); retain term of weight 1.0 on runs/demo/world/retain",
+        "whp (alpha 5.0); retain term of weight 1 on runs/demo/world/retain",
         "1 × cpu",
         "2026-11-22 08:31 UTC",
         "target/03-the-lamp.txt",
