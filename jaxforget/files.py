@@ -1,12 +1,13 @@
 """Files on disk: written completely or not at all, and read as JSON that fits a schema."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -180,6 +181,37 @@ def files_below(folder: str | Path) -> tuple[list[Path], list[Path]]:
             elif entry.is_symlink():
                 broken.append(entry)
     return sorted(files), sorted(broken)
+
+
+def hash_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file's content, as hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_files(files: Iterable[Path], folder: Path) -> dict[str, dict[str, Any]]:
+    """Return size and SHA-256 of files below a folder, by their relative names: {NAME: {"bytes": .., "sha256": ..}}."""
+    return {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": hash_file(path)}
+        for path in sorted(files)
+    }
+
+
+def find_difference(written: Mapping[str, Mapping[str, Any]], folder: Path) -> str | None:
+    """Return one line about the first file that is not as `hash_files` found it, or None.
+
+    Raises:
+      OSError: a file exists and cannot be read.
+    """
+    for name, entry in written.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{path}: is gone"
+        if (size := path.stat().st_size) != entry["bytes"]:
+            return f"{path}: is damaged: {size:,} bytes, where {entry['bytes']:,} were written"
+        if hash_file(path) != entry["sha256"]:
+            return f"{path}: is damaged: its content is not what was written (SHA-256 differs)"
+    return None
 
 
 @contextlib.contextmanager

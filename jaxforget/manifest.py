@@ -7,14 +7,14 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxforget.errors import UserError
-from jaxforget.files import files_below, read_json, write_json
+from jaxforget.files import files_below, find_difference, hash_file, hash_files, read_json, write_json
 
 PACKAGES = (
     "jaxforget",
@@ -41,9 +41,10 @@ class Manifest:
         self._path = run / "manifest.json"
         self._values: dict[str, Any] = read_json(self._path) if self._path.is_file() else {}
         if not isinstance(self._values, dict) or not all(
-            isinstance(self._values.get(part, {}), dict) for part in ("hashes", "stages")
+            isinstance(self._values.get(part, {}), dict) for part in ("files", "hashes", "stages")
         ):
             raise UserError(f"{self._path}: is not a run's manifest; delete it, and every stage runs again")
+        self._verified: set[str] = set()
         self._devices: dict[str, Any] | None = None
         self._hashes = self._values.setdefault("hashes", {})
 
@@ -52,11 +53,21 @@ class Manifest:
         return self._values.get("stages", {}).get(name)
 
     def record(
-        self, name: str, inputs: Mapping[str, str], seconds: float, *, options: Mapping[str, str] | None = None
+        self,
+        name: str,
+        inputs: Mapping[str, str],
+        seconds: float,
+        *,
+        options: Mapping[str, str] | None = None,
+        outputs: Collection[str] = (),
     ) -> None:
         """Record that the stage finished with these inputs.
 
         Args:
+          name: the stage.
+          inputs: name -> hash or value.
+          seconds: how long the stage took.
+          outputs: what the stage wrote, see `seal`.
           options: all options of the run that are no layout options, to tell later which of them changed.
         """
         entry = {
@@ -68,7 +79,53 @@ class Manifest:
             "finished": _now(),
         }
         self._values.setdefault("stages", {})[name] = entry
+        self.seal(outputs)
+
+    def seal(self, outputs: Collection[str]) -> None:
+        """Record size and hash of files in the run's folder, so that later stages can verify them.
+
+        Args:
+          outputs: a file, or a folder with all files below, by name in the run's folder.
+        """
+        if jax.process_index() == 0:
+            folder = self._path.parent
+            for name in outputs:
+                files = files_below(folder / name)[0] if (folder / name).is_dir() else [folder / name]
+                self._sealed().update(hash_files(files, folder))
+            self._verified.update(outputs)
         self._save()
+
+    def unseal(self, outputs: Collection[str]) -> None:
+        """Forget size and hash of files that are about to be written; see `seal`."""
+        for file in self._within(outputs):
+            del self._sealed()[file]
+        self._save()
+
+    def verify(self, outputs: Collection[str]) -> None:
+        """Check that files still have their recorded size and hash, once in a process; see `seal`.
+
+        Raises:
+          UserError: a file is damaged or gone; names it.
+        """
+        folder = self._path.parent
+        for name in outputs:
+            if name in self._verified:
+                continue
+            # A result of evaluations that is gone is measured again.
+            files = [file for file in self._within([name]) if name != "evals" or (folder / file).exists()]
+            if fault := find_difference({file: self._sealed()[file] for file in files}, folder):
+                damaged = Path(fault.partition(": is ")[0])
+                # Stages make models and blocks again whole, and results of evaluations one by one.
+                whole = damaged if name == "evals" else folder / name
+                raise UserError(f"{fault}; remove {whole}, and the same command makes it again")
+            self._verified.add(name)
+
+    def _sealed(self) -> dict[str, Any]:
+        return self._values.setdefault("files", {})
+
+    def _within(self, outputs: Collection[str]) -> list[str]:
+        """Return the recorded files among `outputs`."""
+        return [file for file in self._sealed() if any(f"{file}/".startswith(f"{name}/") for name in outputs)]
 
     def strike(self, name: str) -> None:
         """Remove the record of a stage, because its output is about to be replaced."""
@@ -113,8 +170,7 @@ class Manifest:
         known = self._hashes.get(str(path))
         if known and known["bytes"] == stat.st_size and known["time"] == stat.st_mtime_ns:
             return known["sha256"]
-        with path.open("rb") as file:
-            value = hashlib.file_digest(file, "sha256").hexdigest()
+        value = hash_file(path)
         self._hashes[str(path)] = {"sha256": value, "bytes": stat.st_size, "time": stat.st_mtime_ns}
         return value
 

@@ -22,7 +22,7 @@ from jaxforget.stages import anchors, eval, export, forget, prepare, reinforce, 
 from jaxforget.stages.check import check
 from jaxforget.stages.folder import check_folder, locked
 from jaxforget.stages.measure import measure_suites, preview_suites
-from jaxforget.stages.run import Run, wait_for_all
+from jaxforget.stages.run import Run, on_first_process, wait_for_all
 from jaxforget.stages.stage import Needs, Stage
 from jaxforget.train.checkpoint import discard
 from jaxforget.train.loop import Preempted, hosts_preempted
@@ -143,15 +143,17 @@ def run_stage(run: Run, stage: Stage, *, again: bool = True) -> bool:
         return False
     if hosts_preempted():
         raise Preempted(stage.name)
+    _verify(run, stage, needs)
     why = ""
     if run.manifest.stage(stage.name) and not stage.always:
         why = f" again: {', '.join(changes)} changed" if changes else " again: its output is gone"
     run.say(f"{stage.name}{why}")
     run.manifest.strike(stage.name)
+    run.manifest.unseal(stage.products(run))
     began = time.perf_counter()
     _work(run, stage, fingerprint(inputs))
     seconds = time.perf_counter() - began
-    run.manifest.record(stage.name, inputs, seconds, options=told_options(run.config))
+    run.manifest.record(stage.name, inputs, seconds, options=told_options(run.config), outputs=stage.products(run))
     _tidy(run, stage)
     run.say(f"  {seconds:.1f} s")
     return True
@@ -174,6 +176,28 @@ def require(run: Run, name: str) -> None:
         raise UserError(f"{run.folder}: since stage {name} ran, {', '.join(names)} changed; {command}")
     if gone := [path for path in stage.outputs(run) if not path.exists()]:
         raise UserError(f"{gone[0]}: stage {name} wrote it, and it is gone; {command}")
+
+
+def _verify(run: Run, stage: Stage, needs: Needs) -> None:
+    """Check size and hash of all that earlier stages wrote for this one.
+
+    The dictionary is left out: a review may change it, and later stages compare its content themselves.
+
+    Raises:
+      UserError: a file is damaged or gone.
+    """
+    known = {one.name: one for one in (*STAGES, TEXT)}
+    names, found = [*needs.after, *needs.stages], []
+    while names:
+        name = names.pop()
+        if name not in found:
+            found.append(name)
+            earlier = known[name].needs(run)
+            names += (*earlier.after, *earlier.stages)
+    products = {product for name in found if name != "anchors" for product in known[name].products(run)}
+    if stage.always:  # it shows what is measured, and needs no model
+        products = {"evals"}
+    on_first_process(lambda: run.manifest.verify(sorted(products - set(stage.products(run)))))
 
 
 def preview_anchors(config: Config) -> str:
@@ -215,10 +239,13 @@ def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
                 preview_suites(run, suites)
                 return run
             stages = {stage.name: stage for stage in STAGES}
+            _verify(run, stages["eval"], stages["eval"].needs(run))
             if any(suite.name == "probability" for suite in suites):
                 run_stage(run, stages["eval"])
             _save_config(run)
+            run.manifest.unseal(["evals"])
             rows = measure_suites(run, suites, named=[name.strip() for name in names.split(",")])
+            run.manifest.seal(["evals"])
             attacks = read_attack_metrics(run.folder)
             attacked = [row for row in rows if row.metric in attacks]
             # base and reinforced were never meant to forget

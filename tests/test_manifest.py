@@ -148,3 +148,30 @@ def test_a_folders_hash_follows_links_to_folders(tmp_path):
         (tmp_path / "elsewhere" / "a.json").write_text(text)
         hashes.add(Manifest(tmp_path).hash_path(tmp_path / "data"))
     assert len(hashes) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda path: path.write_bytes(b"\x00\x01\x03"), "is damaged: its content is not what was written"),
+        (lambda path: path.write_bytes(b"\x00\x01"), "is damaged: 2 bytes, where 3 were written"),
+        (Path.unlink, "is gone"),
+    ],
+    ids=["flipped", "cut", "removed"],
+)
+def test_a_damaged_output_is_named_though_its_time_is_that_of_writing(change, told, tmp_path):
+    path = tmp_path / "unlearned" / "model.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(b"\x00\x01\x02")
+    Manifest(tmp_path).record("forget", {}, 1.0, outputs=["unlearned"])
+    Manifest(tmp_path).verify(["unlearned"])
+    times = path.stat()
+    change(path)
+    if path.exists():
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(UserError, match=f"^{path}: {told}.*remove {path.parent}, and the same command makes it"):
+        Manifest(tmp_path).verify(["unlearned"])
+    Manifest(tmp_path).verify(["evals"])
+    run = Manifest(tmp_path)
+    run.unseal(["unlearned"])
+    run.verify(["unlearned"])

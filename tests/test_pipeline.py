@@ -258,6 +258,29 @@ def test_an_output_that_is_gone_is_made_again(output, stage, stubbed):
     assert f"{stage} again: its output is gone" in said
 
 
+@pytest.mark.parametrize(
+    ("file", "option", "whole"),
+    [
+        ("blocks/target/blocks.json", {"reinforce": {"learning_rate": 1e-4}}, "blocks/target"),
+        ("reinforced/config.json", {"forget": {"learning_rate": 1e-4}}, "reinforced"),
+        ("unlearned/config.json", {"evals": {"completion_tokens": 9}}, "unlearned"),
+        ("evals/summary.json", {}, "evals/summary.json"),
+    ],
+)
+def test_a_damaged_output_is_named_by_the_stage_that_would_read_it(file, option, whole, stubbed):
+    stubbed()
+    path = stubbed.run / file
+    content, times = path.read_bytes(), path.stat()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(UserError, match=f"{file}: is damaged: .*remove .*{whole}, and the same command"):
+        stubbed(**option)
+    path = stubbed.run / whole
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    stubbed(**option)
+    assert (stubbed.run / file).is_file()
+
+
 def test_a_stage_that_failed_runs_again(stubbed, monkeypatch):
     stubbed()
     working = pipeline.STAGES

@@ -83,6 +83,8 @@ def fit(
     log = None
     waits = True
     try:
+        for line in checkpoints.drop_damaged():
+            run.say(f"  warning: {line}")
         latest = checkpoints.latest()
         if checkpoints.discarded is not None:
             run.say(f"  starting over: inputs or options changed since the checkpoint of step {checkpoints.discarded}")

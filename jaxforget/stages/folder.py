@@ -9,12 +9,9 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
-import numpy as np
-
 from jaxforget.config import Config, load_config, options, value_of
 from jaxforget.errors import UserError
-from jaxforget.stages.run import Run
+from jaxforget.stages.run import Run, on_first_process
 
 # Names that a run writes into its folder: no input may be among them.
 PRODUCTS = ("anchors.json", "blocks", "reinforced", "unlearned", "export", "labels", "checkpoints", "evals")
@@ -99,20 +96,7 @@ def locked(run: Run) -> Iterator[None]:
     Raises:
       UserError: the folder cannot be made, or another command holds its lock.
     """
-    handle, fault = None, None
-    if jax.process_index() == 0:
-        try:
-            handle = _lock(run)
-        except UserError as error:
-            fault = error
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        taken = bool(multihost_utils.broadcast_one_to_all(np.asarray(fault is not None)))
-        if taken and fault is None:
-            fault = UserError(f"out={run.folder}: the first process could not lock it; see its message")
-    if fault is not None:
-        raise fault
+    handle = on_first_process(lambda: _lock(run))
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from jaxforget.corpus.loader import read_all, read_summary
-from jaxforget.files import atomic_folder, read_json, write_json
+from jaxforget.files import atomic_folder, find_difference, hash_files, read_json, write_json
 from jaxforget.lm.forward import configured_module, make_forward
 from jaxforget.lm.model import Model
 from jaxforget.manifest import fingerprint
@@ -29,13 +29,18 @@ def cached_labels(run: Run, base: Model) -> np.ndarray:
     note = folder / "labels.json"
     inputs = _label_inputs(run)
     print_of_inputs = fingerprint(inputs)
-    if not note.is_file() or read_json(note)["fingerprint"] != print_of_inputs:
+    noted = read_json(note) if note.is_file() else {}
+    if fault := find_difference(noted.get("files", {}), folder):
+        run.say(f"  warning: {fault}; the labels are computed again")
+    if fault or noted.get("fingerprint") != print_of_inputs:
         count = read_summary(run.blocks)["splits"]["train"]
         labels = compute_labels(run, base, load_reinforced(run, base), count)
         if jax.process_index() == 0:
             with atomic_folder(folder) as partial:
                 np.save(partial / "train.npy", labels)
-                write_json(partial / "labels.json", {"fingerprint": print_of_inputs, "blocks": count, "inputs": inputs})
+                files = hash_files([partial / "train.npy"], partial)
+                note_of_labels = {"fingerprint": print_of_inputs, "blocks": count, "inputs": inputs, "files": files}
+                write_json(partial / "labels.json", note_of_labels)
         wait_for_all("labels")
         run.say(f"  labels of {count:,} blocks are computed and cached")
     return np.load(folder / "train.npy", mmap_mode="r")

@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -18,6 +19,8 @@ from jaxforget.models.folders import resolve_folder
 from jaxforget.sharding import make_mesh
 from jaxforget.stages.build import make_objective
 from jaxforget.train.objectives import Objective
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +177,29 @@ def fetch(array: Any) -> np.ndarray:
 
         array = multihost_utils.process_allgather(array, tiled=True)
     return np.asarray(array)
+
+
+def on_first_process(check: Callable[[], T]) -> T | None:
+    """Call `check` on the first process only; the others return None.
+
+    Raises:
+      UserError: `check` raised it, on the first process; the others raise one that refers to its message.
+    """
+    value, fault = None, None
+    if jax.process_index() == 0:
+        try:
+            value = check()
+        except UserError as error:
+            fault = error
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        failed = bool(multihost_utils.broadcast_one_to_all(np.asarray(fault is not None)))
+        if failed and fault is None:
+            fault = UserError("the first process of the run has ended; see its message")
+    if fault is not None:
+        raise fault
+    return value
 
 
 def wait_for_all(name: str) -> None:

@@ -75,6 +75,15 @@ class Stage:
         """Return True if the stage is recorded as finished and its outputs exist."""
         return run.manifest.stage(self.name) is not None and all(path.exists() for path in self.outputs(run))
 
+    def products(self, run: Run) -> tuple[str, ...]:
+        """Return the names in the run's folder of what the stage writes there: models, blocks and evals/ as folders."""
+        names = {
+            str((path if path.parent == run.folder else path.parent).relative_to(run.folder))
+            for path in self.outputs(run)
+            if path.is_relative_to(run.folder)
+        }
+        return tuple(sorted(names))
+
     def inputs(self, run: Run) -> dict[str, str]:
         """Return all that the outputs depend on, as name -> hash or value."""
         needs = self.needs(run)

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxforget.files import write_json
+from jaxforget.errors import UserError
+from jaxforget.files import find_difference, hash_files, write_json
 from jaxforget.train.types import TrainState
 
 FINGERPRINT = "fingerprint.json"
+SEAL = "sha256.json"
 LOWER_IS_BETTER = {"familiarity": True, "perplexity": True, "retained": False}
 
 
@@ -51,6 +54,8 @@ class Checkpoints:
         if select != "last":
             policies.append(ocp.checkpoint_managers.BestN(get_metric_fn=self._score, n=1))
         options = ocp.CheckpointManagerOptions(
+            # Called when all processes have written, before orbax renames the checkpoint to its final name.
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
             # The policy decides which checkpoints stay, but orbax writes metrics only if best_fn is set.
             best_fn=None if select == "last" else self._score,
@@ -91,8 +96,39 @@ class Checkpoints:
           step: step of a finished checkpoint.
           like: tree of `ShapeDtypeStruct`s with the shardings of the result; the number of devices may differ from that
             of the saved state.
+
+        Raises:
+          UserError: a file of the checkpoint is damaged or gone.
         """
+        if fault := self._fault(step):
+            raise UserError(f"{fault}; remove {self._folder}, and run the same command: the stage starts over")
         return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+
+    def drop_damaged(self) -> list[str]:
+        """Remove the latest checkpoints that are damaged, until one is whole; return one line for each."""
+        lines = []
+        while (step := self.latest()) is not None and (fault := self._fault(step)):
+            self._manager.delete(step)
+            lines.append(f"{fault}; it is removed")
+        return lines
+
+    def _seal(self) -> None:
+        """Write size and hash of every file of the checkpoint that is being saved, beside them."""
+        if jax.process_index() == 0:
+            for folder in (self._folder / "steps").glob("*.orbax-checkpoint-tmp*"):
+                write_json(folder / SEAL, hash_files(_sealed(folder), folder))
+
+    def _fault(self, step: int) -> str | None:
+        """Return the file of the checkpoint that is not as it was saved and how it differs, or None."""
+        fault = None
+        if jax.process_index() == 0:
+            fault = find_damage(self._folder / "steps" / str(step))
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            damaged = bool(multihost_utils.broadcast_one_to_all(np.asarray(fault is not None)))
+            fault = (fault or f"{self._folder}: the checkpoint of step {step} is damaged") if damaged else None
+        return fault
 
     def wait(self) -> None:
         """Wait until every started save is on disk."""
@@ -109,6 +145,20 @@ def discard(folder: Path) -> None:
     (folder / FINGERPRINT).unlink(missing_ok=True)
     if folder.exists():
         shutil.rmtree(folder)
+
+
+def find_damage(folder: Path) -> str | None:
+    """Return one line about a file of a checkpoint that is not as it was saved, or None."""
+    try:
+        saved = json.loads((folder / SEAL).read_text())
+        return find_difference(saved, folder)
+    except (OSError, ValueError, AttributeError):
+        return f"{folder / SEAL}: cannot be read"
+
+
+def _sealed(folder: Path) -> list[Path]:
+    # Orbax rewrites its own record of a checkpoint later.
+    return [path for path in folder.rglob("*") if path.is_file() and path.name not in (SEAL, "_CHECKPOINT_METADATA")]
 
 
 def _matches(path: Path, fingerprint: str) -> bool:

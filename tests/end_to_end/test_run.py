@@ -89,6 +89,7 @@ def test_a_runs_folder_holds_everything(run, tiny_world):
         "curve",
         "dynamics",
         "passage",
+        "questions",
         "rows",
         "summary",
     }

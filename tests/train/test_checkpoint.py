@@ -6,6 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from jaxforget.errors import UserError
+from jaxforget.train.checkpoint import SEAL
 from tests.train.looping import abstract, batches, compiled, fresh, opened, shardings
 from tests.train.tiny import assert_same_bits
 
@@ -134,3 +136,41 @@ def test_saving_a_step_twice_keeps_the_first(tmp_path):
         checkpoints.save(2, later)
         checkpoints.wait()
         assert_same_bits(checkpoints.restore(2, abstract()), first)
+
+
+def files_of(folder: Path, step: int) -> list[Path]:
+    saved = folder / "checkpoints" / "steps" / str(step)
+    # Orbax writes _CHECKPOINT_METADATA and commit_success.txt beside these when all else is written.
+    return [saved / SEAL, *sorted(path for path in saved.glob("*/**/*") if path.is_file())]
+
+
+def test_a_flipped_byte_anywhere_is_found_and_the_older_checkpoint_is_taken(tmp_path):
+    state = fresh()
+    with opened(tmp_path, keep=10) as checkpoints:
+        checkpoints.save(1, state)
+        checkpoints.wait()
+    for number, path in enumerate(files_of(tmp_path, 1)):
+        with opened(tmp_path, keep=10) as checkpoints:
+            checkpoints.save(2, state)
+            checkpoints.wait()
+            path = files_of(tmp_path, 2)[number]
+            content = bytearray(path.read_bytes() or b"x")
+            content[len(content) // 2] ^= 1
+            path.write_bytes(content)
+            with pytest.raises(UserError, match="(is damaged|is gone|cannot be read)"):
+                checkpoints.restore(2, abstract())
+            (line,) = checkpoints.drop_damaged()
+            assert path.name in line or number == 0
+            assert checkpoints.latest() == 1
+            assert checkpoints.drop_damaged() == []
+            assert_same_bits(checkpoints.restore(1, abstract()), state)
+
+
+def test_a_file_of_a_checkpoint_that_is_gone_is_named(tmp_path):
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, fresh())
+        checkpoints.wait()
+        path = files_of(tmp_path, 1)[0]
+        path.unlink()
+        assert str(path) in checkpoints.drop_damaged()[0]
+        assert checkpoints.latest() is None
