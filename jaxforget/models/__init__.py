@@ -1,1 +1,1 @@
-"""The Llama family: forward pass, weights in and out, generation."""
+"""Models: families as data, the forward pass, weights in and out, adapters."""

@@ -37,7 +37,7 @@ class Run:
     @functools.cached_property
     def base(self) -> Path:
         """Local folder of the base model."""
-        return resolve_folder(_set(self.config.model.folder, "model.folder", "a Llama's folder or hub id"))
+        return resolve_folder(_set(self.config.model.folder, "model.folder", "a model's folder or hub id"))
 
     @functools.cached_property
     def control(self) -> Path | None:

@@ -88,7 +88,7 @@ def plan_rows(
         flags = " and ".join(name for name, given in (("--max-batch", max_batch), ("--remat", remats)) if given)
         raise UserError(f"{flags}: of training steps alone, which {', '.join(wanted)} is not; add --step forget")
     if config.model.folder is None:
-        raise UserError("model.folder is not set; it names a Llama's folder or hub id, of which config.json is enough")
+        raise UserError("model.folder is not set; it names a model's folder or hub id, of which config.json is enough")
     llama, source = read_shape(config.model.folder)
     widths = batch_widths(config)
     say(f"shape: {source}; {widths.translated} translated tokens a block of {widths.length} ({widths.source})")

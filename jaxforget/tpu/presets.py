@@ -75,8 +75,9 @@ def preset_for(place: Slice, llama: ModelConfig) -> str | None:
     return None
 
 
-def _sizes(llama: ModelConfig) -> tuple[int, ...]:
+def _sizes(llama: ModelConfig) -> tuple[int | str, ...]:
     return (
+        llama.family,
         llama.vocab_size,
         llama.hidden_size,
         llama.intermediate_size,

@@ -59,7 +59,7 @@ def profile(
     if config.out is None:
         raise UserError("out is not set; it names the folder whose xprof/ the trace goes to, as out=runs/NAME")
     if config.model.folder is None:
-        raise UserError("model.folder is not set; it names a Llama's folder or hub id, of which config.json is enough")
+        raise UserError("model.folder is not set; it names a model's folder or hub id, of which config.json is enough")
     llama, _ = read_shape(config.model.folder)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     widths = batch_widths(config)

@@ -37,7 +37,7 @@ def test_out(capsys, config, tiny_world, tmp_path):
 @pytest.mark.parametrize(
     ("word", "says"),
     [
-        ("model.folder=null", "model.folder is not set; it names a Llama's folder or hub id"),
+        ("model.folder=null", "model.folder is not set; it names a model's folder or hub id"),
         ("model.folder=/nowhere", "/nowhere: no such folder; give one, a hub id"),
         ("model.folder=WORLD/anchors.json", "anchors.json: is a file; give the model's folder"),
         ("model.folder=WORLD/target", "target/config.json: no such file; a model folder holds config.json"),
