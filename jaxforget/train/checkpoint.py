@@ -39,7 +39,7 @@ class Checkpoints:
     def __init__(self, folder: Path, fingerprint: str, *, keep: int, select: str):
         # Orbax accepts only absolute paths.
         folder = folder.resolve()
-        self._select = select
+        self._select, self._folder = select, folder
         path = folder / FINGERPRINT
         self.discarded: int | None = None
         if jax.process_index() == 0 and not _matches(path, fingerprint):
