@@ -63,11 +63,11 @@ def make_objective(config: Config, stage: str = "forget") -> Objective:
     kind = find_method(config.method, "method")
     # Options that several methods share stand in the schema; a field of the method names the one that it takes.
     taken = {field.metadata["option"]: field.name for field in dataclasses.fields(kind) if field.metadata.get("option")}
-    if config.targets.cache and "targets.cache" not in taken:
+    if config.targets.cache and not kind.cacheable:
         raise UserError(f"targets.cache: stores labels, of which method={kind.name} has none; set targets.cache=false")
     shared = {name: value_of(config, option) for option, name in taken.items()}
     objective = kind(**shared, **check_settings(kind, config.objective, "objective."))
-    if config.targets.suppress == "all" and not hasattr(objective, "never"):
+    if config.targets.suppress == "all" and not kind.generic_targets:
         raise UserError(f"targets.suppress=all: method={kind.name} has no generic targets; set targets.suppress=seen")
     if not kind.trains and (config.forget.weights != "full" or config.retain.weight):
         raise UserError(f"method={kind.name}: nothing trains; set forget.weights=full and retain.weight=0")
@@ -78,7 +78,7 @@ def make_objective(config: Config, stage: str = "forget") -> Objective:
 
 def complete_objective(objective: Objective, config: Config, summary: Mapping[str, Any]) -> Objective:
     """Return the objective with what only the prepared blocks can tell (`summary`, their blocks.json)."""
-    if config.targets.suppress == "all" and hasattr(objective, "never"):
+    if config.targets.suppress == "all" and objective.generic_targets:
         return dataclasses.replace(objective, never=tuple(summary["anchor_first_tokens"]))
     return objective
 

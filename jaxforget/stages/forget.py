@@ -21,7 +21,6 @@ from jaxforget.stages.labels import SAMPLE, cached_labels, compute_labels, say_l
 from jaxforget.stages.questions import questions_of
 from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Needs, Stage
-from jaxforget.train.objectives.whp import GenericTargets
 from jaxforget.train.types import Frozen, Params, TrainState
 
 
@@ -59,7 +58,7 @@ def forget(run: Run, mark: str) -> None:
     )
     if labels is not None:
         say_label_share(run, labels[:sample])
-    elif isinstance(run.objective, GenericTargets):
+    elif run.objective.generic_targets:
         say_label_share(run, compute_labels(run, base, frozen.reinforced, sample))
     objective = complete_objective(run.objective, config, summary)
     del base  # else it would stay beside a step that has cached labels and no use for it

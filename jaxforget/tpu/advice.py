@@ -63,7 +63,7 @@ def _other_forms(config: Config, name: str) -> list[Option]:
     needed = passes(config, name)
     base, reinforced = forget and needed.base, needed.reinforced
     found: list[Option] = []
-    if forget and any(field.name == "cached" for field in dataclasses.fields(make_objective(config))) and reinforced:
+    if forget and make_objective(config).cacheable and reinforced:
         found.append(Option({"targets.cache": True}, "a pass over all blocks beforehand (step label)"))
     if reinforced and config.reinforce.weights == "full":
         found.append(Option({"reinforce.weights": "int8-delta"}, "the reinforced model is held in 8 bits over base"))

@@ -8,6 +8,6 @@ from jaxforget.train.objectives.objective import Objective
 
 @dataclasses.dataclass(frozen=True)
 class NextToken(Objective):
-    """The mean cross-entropy of every token given the tokens before it."""
+    """The mean cross-entropy of the counted tokens, each given the tokens before it."""
 
     name: ClassVar[str] = "next_token"

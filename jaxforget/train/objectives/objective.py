@@ -31,6 +31,8 @@ class Objective:
       needs_retain: the method is defined with a retain term only.
       needs_reinforced: the method is defined with a reinforced model, whether its step runs that or not.
       trains: False if the method computes weights without training, see `task_vector`.
+      generic_targets: the targets come from equation 1; the objective is a `whp.GenericTargets`.
+      cacheable: the targets are labels that can be computed beforehand (targets.cache).
       constrained: the weight of the retain loss is a Lagrange multiplier in the state, see `pdu`.
       on_states: the loss is on hidden states in the middle of the model, see `rmu`.
       alternates: every forget row comes with an alternative answer, batch["alternate"]; it is appended as a row.
@@ -43,6 +45,8 @@ class Objective:
     needs_retain: ClassVar[bool] = False
     needs_reinforced: ClassVar[bool] = False
     trains: ClassVar[bool] = True
+    generic_targets: ClassVar[bool] = False
+    cacheable: ClassVar[bool] = False
     constrained: ClassVar[bool] = False
     on_states: ClassVar[bool] = False
     alternates: ClassVar[bool] = False

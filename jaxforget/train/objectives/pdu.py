@@ -16,7 +16,8 @@ class Pdu(Objective):
     """(max v - mean v)^2, a mean over forget tokens, subject to: mean retain nll <= epsilon.
 
     The weight of the retain loss is a Lagrange multiplier, part of the state: after each step it becomes
-    max(0, multiplier + dual_step (retain nll - epsilon)). It starts at 0; retain.weight is not used.
+    max(0, multiplier + dual_step (retain nll - epsilon)). It starts at 0. retain.weight must be set, and has no
+    other effect than to switch the retain rows on.
 
     Attributes:
       dual_step: step size of the multiplier.

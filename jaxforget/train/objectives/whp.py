@@ -28,6 +28,7 @@ class GenericTargets(Objective):
     never: tuple[int, ...] = dataclasses.field(default=(), metadata={"option": None})
 
     needs_reinforced: ClassVar[bool] = True
+    generic_targets: ClassVar[bool] = True
 
     @property
     def uses_base(self) -> bool:
@@ -67,6 +68,7 @@ class Whp(GenericTargets):
     cached: bool = dataclasses.field(default=False, metadata={"option": "targets.cache"})
 
     name: ClassVar[str] = "whp"
+    cacheable: ClassVar[bool] = True
 
     @property
     def uses_base(self) -> bool:
