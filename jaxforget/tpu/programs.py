@@ -83,12 +83,13 @@ def batch_widths(config: Config) -> Widths:
     """Return the widths of the run's prepared blocks, or assume a fifth more translated tokens."""
     sources = (source_of(config.corpus), source_of(config.retain) if config.retain.rows else None)
     asks = any(source is not None and _asks(source) for source in sources)
-    folder = None if config.out is None else Path(config.out) / "blocks" / "target"
-    if folder is not None and (folder / "blocks.json").is_file():
-        found = read_summary(folder)
-        return Widths(
-            found["length"], found["translated_length"], found["suppress"], f"blocks prepared in {folder}", asks
-        )
+    blocks = None if config.out is None else Path(config.out) / "blocks"
+    if blocks is not None and (blocks / "target" / "blocks.json").is_file():
+        found = [read_summary(blocks / "target")]
+        if config.retain.rows and (blocks / "retain" / "blocks.json").is_file():
+            found.append(read_summary(blocks / "retain"))  # a batch is as wide as the wider of them
+        widths = [max(one[name] for one in found) for name in ("length", "translated_length", "suppress")]
+        return Widths(*widths, f"blocks prepared in {blocks / 'target'}", asks)
     length = config.blocks.length
     multiple = 128 if length >= 512 else 16  # what preparing rounds to
     translated = -(-length * 6 // 5 // multiple) * multiple
@@ -135,7 +136,9 @@ def make_step(config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths, na
         return Step(name, rows, rows * length, trips, lambda: _trace_score(config, llama, mesh, rows, length))
     options = config.reinforce if name == "reinforce" else config.forget
     rows = options.batch + (0 if name == "reinforce" else config.retain.rows)
-    trips = _tiles(rows // shards // options.accumulate * widths.length, tile)
+    # An alternative answer is a row of its own in the step.
+    doubled = 2 if name == "forget" and make_objective(config).alternates else 1
+    trips = _tiles(doubled * rows // shards // options.accumulate * widths.length, tile)
 
     def trace() -> Any:
         if name == "label":
