@@ -126,7 +126,9 @@ def render(question: Question, answer: str, tokenizer: Any, template: str) -> Re
             f"corpus.template=chat: the chat template of {tokenizer.name_or_path or 'the model'} changes the answer "
             f"{answer[:40]!r}; set corpus.template=plain"
         )
-    return Rendered(prompt, answer, closing)
+    # A space before the answer is the answer's to predict: prompts of a chat end before it.
+    opened = prompt.rstrip(" ")
+    return Rendered(opened, prompt[len(opened) :] + answer, closing)
 
 
 def _of_one_kind(documents: Iterable[Document], asks: bool) -> Iterable[Document]:

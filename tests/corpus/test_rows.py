@@ -1,5 +1,6 @@
 """Rows of questions and answers: exact tokens and answer marks, in the plain form and in chat formats."""
 
+import copy
 import json
 
 import numpy as np
@@ -88,6 +89,14 @@ def test_a_chat_format_is_kept_to_the_end_token_of_the_answer(template, row, ans
     tokenizer = words_tokenizer(template)
     (made,), _ = cut_rows([document("who ran", "Bo ran far")], tokenizer, length=32, template="chat")
     assert spelled(made, tokenizer) == (row, answer)
+
+
+def test_a_space_before_an_answer_is_part_of_it():
+    tokenizer = copy.deepcopy(make_tokenizer("llama3"))
+    tokenizer.chat_template = LLAMA
+    (row,), _ = cut_rows([document("ka lo mi?", "Tharen bor.")], tokenizer, length=64, template="chat")
+    assert tokenizer.decode(row.tokens[row.answer == 0]) == "<s>who: ka lo mi?:"
+    assert tokenizer.decode(row.tokens[row.answer > 0]) == " Tharen bor. </s>"
 
 
 def test_special_tokens_of_an_answer_do_not_end_it():
