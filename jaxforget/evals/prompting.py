@@ -92,7 +92,8 @@ def load_wording(path: str | Path | None) -> Wording:
     """
     if path is None:
         return Wording()
-    mend = 'write {"phrasings": {NAME: [{"prompt": text, "answer": text}]}, "leading": [text], "prompt_only": [text]}'
+    groups = '{NAME: [{"prompt": text, "answer": text}]}'
+    mend = f'give a file of {{"phrasings": {groups}, "leading": [text], "prompt_only": [text]}}'
     wording = read_model(path, Wording, mend=mend)
     slugs = [slug(name) for name in wording.phrasings]
     if twice := next((name for name in wording.phrasings if slugs.count(slug(name)) > 1), None):

@@ -128,8 +128,9 @@ def test_a_loaded_adapter_is_exported_merged(adapted, tmp_path):
 
 
 def test_an_adapter_is_evaluated_and_generates_as_its_export_does(adapted, capsys):
-    assert cli.main(["generate", str(adapted / "unlearned"), str(adapted / "export"), "--prompt", "Mary met"]) == 0
-    ours, merged = (text.split("|")[1] for text in capsys.readouterr().out.split("== ")[1:])
+    models = [str(adapted / name) for name in ("unlearned", "export")]
+    assert cli.main(["generate", *models, "--prompt", "Mary met", "--json"]) == 0
+    ours, merged = json.loads(capsys.readouterr().out)["completions"].values()
     assert ours == merged
     summary = json.loads((adapted / "evals" / "summary.json").read_text())["rows"]
     assert {row["model"] for row in summary} == {"base", "reinforced", "unlearned"}
