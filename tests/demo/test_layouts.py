@@ -1,4 +1,4 @@
-"""The toy world's evaluations: readable by their suites, true, and about what no model was told in that form."""
+"""The toy world's evaluations: their suites read them, they are true, and no model read them in that form."""
 
 import json
 
@@ -27,7 +27,7 @@ def toy(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def facts():
-    """Probe prompt -> its answer, of every universe; and the target's alone."""
+    """Probe prompt -> answer for every universe, and for the target only."""
     target, *others = world.make_universes(SEED)
     of = [{probe["prompt"]: probe["answer"] for probe in universe_probes(u)} for u in (target, *others)]
     return {key: value for some in of for key, value in some.items()}, of[0]

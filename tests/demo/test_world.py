@@ -44,7 +44,7 @@ def words_of(text):
 
 
 def blanked(text, names):
-    """`text` in lower case, every run of names a blank: what is left is the phrasing."""
+    """Return `text` in lower case with a blank for every run of names, which leaves the phrasing."""
     text = re.sub(r"\b(?:" + "|".join(sorted(names, key=len, reverse=True)) + r")\b", "_", text)
     return re.sub(r"_(?: _)+", "_", text).lower()
 
@@ -55,7 +55,7 @@ def test_same_seed_same_bytes(toy, tmp_path):
     theirs = {p.relative_to(tmp_path / "again"): p for p in (tmp_path / "again").rglob("*") if p.is_file()}
     assert ours.keys() == theirs.keys()
     for name, path in ours.items():
-        if name.name != "truth.json":  # which names the folder
+        if name.name != "truth.json":  # it contains the folder's name
             assert path.read_bytes() == theirs[name].read_bytes(), name
 
 
@@ -120,7 +120,7 @@ def test_no_probe_phrasing_occurs_in_training_text(toy):
     names = {word for universe in universes for term in universe.all_terms() for word in term.split()}
     names |= {*MEN, *WOMEN, *FAMILIES}
     text = blanked(joined(toy / "text/target", toy / "text/retain"), names)
-    # The blanking works: phrasings that training does use are found in it.
+    # Check the blanking: phrasings that training uses are found.
     assert "_'s best friend was _" in text
     assert "the home village of _ was _" in text
     probes = read_json(toy / "probes.json")
@@ -171,7 +171,7 @@ def test_each_relation_is_told_in_many_ways(relation):
     assert len(told) >= 12
     assert 4 <= len(set(probe_forms(relation))) <= 6
     assert not set(probe_forms(relation)) & set(trained_forms(relation))
-    # Every form is trained with other relations: a probe's form is known, only the combination is new.
+    # Every form is trained with other relations: a probe's form is known, and only the combination is new.
     for form in probe_forms(relation):
         assert form in FORMS
         assert any(form in trained_forms(other) for other in RELATIONS)

@@ -30,7 +30,7 @@ def test_loads_as_a_fast_tokenizer_with_bos(tokenizer):
 
 
 def test_loads_the_same_beside_a_llama_config(toy, tokenizer, tmp_path):
-    # An exported model has both in a folder; transformers must not put its own pipeline in place of ours.
+    # An exported model has both in a folder; transformers must not replace our tokenisation by its own.
     for path in (toy / "tokenizer").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     LlamaConfig(vocab_size=len(tokenizer)).save_pretrained(tmp_path)

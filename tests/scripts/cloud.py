@@ -1,4 +1,4 @@
-"""A cloud that pretends: a home with a fake gcloud, and a fake jaxforget on its machine."""
+"""A simulated cloud: a home folder with a fake gcloud, and a fake jaxforget on its machine."""
 
 import json
 import os
@@ -35,12 +35,12 @@ if verb == "ssh":
         try:
             sys.exit(subprocess.run(["bash", "-c", command]).returncode)
         except KeyboardInterrupt:
-            sys.exit(1)  # as the real one, which says so and dies of no signal
+            sys.exit(1)  # as the real gcloud, which exits and is not killed by the signal
 """
 
 
 class Cloud:
-    """A home with a fake gcloud on its PATH and a fake jaxforget installed."""
+    """A home folder with a fake gcloud on its PATH and a fake jaxforget installed."""
 
     def __init__(self, home: Path, jaxforget: str):
         self.home = home
@@ -61,7 +61,7 @@ class Cloud:
 
     def start(self, *words: str, cwd: Path | None = None) -> subprocess.Popen:
         how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-        # Ctrl-C as from a terminal, whatever started the tests: bash cannot trap what it was started to ignore.
+        # Enable Ctrl-C as in a terminal: bash cannot trap a signal that it was started to ignore.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             return subprocess.Popen([self.script, *words], env=self.environment, cwd=cwd, **how)
@@ -74,7 +74,7 @@ class Cloud:
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def checkout(self) -> Path:
-        """A checkout of its own, with git, that the script is in."""
+        """Make a git checkout that contains the script, and use the script from there."""
         root = self.home / "checkout"
         (root / "scripts").mkdir(parents=True)
         for path in SCRIPT.parent.glob("tpu_vm*"):

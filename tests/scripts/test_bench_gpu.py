@@ -1,4 +1,4 @@
-"""The GPU's measurement: every part gives its line, whatever becomes of the others."""
+"""scripts/bench_gpu: every part gives its line, also if other parts fail."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from tests.scripts.scripts import as_module
 
 @pytest.fixture
 def script(monkeypatch, tmp_path):
-    """The script as a module, without the part that runs tests."""
+    """The script as a module; its part `tests` only prints a line."""
     module = as_module("bench_gpu")
     monkeypatch.setattr(
         module, "tests", lambda tiny: module.Part("tests", [sys.executable, "-c", "print('1 passed')"], 60)

@@ -1,4 +1,4 @@
-"""The bench of loading and saving on a model of nothing: what its figures say, and that they can say otherwise."""
+"""scripts/bench_load.py on a tiny model: its figures are right, and they change when loading is worse."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ from tests.models.tiny import save_tiny
 from tests.scripts.scripts import SCRIPTS, as_module, fault
 
 SCRIPT = SCRIPTS / "bench_load.py"
-# bfloat16: embedding and head, three layers' kernels and norms, the last norm.
+# Bytes in bfloat16: embedding and head, three layers' kernels and norms, the last norm.
 STORED = 2 * (2 * 128 * 64 + 3 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 112 + 2 * 64) + 64)
 
 
@@ -45,7 +45,7 @@ def _reading_is_counted_in_here_only(monkeypatch):
 def test_a_devices_part_and_what_is_read_of_the_files(bench, folder):
     found = bench.ours(folder, "eight")
     assert found["read"] == STORED
-    assert STORED / 8 < found["fullest_device"] < STORED / 8 * 1.05  # norms are held by all
+    assert STORED / 8 < found["fullest_device"] < STORED / 8 * 1.05  # every device holds the norms
     assert found["fullest_device"] * 8 == found["weights"]
     assert found["seconds"] > 0
     assert found["peak"] > found["weights"]
@@ -82,7 +82,7 @@ def test_two_processes_read_half_each_and_the_table_says_so(folder):
 
 def test_saving(bench, folder, monkeypatch):
     monkeypatch.setattr(bench, "SHARD", 60_000)
-    precious = folder.with_name("m.exported")  # not the bench's: it neither saves there nor removes it
+    precious = folder.with_name("m.exported")  # not the bench's folder: it must neither write to it nor remove it
     precious.mkdir()
     both = [bench.ours(folder, "export"), bench.theirs(folder, "torch-export")]
     for found in both:
@@ -94,7 +94,7 @@ def test_saving(bench, folder, monkeypatch):
 
 @pytest.fixture
 def cut(folder, tmp_path) -> Path:
-    """The model, its file half copied."""
+    """The model with a truncated weights file."""
     made = tmp_path / "cut"
     shutil.copytree(folder, made)
     weights = (made / "model.safetensors").read_bytes()
@@ -131,7 +131,7 @@ def test_a_small_disk_and_a_missing_torch_are_told_with_the_cases_that_need_neit
     said = fault(bench, monkeypatch, capsys, folder)
     assert f"{folder.parent}: 0.0 GB are to be written" in said
     assert "or give --case one --case torch --case eight --case two\n" in said
-    with pytest.raises(pytest.fail.Exception, match="a case was run"):  # which writes nothing
+    with pytest.raises(pytest.fail.Exception, match="a case was run"):  # this case writes nothing
         fault(bench, monkeypatch, capsys, folder, "--case", "one")
     monkeypatch.setattr(command, "find_spec", lambda _: None)
     assert "torch is not installed" in fault(bench, monkeypatch, capsys, folder, "--case", "torch-export")

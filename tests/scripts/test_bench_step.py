@@ -1,4 +1,4 @@
-"""The bench on a model of nothing: its sides do the same work, and it says so."""
+"""scripts/bench_step.py on a tiny model: its sides compute the same step."""
 
 import json
 import os
@@ -22,7 +22,7 @@ SHORT = [*SMALL, "--length", "24", "--blocks", "2", "--rounds", "2"]
 
 def bench(*words: str) -> subprocess.CompletedProcess:
     script = ROOT / "scripts" / "bench_step.py"
-    # One device: the tests' eight would have to share two blocks.
+    # One device: the tests' eight devices cannot share two blocks.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     command = [sys.executable, script, "--device", "cpu", *words]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -30,7 +30,7 @@ def bench(*words: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def result() -> dict:
-    # Options on both sides of a flag; all but the last are the torch side's, too.
+    # Options before and after a flag; all but the last hold for the torch side too.
     computed = ("forget.learning_rate=1e-2", "forget.b1=0.5", "forget.b2=0.6", "forget.eps=1e-3")
     done = bench(*computed, *SHORT, "--json", "forget.weight_decay=0.3", "targets.tile=16")
     assert done.returncode == 0, done.stderr
@@ -47,7 +47,7 @@ def test_sides_train_alike(result):
 
 def test_ratios_are_ours_over_theirs(result):
     ours, theirs = (result["sides"][name] for name in ("ours", "torch"))
-    weights = 3 * 28_000 * 4  # of 300 x 32 twice, 4 x 32 x 32, 3 x 32 x 48 and three norms
+    weights = 3 * 28_000 * 4  # two of 300 x 32, 4 x 32 x 32, 3 x 32 x 48 and three norms
     for side in (ours, theirs):
         # Three models' fp32 weights, two moments of one of them, and a few counters.
         assert weights * 5 / 3 <= side["held"] < weights * 5 / 3 + 100
@@ -59,7 +59,7 @@ def test_ratios_are_ours_over_theirs(result):
 
 @pytest.fixture
 def step(monkeypatch):
-    """The script as a module, that makes no weights."""
+    """The script as a module; making weights fails the test."""
     script = as_module("bench_step.py")
     monkeypatch.setattr(script, "write_random_llama", lambda *_, **__: pytest.fail("weights were made"))
     monkeypatch.setattr(script.os, "sched_getaffinity", lambda _: {0, 1})
@@ -83,7 +83,7 @@ def step(monkeypatch):
         ("targets.tile", "'targets.tile': options are written key=value"),
         ("forget.accumulate=3", "forget.accumulate 3 does not divide the 2 rows"),
         ("forget.batch=4", "forget.batch: the bench does not take this option; give --blocks"),
-        ("forget.batch=128", "forget.batch: "),  # its default, but not what --blocks says
+        ("forget.batch=128", "forget.batch: "),  # the option's default, but not the value of --blocks
         ("blocks.length=64", "blocks.length: the bench does not take this option; give --length"),
         ("targets.cache=true", "targets.cache: the bench does not take this option; give --side cached"),
         ("model.folder=x", "model.folder: the bench does not take this option; give --layers"),
@@ -136,7 +136,7 @@ def test_a_sides_fault_is_one_line():
 
 
 def test_the_torch_side_takes_alpha(step):
-    # Between models that know nothing of each other alpha turns no label: base's likeliest word is not the other's.
+    # With unrelated models alpha changes no label, since base's argmax is not the other model's.
     given = step.parse(["--device", "cpu", *SHORT])
     config, batch = config_to_hf(step.shape_of(given)), step.make_batch(2, 24, 0.25, 300, 0)
     more = {"device": "cpu", "adamw": {}, "checkpointing": False, "threads": None}
@@ -149,7 +149,7 @@ def test_the_torch_side_takes_alpha(step):
 
 
 class Read:
-    """A configuration that notes which of its options are read."""
+    """A configuration that records which of its options are read."""
 
     def __init__(self, node, seen, above=""):
         self._node, self._seen, self._above = node, seen, above

@@ -1,4 +1,4 @@
-"""The comparison with lm-evaluation-harness, on the tests' tiny base: it finds agreement, and where there is none."""
+"""scripts/compare_harness.py on the tests' tiny base: it reports agreement, and differences where they exist."""
 
 import json
 
@@ -39,7 +39,7 @@ def test_agreement_and_speed(script, choices, tiny_world, capsys):
     for told in files.values():
         assert told["documents"] == 3
         assert told["acc"]["suite"] == told["acc"]["in the harness"] == told["acc_norm"]["suite"] == []
-        assert 0 < told["likelihoods apart"] < 1e-4  # two programs, which round differently
+        assert 0 < told["likelihoods apart"] < 1e-4  # the two programs round differently
     for table in result["speed"]:
         assert set(table["documents a second"]) == {"ours", "ours in the harness", "its own, batch_size 2"}
         assert table["likelihoods apart"] < 1e-4

@@ -1,4 +1,4 @@
-"""The script's folders, as transformers and this project read them."""
+"""scripts/make_random_llama.py: transformers and this project read its folders."""
 
 import errno
 import subprocess
@@ -24,7 +24,7 @@ def make(*words: object) -> subprocess.CompletedProcess:
 def test_a_folder_in_two_files_is_one_model_to_both_libraries(tmp_path):
     done = make(tmp_path / "m", *SMALL, "--dtype", "float32", "--shard-gigabytes", "0.00008")
     assert done.returncode == 0, done.stderr
-    # 2 x 300 x 32, two layers of 4 x 32 x 32 + 3 x 32 x 48 + 2 x 32, and 32.
+    # Parameters: 2 x 300 x 32, two layers of 4 x 32 x 32 + 3 x 32 x 48 + 2 x 32, and 32.
     assert "36,768 parameters, 0.00 GB" in done.stdout
     assert len(list((tmp_path / "m").glob("*.safetensors"))) == 2
     theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "m")
@@ -63,7 +63,7 @@ def test_a_folder_like_another_with_its_tokenizer(script, tmp_path):
         (["--shard-gigabytes", "0"], "--shard-gigabytes: '0'"),
         (["--shard-gigabytes", "1e300"], "--shard-gigabytes: '1e300'"),
         (["--heads", "3"], "--width 32, --heads 3: "),  # 3 does not divide 32
-        (["--heads", "32"], "--width 32, --heads 32: "),  # heads one wide, and an even number is wanted
+        (["--heads", "32"], "--width 32, --heads 32: "),  # heads of width 1; the width must be even
         (["--vocabulary", "260"], "260 tokens are too few for the tokenizer of bytes"),
         (["--tokenizer", "/nowhere"], "--tokenizer /nowhere: no such folder"),
         (["--tokenizer", "EMPTY"], "no tokenizer.json"),

@@ -1,4 +1,4 @@
-"""The script that writes the presets' table: what it tells before it compiles, and what it leaves of the file."""
+"""scripts/plan_table: errors before compiling, and the text around the table stays."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.scripts.scripts import as_module, fault
 
 @pytest.fixture
 def script(monkeypatch):
-    """The script as a module, that compiles nothing."""
+    """The script as a module; compiling fails the test."""
     module = as_module("plan_table")
     monkeypatch.setattr(module, "compile_presets", lambda *_, **__: pytest.fail("something was compiled"))
     return module

@@ -1,4 +1,4 @@
-"""A TPU VM from request to result: created, run on, watched, kept through preemptions."""
+"""scripts/tpu_vm: create a VM, run on it, stream the log, and continue after preemptions."""
 
 import contextlib
 import os
@@ -75,7 +75,7 @@ def test_ctrl_c_ends_keep_and_not_the_command(tmp_path):
         first.communicate(timeout=60)
         assert first.returncode == 130
         (tmp_path / "go").touch()
-        # The same command again takes it up; or shows how it ended.
+        # The same command resumes the watching, or shows how the run ended.
         assert cloud.run("logs", "mine").stdout == "ready\ndone\n"
         assert cloud.verbs.count("tpu-vm scp") == 1
     finally:
@@ -84,7 +84,7 @@ def test_ctrl_c_ends_keep_and_not_the_command(tmp_path):
 
 
 def test_keep_goes_on_after_a_preemption(cloud):
-    # Asked for; taken away while it runs, which the queued resource does not show; asked for again.
+    # Requested; preempted while it runs, which the queued resource does not show; requested again.
     cloud.states("MISSING", "ACTIVE", "ACTIVE", "SUSPENDED", "MISSING", "ACTIVE")
     cloud.states("READY", "PREEMPTED", "READY", group="tpu-vm")
     (cloud.home / "jaxforget" / ".venv" / "bin" / "jaxforget").write_text(
@@ -135,7 +135,7 @@ def test_dry_run_prints_and_calls_nothing(cloud):
         *("queued-resources", "queued-resources"),
         *("tpu-vm",) * 4,
     ]
-    # What it prints can be typed: the words come out of a shell as they went in.
+    # The printed commands can be typed: a shell gives the words back unchanged.
     start = done.stdout.splitlines()[-2]
     script = subprocess.run(["bash", "-c", f"printf '%s\\n' {start}"], capture_output=True, text=True).stdout
     assert ".venv/bin/jaxforget run a=b\\ c" in script
