@@ -109,7 +109,8 @@ def test_preset_loads_and_round_trips(preset, tmp_path):
 
 def test_there_are_these_presets():
     names = {path.stem for path in PRESETS.glob("*.yaml")}
-    assert names == {"toy", "whp_llama2_7b", "whp_llama3_8b", "whp_tinyllama_1b"}
+    families = {"gemma2_9b", "llama3.2_1b", "qwen2.5_7b", "qwen3_8b", "zephyr_7b"}
+    assert names == {"toy", "whp_llama2_7b", "whp_llama3_8b", "whp_tinyllama_1b"} | families
 
 
 def test_the_papers_preset_is_the_papers_table():
@@ -365,6 +366,7 @@ def test_slice_presets_change_only_what_costs_memory(path):
     allowed = (
         "out",
         "model.",
+        "targets.tile",
         "reinforce.accumulate",
         "reinforce.batch",
         "reinforce.moment_dtype",
