@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jaxforget
-from jaxforget.cli import chain, chat, demo, generate, plan, profile, report, review
+from jaxforget.cli import chain, chat, compare, demo, generate, plan, profile, report, review
 from jaxforget.cli.faults import Terminated, leave, quiet_threads, silence, tell, terminable, users_fault
 from jaxforget.cli.parser import LAYOUT, Parser
 from jaxforget.interrupts import Ending
@@ -24,7 +24,7 @@ first steps:
 
 `jaxforget help COMMAND` says more about a command; `jaxforget help run` lists every option.
 """
-COMMANDS = (demo, chain, report, review, plan, profile, generate, chat)  # in the order of the help
+COMMANDS = (demo, chain, report, review, compare, plan, profile, generate, chat)  # in the order of the help
 ANEW = ("plan", "profile", "generate", "chat")  # commands that store nothing to resume from
 
 

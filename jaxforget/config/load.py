@@ -24,7 +24,11 @@ from jaxforget.config.schema import RESERVED_NAMES, SECTIONS, Config, options
 from jaxforget.errors import UserError, first_line
 
 # Words of some commands that are no options, and how they are written.
-WORDS = {"suite": "jaxforget eval CONFIG suite=NAME", "slice": "jaxforget plan CONFIG --slice NAME"}
+WORDS = {
+    "suite": "jaxforget eval CONFIG suite=NAME",
+    "slice": "jaxforget plan CONFIG --slice NAME",
+    "methods": "jaxforget compare CONFIG methods=NAME,NAME",
+}
 LIKE = 0.6  # a name is suggested from this likeness on
 MISSPELT = 0.8  # from this likeness on, a key is a misspelling within its section, not a key of another section
 INSIDE = "${out}"  # stands for the run's folder in its own config.yaml

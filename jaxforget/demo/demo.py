@@ -5,7 +5,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,21 +45,7 @@ def run_demo(out: Path, seed: int) -> dict[str, Any]:
     if truth.is_file() and read_json(truth)["seed"] != seed:
         raise UserError(f"--seed {seed}: {out} holds the world of seed {read_json(truth)['seed']}; give another --out")
     seconds = _Times(out / "seconds.json", complete=(out / "results.json").is_file())
-    with seconds("world"):
-        if not truth.is_file():
-            build_world(world, seed=seed)
-    with seconds("init"):
-        init = out / "pretraining" / "init"
-        if not (init / "config.json").is_file():
-            make_init(init, world / "tokenizer", SHAPE, seed)
-    folders = {}
-    for name, text in (("base", world / "text"), ("control", world / "text" / "retain")):
-        with seconds(name):
-            _say(f"== {name}: a toy Llama trained from scratch")
-            folders[name] = out / name
-            settings = config_from(pretraining(out / "pretraining" / name, init, text))
-            run = run_chain(settings, ("prepare",), again=True, force=True)
-            run_stage(run, pretrain_stage(folders[name]))
+    folders = make_models(out, seed, seconds)
     models = {"folder": str(folders["base"]), "control": str(folders["control"])}
     with seconds("paper"):
         _say("== the paper's recipe")
@@ -93,6 +79,35 @@ def run_demo(out: Path, seed: int) -> dict[str, Any]:
     write_json(out / "results.json", results)
     _show(out, results)
     return results
+
+
+def make_models(out: Path, seed: int, seconds: Callable[[str], Any] = contextlib.nullcontext) -> dict[str, Path]:
+    """Make the toy world of `seed` in `out`/world, and a base and a control trained from scratch on it.
+
+    Args:
+      out: the folder of the demo; what is finished in it is not made again.
+      seed: seed of the world and of the models' start.
+      seconds: returns a context that times the part of this name.
+
+    Returns:
+      {"base", "control"} -> the model's folder.
+    """
+    world, init = out / "world", out / "pretraining" / "init"
+    with seconds("world"):
+        if not (world / "truth.json").is_file():
+            build_world(world, seed=seed)
+    with seconds("init"):
+        if not (init / "config.json").is_file():
+            make_init(init, world / "tokenizer", SHAPE, seed)
+    folders = {}
+    for name, text in (("base", world / "text"), ("control", world / "text" / "retain")):
+        with seconds(name):
+            _say(f"== {name}: a toy Llama trained from scratch")
+            folders[name] = out / name
+            settings = config_from(pretraining(out / "pretraining" / name, init, text))
+            run = run_chain(settings, ("prepare",), again=True, force=True)
+            run_stage(run, pretrain_stage(folders[name]))
+    return folders
 
 
 def _chain(values: dict[str, Any], file: Path, stages: tuple[str, ...]) -> Run:

@@ -30,6 +30,14 @@ def curves_svg(rows_by_model: Mapping[str, Sequence[Mapping[str, float | None]]]
     return "".join([*out, "</svg>\n"])
 
 
+def svg_document(panels: Sequence[str], width: int, height: int) -> str:
+    """Return one SVG document of figures side by side, each an `<svg>` of `width` by `height` pixels."""
+    out = [_open(width * max(len(panels), 1), height)]
+    for i, drawn in enumerate(panels):
+        out.append(drawn.replace("<svg ", f'<svg x="{i * width}" y="0" width="{width}" height="{height}" ', 1))
+    return "".join([*out, "</svg>\n"])
+
+
 def write_curves_svg(rows_by_model: Mapping[str, Sequence[Mapping[str, float | None]]], path: str | Path) -> Path:
     """Write `curves_svg` to `path`, atomically, and return the path."""
     write_text(path, curves_svg(rows_by_model))

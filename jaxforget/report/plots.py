@@ -193,24 +193,48 @@ def quantity_chart(
 
 
 def trade_off(
-    points: Mapping[str, tuple[float, float]], tones: Mapping[str, str], width: int = 340, height: int = 290
+    points: Mapping[str, tuple[float, float]],
+    tones: Mapping[str, str],
+    width: int = 340,
+    height: int = 290,
+    *,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+    labels: tuple[str, str] = ("knowledge of the target (lower is better)", "retained knowledge (higher is better)"),
 ) -> str:
     """Return the scatter of knowledge of the target (x) against knowledge to keep (y), one point a model.
 
     Both axes run from 0 to 1 where all values do, so that no difference looks larger than it is.
+
+    Args:
+      points: model -> (x, y).
+      tones: model -> the name of its colour.
+      width: of the view box, pixels.
+      height: of the view box, pixels.
+      intervals: model -> half the lengths of the bars through its point, in both directions.
+      labels: of the axes.
     """
-    xs, ys = [x for x, _ in points.values()], [y for _, y in points.values()]
-    x_values, y_ticks = ticks(0.0, max(1.0, *xs)), ticks(0.0, max(1.0, *ys))
+    spans = intervals or {}
+    wide = {model: spans.get(model, (0.0, 0.0)) for model in points}
+    xs = [x + sign * wide[model][0] for model, (x, _) in points.items() for sign in (-1, 1)]
+    ys = [y + wide[model][1] for model, (_, y) in points.items()]
+    x_values, y_ticks = ticks(min(0.0, *xs) if intervals else 0.0, max(1.0, *xs)), ticks(0.0, max(1.0, *ys))
     x_ticks = list(zip(x_values, tick_texts(x_values), strict=True))
     told = "; ".join(f"{model}: {figure(x)} of the target, {figure(y)} retained" for model, (x, y) in points.items())
     out, px, py = _axes(
         x_ticks, y_ticks, (LEFT, width - 16, 24, height - 38), (width, height),
-        f"knowledge of the target against retained knowledge. {told}",
-        "knowledge of the target (lower is better)", "retained knowledge (higher is better)",
+        f"knowledge of the target against retained knowledge. {told}", *labels,
     )  # fmt: skip
+    for model, (x, y) in points.items():
+        across, along = wide[model]
+        if across or along:
+            out.append(
+                f'<g class="t-{tones[model]}"><path class="line interval" d="M{px(x - across):.1f} {py(y):.1f}'
+                f'H{px(x + across):.1f}M{px(x):.1f} {py(y - along):.1f}V{py(y + along):.1f}"/></g>'
+            )
+    middle = (x_values[0] + x_values[-1]) / 2
     for right_half in (False, True):
         # Labels of points in the right half stand to their left, inside the plot.
-        group = [(m, px(x), py(y)) for m, (x, y) in points.items() if (x > x_values[-1] / 2) == right_half]
+        group = [(m, px(x), py(y)) for m, (x, y) in points.items() if (x > middle) == right_half]
         places = spread([y for _, _, y in group], 13, 30, height - 42)
         for (model, x, y), at in zip(group, places, strict=True):
             end, anchor = (x - 14, "end") if right_half else (x + 14, "start")

@@ -16,8 +16,9 @@ from jaxforget.stages.run import Run, on_first_process
 # Names that a run writes into its folder: no input may be among them.
 PRODUCTS = ("anchors.json", "blocks", "reinforced", "unlearned", "export", "labels", "checkpoints", "evals")
 LOCK = ".lock"
-# Names that an empty folder may hold: those of file systems, of `jaxforget profile`, and of a run killed at its start.
-HARMLESS = {"lost+found", ".DS_Store", "xprof", LOCK}
+# Names that an empty folder may hold: those of file systems, of `jaxforget profile` and `compare`, and of a run killed
+# at its start.
+HARMLESS = {"lost+found", ".DS_Store", "xprof", LOCK, "compare", "compare.json", "compare.md", "compare.svg"}
 HARMLESS_STARTS = (".nfs", ".manifest.json.", ".config.yaml.")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 

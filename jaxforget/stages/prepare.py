@@ -1,7 +1,11 @@
 """Stage `prepare`: cut the text into blocks and translate them."""
 
 import dataclasses
+import os
+import shutil
 from typing import Any
+
+import jax
 
 from jaxforget.anchors.diagnosis import diagnose
 from jaxforget.corpus.blocks import count_anchors, prepare_blocks
@@ -9,10 +13,10 @@ from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.questions import read_alternates
 from jaxforget.corpus.translate import Translator
 from jaxforget.errors import UserError
-from jaxforget.files import write_json
+from jaxforget.files import atomic_folder, write_json
 from jaxforget.models.folders import read_config
 from jaxforget.models.tokenizer import check_ids, fit_tokenizer, load_tokenizer
-from jaxforget.stages.run import Run
+from jaxforget.stages.run import Run, wait_for_all
 from jaxforget.stages.stage import Needs, Stage
 
 SHOWN = 8  # notes printed
@@ -103,6 +107,26 @@ def _diagnose(run: Run, dictionary: Anchors, tokenizer: Any, translator: Transla
 def read_dictionary(run: Run) -> Anchors:
     """Return the dictionary that translates the text: filtered, unless anchors.filter is off."""
     return Anchors.load(run.anchors, keep_all=not run.config.anchors.filter)
+
+
+def lend_blocks(lender: Run, borrower: Run) -> None:
+    """Give the blocks of a finished run to a new one, as links where the file system has them.
+
+    The borrower's own stage still compares its inputs with those of the lender, and runs again where they differ.
+    """
+    entry = lender.manifest.stage("prepare")
+    if jax.process_index() == 0 and entry is not None and borrower.manifest.stage("prepare") is None:
+        with atomic_folder(borrower.folder / "blocks") as partial:
+            shutil.copytree(lender.folder / "blocks", partial, copy_function=_link, dirs_exist_ok=True)
+        borrower.manifest.record("prepare", entry["inputs"], entry["seconds"], options=entry["options"])
+    wait_for_all(f"{borrower.folder}: blocks")
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
 
 
 def _tokenizer(run: Run) -> Any:

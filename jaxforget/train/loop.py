@@ -37,6 +37,10 @@ class Preempted(Exception):
         super().__init__(f"{stage}: stopped by {signal.name}, {how}; run the same command to continue")
 
 
+class Diverged(UserError):
+    """The loss or the gradient of a training stage is not finite."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LoopOptions:
     """Options of the loop.
@@ -149,7 +153,7 @@ def run_loop(
 
     Raises:
       Preempted: SIGTERM or SIGINT arrived, even in the last step; the state is saved.
-      UserError: the loss or the gradient is not finite; the message names the step and the last good checkpoint.
+      Diverged: the loss or the gradient is not finite; the message names the step and the last good checkpoint.
     """
     first = step = int(state.step)
 
@@ -176,7 +180,7 @@ def run_loop(
             checkpoints.wait()
             good = checkpoints.latest()
             kept = f"the checkpoint of step {good} is kept" if good else "no checkpoint was made yet"
-            raise UserError(
+            raise Diverged(
                 f"{options.stage}: loss {values['loss']}, gradient norm {values['grad_norm']} at step {step}; {kept}. "
                 f"Lower {options.stage}.learning_rate or set {options.stage}.clip_norm; the stage then starts over"
             )

@@ -20,6 +20,7 @@ class Dpo(Objective):
     beta: float = dataclasses.field(default=0.1, metadata={"above": 0})
 
     name: ClassVar[str] = "dpo"
+    searched: ClassVar[str] = "objective.beta"
     per_row: ClassVar[bool] = True
     alternates: ClassVar[bool] = True
 

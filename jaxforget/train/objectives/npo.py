@@ -21,6 +21,7 @@ class Npo(Objective):
     beta: float = dataclasses.field(default=0.1, metadata={"above": 0})
 
     name: ClassVar[str] = "npo"
+    searched: ClassVar[str] = "objective.beta"
     per_row: ClassVar[bool] = True
 
     @property
@@ -45,6 +46,7 @@ class SimNpo(Objective):
     delta: float = 0.0
 
     name: ClassVar[str] = "simnpo"
+    searched: ClassVar[str] = "objective.beta"
     per_row: ClassVar[bool] = True
 
     def row_loss(self, logp: Array, base_logp: Array | None, count: Array) -> Array:

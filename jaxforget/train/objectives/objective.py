@@ -35,6 +35,7 @@ class Objective:
       cacheable: the targets are labels that can be computed beforehand (targets.cache).
       constrained: the weight of the retain loss is a Lagrange multiplier in the state, see `pdu`.
       on_states: the loss is on hidden states in the middle of the model, see `rmu`.
+      searched: the option that `jaxforget compare` searches over beside the learning rate.
       alternates: every forget row comes with an alternative answer, batch["alternate"]; it is appended as a row.
     """
 
@@ -49,6 +50,7 @@ class Objective:
     cacheable: ClassVar[bool] = False
     constrained: ClassVar[bool] = False
     on_states: ClassVar[bool] = False
+    searched: ClassVar[str] = "retain.weight"
     alternates: ClassVar[bool] = False
 
     @property

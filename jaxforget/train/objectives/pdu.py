@@ -28,6 +28,7 @@ class Pdu(Objective):
     epsilon: float = 0.5
 
     name: ClassVar[str] = "pdu"
+    searched: ClassVar[str] = "objective.epsilon"
     needs_retain: ClassVar[bool] = True
     constrained: ClassVar[bool] = True
 

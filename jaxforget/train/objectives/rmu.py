@@ -29,6 +29,7 @@ class Rmu(Objective):
     seed: int = 0
 
     name: ClassVar[str] = "rmu"
+    searched: ClassVar[str] = "objective.scale"
     on_states: ClassVar[bool] = True
 
     def counted(self, batch: Batch) -> Array:

@@ -21,6 +21,7 @@ class TaskVector(Objective):
     strength: float = 1.0
 
     name: ClassVar[str] = "task_vector"
+    searched: ClassVar[str] = "objective.strength"
     needs_reinforced: ClassVar[bool] = True
     trains: ClassVar[bool] = False
 

@@ -22,6 +22,7 @@ class Undial(Objective):
     beta: float = 10.0
 
     name: ClassVar[str] = "undial"
+    searched: ClassVar[str] = "objective.beta"
 
     @property
     def uses_base(self) -> bool:

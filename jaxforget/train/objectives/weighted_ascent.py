@@ -29,6 +29,7 @@ class Wga(Objective):
     beta: float = 1.0
 
     name: ClassVar[str] = "wga"
+    searched: ClassVar[str] = "objective.beta"
 
     def tile_loss(self, logits: Array, tile: Tile) -> tuple[Array, Array]:
         return _weighed(logits, tile.of_token("next"), lambda p: p**self.beta)
@@ -48,6 +49,7 @@ class SatImp(Objective):
     beta2: float = 1.0
 
     name: ClassVar[str] = "satimp"
+    searched: ClassVar[str] = "objective.weight"
 
     def tile_loss(self, logits: Array, tile: Tile) -> tuple[Array, Array]:
         def weight_of(p: Array) -> Array:

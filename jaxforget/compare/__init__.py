@@ -1,0 +1,1 @@
+"""Comparison of unlearning methods under one budget."""

@@ -1,0 +1,96 @@
+"""The search of a method: its trials over learning rate and strength."""
+
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+from jaxforget.config import Config, value_of
+from jaxforget.train.objectives import find_method
+
+RATE = "forget.learning_rate"
+# Factors of the configured values. Trials are ordered from the configured values outwards.
+RATES, STRENGTHS = (1.0, 1 / 3, 3.0, 0.1), (1.0, 0.25, 4.0)
+MOST_TRIALS = len(RATES) * len(STRENGTHS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One run of a method; `settings` are the options that the search sets, as name -> value."""
+
+    method: str
+    settings: dict[str, float]
+
+    @property
+    def name(self) -> str:
+        """The name of the trial's folder, and of its model in tables."""
+        words = [f"{option.rpartition('.')[2]}_{value:g}" for option, value in self.settings.items()]
+        return "-".join([self.method, *words])
+
+    def configure(self, config: Config) -> Config:
+        """Return `config` with the method and the settings of the trial."""
+        config = method_config(config, self.method)
+        for option, value in self.settings.items():
+            section, _, key = option.partition(".")
+            if section == "objective":
+                config = dataclasses.replace(config, objective={**config.objective, key: value})
+            else:
+                part = dataclasses.replace(getattr(config, section), **{key: value})
+                config = dataclasses.replace(config, **{section: part})
+        return config
+
+    def describe(self, config: Config) -> dict[str, Any]:
+        """Return the options that turn `config` into this trial's configuration, as name -> value."""
+        mine = method_config(config, self.method)
+        names = ("targets.suppress", "targets.cache", "retain.loss", "retain.weight", "retain.rows", "forget.weights")
+        adapted = {name: value_of(mine, name) for name in names if value_of(mine, name) != value_of(config, name)}
+        return {"method": self.method, **adapted, **self.settings}
+
+
+def method_config(config: Config, method: str) -> Config:
+    """Return `config` for another method, without the options that only its own method takes."""
+    kind = find_method(method, "methods")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    taken = {field.metadata.get("option") for field in fields.values()}
+    targets, retain, forget = config.targets, config.retain, config.forget
+    if "targets.cache" not in taken:
+        targets = dataclasses.replace(targets, cache=False)
+    if "never" not in fields:
+        targets = dataclasses.replace(targets, suppress="seen")
+    if kind.constrained:
+        retain = dataclasses.replace(retain, loss="nll")
+    elif retain.loss == "states" and not kind.on_states:
+        retain = dataclasses.replace(retain, loss="kl")
+    if not kind.trains:
+        retain, forget = dataclasses.replace(retain, weight=0.0, rows=0), dataclasses.replace(forget, weights="full")
+    objective = config.objective if method == config.method else {}
+    return dataclasses.replace(
+        config, method=method, objective=objective, targets=targets, retain=retain, forget=forget
+    )
+
+
+def search(config: Config, method: str) -> list[Trial]:
+    """Return the trials of a method, from the configured settings outwards.
+
+    Every method has the learning rate, unless nothing trains, and the option that its objective names. An option of
+    value 0, as the weight of a retain term that the configuration lacks, is not searched.
+    """
+    kind, config = find_method(method, "methods"), method_config(config, method)
+    values = {RATE: value_of(config, RATE)} if kind.trains else {}
+    section, _, key = kind.searched.partition(".")
+    if section == "objective":
+        default = next(field.default for field in dataclasses.fields(kind) if field.name == key)
+        values[kind.searched] = config.objective.get(key, default)
+    else:
+        values[kind.searched] = value_of(config, kind.searched)
+    values = {option: value for option, value in values.items() if value}
+    grid = itertools.product(*(RATES if option == RATE else STRENGTHS for option in values))
+    trials = []
+    for factors in sorted(grid, key=lambda factors: sum(abs(math.log(factor)) for factor in factors)):
+        # The search is coarse: three digits make readable settings. The configured values stay exact.
+        settings = {
+            option: value if factor == 1 else float(f"{value * factor:.3g}")
+            for (option, value), factor in zip(values.items(), factors, strict=True)
+        }
+        trials.append(Trial(method, settings))
+    return [trial for trial in trials if trial.settings.get(RATE, 0) <= 1]

@@ -1,0 +1,110 @@
+"""The result of a comparison: mean and standard deviation of every measure, the recommended method, and a table."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxforget.compare.measures import MEASURES, forgotten, kept, score
+
+COLUMNS = {
+    "familiarity": "familiarity",
+    "retained": "retained",
+    "perplexity": "perplexity",
+    "target_acc": "target questions right",
+    "margin": "margin, nats",
+    "relearned": "familiarity after relearning",
+    "int4": "familiarity in 4 bits",
+}
+RULE = """\
+Settings are chosen on the validation half of the questions, on the first seed; the table shows the test half.
+`recommended` is the method with the highest score: the harmonic mean of *forgotten* and *kept*. *Forgotten* is the
+harmonic mean, over familiarity, margin and familiarity after relearning, of the share of the way from base to the
+control (without a control: to 0). *Kept* is the harmonic mean of retained relative to base and base's perplexity
+relative to the method's, each at most 1. So no other method both forgets more and keeps more.
+"""
+
+
+def conclude(
+    measured: Sequence[Mapping[str, Mapping[str, float | None]]],
+    settings: Mapping[str, Mapping[str, Any]],
+    seconds: Mapping[str, float | None],
+) -> dict[str, Any]:
+    """Return the content of compare.json.
+
+    Args:
+      measured: for each seed, the figures of base, of the control and of each method; a method without figures
+        diverged on that seed.
+      settings: method -> the options of its chosen trial.
+      seconds: method -> median seconds of a step.
+    """
+    methods = {
+        name: {**summarize(measured, name), "seconds_per_step": seconds[name], "settings": dict(settings[name])}
+        for name in settings
+    }
+    base, control = summarize(measured, "base"), None
+    if all("control" in figures for figures in measured):
+        control = summarize(measured, "control")
+    scores = {name: score(_means(each), _means(base), _means(control)) for name, each in methods.items()}
+    finished = [name for name in methods if methods[name]["familiarity"] is not None]
+    recommended = max(finished, key=lambda name: scores[name], default=None)
+    return {"methods": methods, "control": control, "base": base, "recommended": recommended}
+
+
+def summarize(measured: Sequence[Mapping[str, Mapping[str, float | None]]], name: str) -> dict[str, Any]:
+    """Return {"mean", "std"} over seeds of every measure of a model, and its KS p-value by seed.
+
+    A measure that one seed lacks is None, so that a method which diverged on a seed looks no better for it. The
+    standard deviation is the sample's, 0 with one seed.
+    """
+    found: dict[str, Any] = {}
+    for measure in MEASURES:
+        values = [figures.get(name, {}).get(measure) for figures in measured]
+        found[measure] = None
+        if all(value is not None for value in values):
+            std = statistics.stdev(values) if len(values) > 1 else 0.0
+            found[measure] = {"mean": statistics.fmean(values), "std": std}
+    quality = [figures.get(name, {}).get("ks_p") for figures in measured]
+    found["ks_p"] = quality if any(value is not None for value in quality) else None
+    return found
+
+
+def _means(summary: Mapping[str, Any] | None) -> dict[str, float | None] | None:
+    if summary is None:
+        return None
+    return {measure: summary[measure] and summary[measure]["mean"] for measure in MEASURES}
+
+
+def markdown(result: Mapping[str, Any], seeds: Sequence[int], trials: int) -> str:
+    """Return compare.md: the table, the settings of each method, and the rule."""
+    models = {"base": result["base"], "control": result["control"], **result["methods"]}
+    models = {name: summary for name, summary in models.items() if summary is not None}
+    base, control = _means(result["base"]), _means(result["control"])
+    header = ["", *COLUMNS.values(), "KS p against the control", "forgotten", "kept", "score", "s a step"]
+    lines = [f"| {' | '.join(header)} |", "|---|" + "---|" * (len(header) - 1)]
+    for name, summary in models.items():
+        cells = [f"**{name}**" if name == result["recommended"] else name]
+        cells += [_cell(summary[measure]) for measure in COLUMNS]
+        cells.append(", ".join(_number(value) for value in summary["ks_p"] or ()))
+        means = _means(summary)
+        shares: list[float | None] = [None] * 3
+        if name in result["methods"] and means["familiarity"] is not None:
+            shares = [forgotten(means, base, control), kept(means, base), score(means, base, control)]
+        cells += map(_number, shares)
+        cells.append(_number(summary.get("seconds_per_step")))
+        lines.append(f"| {' | '.join(cells)} |")
+    settings = [
+        f"- {name}: " + " ".join(f"{option}={value}" for option, value in summary["settings"].items())
+        for name, summary in result["methods"].items()
+    ]
+    told = f"Mean ± standard deviation over seeds {', '.join(map(str, seeds))}; at most {trials} trials a method."
+    recommended = f"Recommended: **{result['recommended']}**."
+    table, options = "\n".join(lines), "\n".join(settings)
+    return "\n\n".join(["# Comparison of methods", told, table, recommended, RULE.strip(), "Settings:", options]) + "\n"
+
+
+def _cell(summary: Mapping[str, float] | None) -> str:
+    return "" if summary is None else f"{_number(summary['mean'])} ± {_number(summary['std'])}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
