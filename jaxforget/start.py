@@ -1,6 +1,7 @@
 """Start of JAX: join the hosts of a run, choose the platform, and set the compilation cache."""
 
 import atexit
+import importlib
 import importlib.util
 import os
 import re
@@ -9,6 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +26,11 @@ _NO_TPU = {
 # Names of the share of a GPU's memory that JAX may take; JAX reads either, and refuses both together.
 _GPU_SHARES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 _GPU_SHARE = "0.95"  # the rest is for what CUDA and its libraries allocate themselves
+_ZSTD = b"\x28\xb5\x2f\xfd"  # how a frame of zstandard begins
+_LARGEST_ENTRY = 4 * 2**30
+_WRITING_SECONDS = 60.0
 PATIENCE = 300.0  # seconds that hosts wait for each other, because they are set up one by one
+LOST_SECONDS = 30  # a process that is silent for so long is lost, and the others end
 _METADATA = "http://{}/computeMetadata/v1/instance/attributes/{}"
 _METADATA_SECONDS = 3.0
 _METADATA_TRIES = 3
@@ -61,6 +67,8 @@ def start_jax(*, alone: bool = False) -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxforget" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if cache := jax.config.jax_compilation_cache_dir:
+        remove_broken_entries(cache)
     if jax.distributed.is_initialized():
         return
     if not alone:
@@ -68,6 +76,47 @@ def start_jax(*, alone: bool = False) -> None:
     elif (hosts := count_hosts()) > 1:
         print(f"one of {hosts} hosts alone: computing on its CPU", file=sys.stderr, flush=True)
         jax.config.update("jax_platforms", "cpu")
+
+
+def remove_broken_entries(folder: str) -> list[Path]:
+    """Remove entries of a compilation cache that a killed process left half-written; return them.
+
+    JAX writes an entry in place. It warns about one that it cannot read in every later run and never replaces it.
+    Entries that an earlier call has checked are not read again; those of the last minute may still be written.
+
+    Args:
+      folder: the cache; a folder that does not exist, or lies in a bucket, is left alone.
+    """
+    stamp = Path(folder) / ".checked"
+    removed: list[Path] = []
+    now = time.time() - _WRITING_SECONDS
+    try:
+        since = stamp.stat().st_mtime if stamp.exists() else 0.0
+        for entry in Path(folder).glob("*-cache"):
+            if since <= entry.stat().st_mtime < now and not _is_whole(entry.read_bytes()):
+                entry.unlink()
+                removed.append(entry)
+        if Path(folder).is_dir():
+            stamp.touch()
+            os.utime(stamp, (now, now))
+    except OSError:
+        pass  # a cache that cannot be written costs time alone
+    return removed
+
+
+def _is_whole(entry: bytes) -> bool:
+    """Return False if the compressed content of a cache's entry ends early, True if it cannot be told."""
+    try:
+        if entry[:4] == _ZSTD:
+            # JAX uses this package where it is installed.
+            importlib.import_module("zstandard").ZstdDecompressor().decompress(entry, max_output_size=_LARGEST_ENTRY)
+        else:
+            zlib.decompress(entry)
+    except ImportError:
+        return True
+    except Exception:  # each library has errors of its own
+        return False
+    return True
 
 
 def allow_whole_gpu() -> None:
@@ -114,7 +163,9 @@ def join_processes(patience: float = PATIENCE) -> None:
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
         _join(
             f"{count} processes",
-            lambda: jax.distributed.initialize(coordinator, count, index, initialization_timeout=endless),
+            lambda: jax.distributed.initialize(
+                coordinator, count, index, initialization_timeout=endless, heartbeat_timeout_seconds=LOST_SECONDS
+            ),
             patience,
             _EVERY_PROCESS,
         )
@@ -122,7 +173,7 @@ def join_processes(patience: float = PATIENCE) -> None:
         # The platform tells JAX the addresses.
         _join(
             f"{hosts} hosts",
-            lambda: jax.distributed.initialize(initialization_timeout=endless),
+            lambda: jax.distributed.initialize(initialization_timeout=endless, heartbeat_timeout_seconds=LOST_SECONDS),
             patience,
             _EVERY_WORKER,
         )

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +19,15 @@ import pytest
 
 from jaxforget import start
 from jaxforget.errors import UserError
-from jaxforget.start import _has_gpu, _has_tpu, allow_whole_gpu, count_hosts, join_processes, start_jax
+from jaxforget.start import (
+    _has_gpu,
+    _has_tpu,
+    allow_whole_gpu,
+    count_hosts,
+    join_processes,
+    remove_broken_entries,
+    start_jax,
+)
 
 ROOT = Path(__file__).parents[1]
 ENDPOINTS, ENVIRONMENT = "worker-network-endpoints", "tpu-env"
@@ -339,3 +349,38 @@ def test_jax_reads_the_share_under_these_names():
 def test_the_start_of_a_program_sets_the_share(tmp_path):
     code = "import os; from jaxforget.start import start_jax; start_jax(); print(os.environ['XLA_CLIENT_MEM_FRACTION'])"
     assert python(code, XDG_CACHE_HOME=str(tmp_path)).stdout == "0.95\n"
+
+
+def test_a_half_written_entry_of_the_compilation_cache_is_removed(tmp_path):
+    whole, cut, fresh, other = (tmp_path / name for name in ("a-cache", "b-cache", "c-cache", "notes.txt"))
+    content = zlib.compress(bytes(range(256)) * 50)
+    whole.write_bytes(content)
+    for path in (cut, fresh, other):
+        path.write_bytes(content[:-20])
+    for path in (whole, cut, other):
+        os.utime(path, (1e9, 1e9))
+    assert remove_broken_entries(str(tmp_path)) == [cut]
+    # One of the last minute may still be written; later it is judged as well.
+    assert all(path.exists() for path in (whole, fresh, other))
+    assert remove_broken_entries(str(tmp_path)) == []
+    os.utime(fresh, (time.time() - 61, time.time() - 61))
+    os.utime(tmp_path / ".checked", (1e9, 1e9))
+    assert remove_broken_entries(str(tmp_path)) == [fresh]
+    assert remove_broken_entries(str(tmp_path / "none")) == []
+
+
+def test_an_entry_that_jax_writes_is_whole(tmp_path):
+    code = (
+        "import jax, sys\n"
+        "jax.config.update('jax_platforms', 'cpu')\n"
+        "from jaxforget.start import remove_broken_entries\n"
+        "jax.jit(lambda x: x * 2 + 1)(3.0)\n"
+        "import os, pathlib\n"
+        f"entries = list(pathlib.Path({str(tmp_path)!r}).glob('*-cache'))\n"
+        "assert entries\n"
+        "for entry in entries: os.utime(entry, (1e9, 1e9))\n"
+        f"assert remove_broken_entries({str(tmp_path)!r}) == []\n"
+    )
+    kept = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0"}
+    done = python(code, JAX_COMPILATION_CACHE_DIR=str(tmp_path), **kept)
+    assert done.returncode == 0, done.stderr
