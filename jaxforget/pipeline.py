@@ -20,12 +20,14 @@ from jaxforget.report.artefacts import read_attack_metrics
 from jaxforget.report.verdict import judge_run
 from jaxforget.stages import anchors, eval, export, forget, prepare, reinforce, report
 from jaxforget.stages.check import check
+from jaxforget.stages.estimate import TRAINING, expected_seconds, plan_chain
 from jaxforget.stages.folder import check_folder, locked
 from jaxforget.stages.measure import measure_suites, preview_suites
 from jaxforget.stages.run import Run, on_first_process, wait_for_all
 from jaxforget.stages.stage import Needs, Stage
 from jaxforget.train.checkpoint import discard
 from jaxforget.train.loop import Preempted, hosts_preempted
+from jaxforget.train.metrics import duration
 
 # The commands, in the order in which a run without surprises passes them; `order` puts them as their needs require.
 STAGES: tuple[Stage, ...] = (
@@ -68,8 +70,9 @@ def run_chain(
         with _opened(run, chain):
             if not again:
                 _check_replaced(run, chain)
-            for stage in chain:
-                run_stage(run, stage, again=again)
+            _say_expected(run, chain)
+            for number, stage in enumerate(chain, 1):
+                run_stage(run, stage, again=again, place=f"stage {number} of {len(chain)}, " if len(chain) > 1 else "")
             if "eval" in stages:
                 say_verdict(run, closing="report" in stages)
     return run
@@ -120,8 +123,12 @@ def order(run: Run, names: Collection[str]) -> tuple[Stage, ...]:
     return tuple(placed.values())
 
 
-def run_stage(run: Run, stage: Stage, *, again: bool = True) -> bool:
+def run_stage(run: Run, stage: Stage, *, again: bool = True, place: str = "") -> bool:
     """Run one stage unless it is up to date; say what changed since it last ran.
+
+    Args:
+      again: replace a finished result of other options; without it that is refused.
+      place: begins the stage's messages, as "stage 2 of 7, ".
 
     Returns:
       True if the stage ran, False if it was up to date.
@@ -138,7 +145,7 @@ def run_stage(run: Run, stage: Stage, *, again: bool = True) -> bool:
         _save_config(run)
     wait_for_all(f"{stage.name}: judged")  # before any process changes what the others judge by
     if finished and not changes and not stage.always:
-        run.say(f"{stage.name}: up to date")
+        run.say(f"{place}{stage.name}: up to date")
         _tidy(run, stage)
         return False
     if hosts_preempted():
@@ -147,7 +154,7 @@ def run_stage(run: Run, stage: Stage, *, again: bool = True) -> bool:
     why = ""
     if run.manifest.stage(stage.name) and not stage.always:
         why = f" again: {', '.join(changes)} changed" if changes else " again: its output is gone"
-    run.say(f"{stage.name}{why}")
+    run.say(f"{place}{stage.name}{why}")
     run.manifest.strike(stage.name)
     run.manifest.unseal(stage.products(run))
     began = time.perf_counter()
@@ -257,6 +264,17 @@ def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
             if (run.folder / "report.html").is_file():
                 run_stage(run, stages["report"])
     return run
+
+
+def _say_expected(run: Run, chain: Iterable[Stage]) -> None:
+    """Say the time that the chain will take, as far as the run has measured it before."""
+    working = [planned for planned in plan_chain(run, chain) if planned.runs and planned.why != "always"]
+    expected = {planned.name: expected_seconds(run, planned) for planned in working}
+    known = {name: seconds for name, seconds in expected.items() if seconds is not None}
+    if any(name in TRAINING for name in known):
+        unknown = [name for name in expected if name not in known]
+        beside = f", and {', '.join(unknown)}, which this run has not measured yet" if unknown else ""
+        run.say(f"expected time: {duration(sum(known.values()))} for {', '.join(known)}{beside}")
 
 
 def stage_seconds(run: Run) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def test_a_second_run_does_nothing(stubbed):
     assert stubbed()[0] == ALL
     worked, said = stubbed()
     assert worked == []
-    assert said[:6] == [f"{name}: up to date" for name in ALL]
+    assert said[:6] == [f"stage {number} of 7, {name}: up to date" for number, name in enumerate(ALL, 1)]
 
 
 def test_touching_without_changing_does_nothing(stubbed):
@@ -141,7 +141,7 @@ def test_an_option_reruns_exactly_what_depends_on_it(sections, reran, stubbed):
     assert worked == reran
     if reran:
         first = next(line for line in said if " again: " in line)
-        assert first.startswith(f"{reran[0]} again: ")
+        assert first.startswith(f"stage {ALL.index(reran[0]) + 1} of 7, {reran[0]} again: ")
         (section, value), *_ = sections.items()
         names = {f"{section}.{key}" for key in value} if isinstance(value, dict) else {section}
         # A model in the tables is an input under its own name.
@@ -225,7 +225,7 @@ def test_a_reviewed_dictionary_is_translated_anew(stubbed):
     path.write_text(path.read_text() + " ")
     worked, said = stubbed(**FOUND)
     assert worked == ["prepare", "forget", "eval", "export"]
-    assert "prepare again: anchors.json changed" in said
+    assert "stage 4 of 8, prepare again: anchors.json changed" in said
 
 
 def test_the_best_checkpoint_depends_on_the_questions(stubbed):
@@ -255,7 +255,7 @@ def test_an_output_that_is_gone_is_made_again(output, stage, stubbed):
     worked, said = stubbed()
     # Its inputs are the same, so what was made from it still holds.
     assert worked == [stage]
-    assert f"{stage} again: its output is gone" in said
+    assert f"stage {ALL.index(stage) + 1} of 7, {stage} again: its output is gone" in said
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,11 +81,6 @@ def _reporting(folder: Path) -> Iterator[None]:
         raise UserError(
             f"{folder}: its records are damaged ({fault}); delete the folder and run jaxforget prepare"
         ) from None
-
-
-def steps_per_epoch(folder: str | Path, split: str, batch_size: int) -> int:
-    """Return the number of batches of `batch_size` blocks that cover the split once; the last may begin epoch 2."""
-    return math.ceil(read_summary(folder)["splits"][split] / batch_size)
 
 
 def make_batches(

@@ -1,6 +1,7 @@
 """Fitting: a student, a compiled step and batches, from the latest checkpoint to the last step."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import optax
 
 from jaxforget.config import TrainOptions
-from jaxforget.corpus.loader import make_batches, steps_per_epoch
+from jaxforget.corpus.loader import make_batches
 from jaxforget.lm.forward import configured_module, make_forward
 from jaxforget.lm.model import Model, load
 from jaxforget.models.adapters import save_adapter
@@ -129,11 +130,11 @@ def fit(
             checkpoints.close()
 
 
-def count_steps(blocks: Path, options: TrainOptions) -> int:
-    """Number of steps of a training stage: `max_steps`, or as many as the epochs over `blocks` take."""
+def count_steps(blocks: int, options: TrainOptions) -> int:
+    """Return the number of steps of a training stage: `max_steps`, or what the epochs over `blocks` blocks take."""
     if options.max_steps is not None:
         return options.max_steps
-    return max(1, round(options.epochs * steps_per_epoch(blocks, "train", options.batch)))
+    return max(1, round(options.epochs * math.ceil(blocks / options.batch)))
 
 
 def batches_from(

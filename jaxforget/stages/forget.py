@@ -63,7 +63,7 @@ def forget(run: Run, mark: str) -> None:
     objective = complete_objective(run.objective, config, summary)
     del base  # else it would stay beside a step that has cached labels and no use for it
     student = load_student(run, config.forget.weights)
-    steps = count_steps(run.blocks, config.forget)
+    steps = count_steps(summary["splits"]["train"], config.forget)
 
     def make_step(forward: Any, optimizer: Any, shardings: TrainState) -> Callable:
         step = make_training_step(config, "forget", forward, optimizer, run.mesh, shardings, objective)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxforget.config import result_options
+from jaxforget.corpus.loader import read_summary
 from jaxforget.stages.build import make_adamw, make_training_step
 from jaxforget.stages.card import plain_card, what_trains
 from jaxforget.stages.fit import batches_from, count_steps, fit, load_student, save
@@ -49,7 +50,7 @@ def reinforce(run: Run, mark: str) -> None:
     frozen = Frozen(base=None if weights == "full" else load_base(run).params)
     student = load_student(run, weights)
     blocks = run.reinforce_blocks
-    steps = count_steps(blocks, config.reinforce)
+    steps = count_steps(read_summary(blocks)["splits"]["train"], config.reinforce)
 
     def make_step(forward: Any, optimizer: Any, shardings: TrainState) -> Callable:
         step = make_training_step(config, "reinforce", forward, optimizer, run.mesh, shardings)

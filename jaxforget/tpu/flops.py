@@ -3,12 +3,6 @@
 import math
 from typing import Any
 
-from jaxforget.config import Config
-from jaxforget.stages.build import passes
-
-# A multiplication and an addition for every weight and token, of a forward pass; backward as much for what comes in,
-# and as much again for the weights, where they train.
-FORWARD, BACKWARD = 2, 4
 CONVENTION = (
     "model FLOP: 2N a token for a forward pass, 4N backward, N = all parameters, attention's own products left out; "
     "so 10N for the forget step (two frozen forwards, one trained), 6N to reinforce, 4N to label, 2N to score or "
@@ -16,15 +10,6 @@ CONVENTION = (
     "hardware FLOP: every matrix product of the program, what remat recomputes, attention, padding of the translated "
     "tokens and every tile included (about 12N for the forget step with model.remat=full)"
 )
-
-
-def model_flops_per_token(config: Config, step: str, parameters: int) -> int:
-    """Return the model FLOP of a step for each token of the block, by `CONVENTION`."""
-    if step not in ("reinforce", "forget"):
-        return FORWARD * parameters * (2 if step == "label" else 1)
-    trained = FORWARD + (BACKWARD // 2 if getattr(config, step).weights == "lora" else BACKWARD)
-    run = passes(config, step)
-    return (FORWARD * run.frozen + trained * run.trained) * parameters
 
 
 def product_flops(jaxpr: Any, unknown_trips: int) -> int:

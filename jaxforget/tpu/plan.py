@@ -15,9 +15,9 @@ from jaxforget.models.transformer import REMATS
 from jaxforget.sharding import make_mesh, row_shards
 from jaxforget.stages.build import make_objective, passes
 from jaxforget.stages.card import what_trains
+from jaxforget.stages.estimate import model_flops_per_token
 from jaxforget.tpu.advice import Option, candidates, replaced
 from jaxforget.tpu.compiler import Compiled, compile_step, memory_limit, no_cache
-from jaxforget.tpu.flops import model_flops_per_token
 from jaxforget.tpu.presets import preset_for
 from jaxforget.tpu.programs import STEPS, Widths, batch_widths, check_plan, make_step
 from jaxforget.tpu.topology import Slice, find_slice, slice_devices

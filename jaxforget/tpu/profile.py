@@ -25,10 +25,11 @@ from jaxforget.errors import UserError
 from jaxforget.models.layout import parameter_count
 from jaxforget.models.published import read_shape
 from jaxforget.sharding import make_mesh, put_batch
+from jaxforget.stages.estimate import model_flops_per_token
 from jaxforget.stages.fit import batches_from
 from jaxforget.stages.run import Run
 from jaxforget.tpu.compiler import UNREADABLE, compile_with_text, no_cache
-from jaxforget.tpu.flops import CONVENTION, attention_of, model_flops_per_token
+from jaxforget.tpu.flops import CONVENTION, attention_of
 from jaxforget.tpu.programs import batch_widths, check_plan, training_program
 from jaxforget.tpu.topology import peak_of
 from jaxforget.tpu.trace import Breakdown, read_breakdown

@@ -139,6 +139,13 @@ class Checkpoints:
         self._manager.close()
 
 
+def saved_step(folder: Path, fingerprint: str) -> int:
+    """Return the latest step in `folder` from which a stage of this fingerprint will resume; 0 if there is none."""
+    if not _marked(folder / MARK, fingerprint):
+        return 0
+    return max((int(path.name) for path in (folder / "steps").glob("*") if path.name.isdigit()), default=0)
+
+
 def discard(folder: Path) -> None:
     """Remove a stage's checkpoints, if there are any."""
     # The fingerprint is removed first, so that a partly removed folder is never used.

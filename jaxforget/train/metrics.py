@@ -68,7 +68,7 @@ class MetricsLog:
                 self._printed = time.monotonic()
                 rate = f", {values['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in values else ""
                 each = (self._printed - self._began) / max(step - self._first_step, 1)
-                left = _duration(each * (self._total - step))
+                left = duration(each * (self._total - step))
                 print(f"  step {step} of {self._total}: {losses}{rate}, {left} left", file=sys.stderr, flush=True)
 
     def close(self) -> None:
@@ -79,7 +79,7 @@ class MetricsLog:
             self._bar.close()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return a duration to the precision that an estimate has: 40 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -212,7 +212,8 @@ def test_a_moved_run_goes_on_where_it_is(capsys, copied, tiny_run):
     assert status_of("run", copied) == 0
     said = capsys.readouterr().err.splitlines()
     assert said[:6] == [
-        f"{name}: up to date" for name in ("anchors", "prepare", "reinforce", "forget", "eval", "export")
+        f"stage {number} of 7, {name}: up to date"
+        for number, name in enumerate(("anchors", "prepare", "reinforce", "forget", "eval", "export"), 1)
     ]
     assert f"  {copied}/report.html" in said
     assert sorted(path.stat().st_mtime_ns for path in tiny_run.rglob("*")) == before

@@ -20,8 +20,8 @@ def test_epochs_become_steps(tiny_world, tiny_run):
     options = {"max_steps": None, "batch": 16}
     for epochs in (0.01, 1.0, 2.5):
         forget = config_from({"forget": {**options, "epochs": epochs}}).forget
-        assert count_steps(run.blocks, forget) == max(1, round(epochs * -(-blocks // 16)))
-    assert count_steps(run.blocks, config_from({"forget": {"max_steps": 7}}).forget) == 7
+        assert count_steps(blocks, forget) == max(1, round(epochs * -(-blocks // 16)))
+    assert count_steps(blocks, config_from({"forget": {"max_steps": 7}}).forget) == 7
 
 
 def test_cached_labels_are_those_of_every_block(tiny_world, tiny_run, tmp_path):

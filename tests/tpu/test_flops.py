@@ -7,7 +7,8 @@ import pytest
 from jaxforget.models.published import read_shape
 from jaxforget.models.splash import SplashAttention
 from jaxforget.sharding import make_mesh
-from jaxforget.tpu.flops import model_flops_per_token, product_flops
+from jaxforget.stages.estimate import model_flops_per_token
+from jaxforget.tpu.flops import product_flops
 from jaxforget.tpu.programs import batch_widths, make_step
 from tests.tpu.tiny import HEAD, HEADS, LAYERS, LENGTH, PRODUCTS, WIDTH, WORDS, model_folder, tiny_config
 

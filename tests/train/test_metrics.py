@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from jaxforget.train.metrics import MetricsLog, _duration, keep_records, read_records
+from jaxforget.train.metrics import MetricsLog, duration, keep_records, read_records
 
 
 def write(run: Path, stage: str, steps, first: int = 0, **values: float) -> None:
@@ -72,7 +72,7 @@ def test_a_log_without_a_terminal_says_how_much_time_is_left(tmp_path, capsys, m
 
 @pytest.mark.parametrize(("seconds", "said"), [(40.2, "40 s"), (720, "12 min"), (12_600, "3.5 h")])
 def test_durations_are_as_precise_as_estimates(seconds, said):
-    assert _duration(seconds) == said
+    assert duration(seconds) == said
 
 
 def test_going_on_drops_later_steps_of_this_stage_only(tmp_path):

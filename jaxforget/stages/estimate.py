@@ -1,0 +1,197 @@
+"""A run before it works: which stages will run, and their blocks, steps and seconds as far as these can be known."""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jaxforget.config import Config, load_config
+from jaxforget.corpus.blocks import cut_blocks, tokenize
+from jaxforget.corpus.loader import read_summary
+from jaxforget.corpus.text import Document, Source
+from jaxforget.manifest import fingerprint
+from jaxforget.stages.build import passes
+from jaxforget.stages.fit import count_steps
+from jaxforget.stages.run import Run
+from jaxforget.stages.stage import Stage
+from jaxforget.train.checkpoint import saved_step
+from jaxforget.train.metrics import read_records
+
+TRAINING = ("reinforce", "forget")
+# A multiplication and an addition for every weight and token of a forward pass. Backward does as much for the inputs,
+# and as much again for the weights where they train.
+FORWARD, BACKWARD = 2, 4
+COUNTED = 1_000_000  # characters of a text that is cut to count its blocks; a longer one is estimated from a sample
+SAMPLE = 200_000  # characters that are tokenised of a longer text
+CHARACTERS = 4.0  # characters of a token where there is no tokenizer on this machine
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """Number of blocks of a text.
+
+    Attributes:
+      train: blocks that train.
+      held: blocks held out for validation.
+      tokens: mean number of tokens in a block.
+      source: "prepared", "counted" (the text was cut) or "estimated" (from its size).
+    """
+
+    train: int
+    held: int
+    tokens: float
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A stage of a chain before the chain runs.
+
+    Attributes:
+      name: the stage.
+      runs: False if it is up to date.
+      why: what changed since it last ran; empty if it has not finished before.
+      refused: True if running it needs `again`, because it would replace a finished result.
+      resumes: the step of the checkpoint from which it resumes; 0 without one.
+    """
+
+    name: str
+    runs: bool
+    why: str = ""
+    refused: bool = False
+    resumes: int = 0
+
+
+def prepared_blocks(folder: Path) -> Blocks:
+    """Return the numbers of blocks that are prepared in `folder`."""
+    summary = read_summary(folder)
+    train, held = summary["splits"]["train"], summary["splits"].get("validation", 0)
+    return Blocks(train, held, summary["tokens"] / (train + held), "prepared")
+
+
+def estimate_blocks(source: Source, tokenizer: Any, config: Config, *, holdout: float) -> Blocks:
+    """Return the numbers of blocks into which a text will be cut.
+
+    Args:
+      source: the text.
+      tokenizer: base's; None where base is not on this machine, which makes a token `CHARACTERS` characters.
+      holdout: fraction of blocks that is held out.
+    """
+    length, mode = config.blocks.length, config.blocks.mode
+    documents = list(source.documents())
+    characters = [len(document.text) for document in documents]
+    if tokenizer is not None and sum(characters) <= COUNTED:
+        blocks, _ = cut_blocks(documents, tokenizer, length=length, mode=mode)
+        count, tokens, how = len(blocks), sum(map(len, blocks)), "counted"
+    else:
+        each = CHARACTERS if tokenizer is None else _characters_per_token(documents, tokenizer)
+        sizes = [size / each + 1 for size in characters]  # a document begins with one BOS token
+        tokens, how = sum(sizes), "estimated"
+        count = math.ceil(tokens / length) if mode == "paper" else sum(math.ceil(size / length) for size in sizes)
+    held = min(round(holdout * count), count - 1)
+    return Blocks(count - held, held, tokens / count, how)
+
+
+def _characters_per_token(documents: Iterable[Document], tokenizer: Any) -> float:
+    """Return the mean number of characters of a token in the first `SAMPLE` characters."""
+    left, characters, tokens = SAMPLE, 0, 0
+    for document in documents:
+        text = document.text[:left]
+        characters, tokens, left = characters + len(text), tokens + len(tokenize(tokenizer, text)), left - len(text)
+        if left <= 0:
+            break
+    return characters / max(tokens, 1)
+
+
+def training_steps(run: Run, stage: str, blocks: Blocks) -> int:
+    """Return the number of steps of "reinforce" or "forget"; a method that computes weights takes one."""
+    if stage == "forget" and not run.objective.trains:
+        return 1
+    return count_steps(blocks.train, getattr(run.config, stage))
+
+
+def model_flops_per_token(config: Config, step: str, parameters: int) -> int:
+    """Return the model FLOP of a step for each token of the block, by `jaxforget.tpu.flops.CONVENTION`."""
+    if step not in TRAINING:
+        return FORWARD * parameters * (2 if step == "label" else 1)
+    trained = FORWARD + (BACKWARD // 2 if getattr(config, step).weights == "lora" else BACKWARD)
+    run = passes(config, step)
+    return (FORWARD * run.frozen + trained * run.trained) * parameters
+
+
+def step_flops(config: Config, stage: str, parameters: int) -> float:
+    """Return the model FLOP of a whole step of "reinforce" or "forget", over all devices."""
+    rows = getattr(config, stage).batch + (config.retain.rows if stage == "forget" else 0)
+    return float(model_flops_per_token(config, stage, parameters)) * rows * config.blocks.length
+
+
+def measured_step_seconds(run: Run, stage: str) -> float | None:
+    """Return the seconds of a step that metrics.jsonl of the run tells; None if it tells none.
+
+    A step of other rows, of another length or of the other training stage counts in proportion to its model FLOP.
+
+    The configuration in the folder tells what the measured steps computed, so call this before it is replaced.
+    """
+    if not (run.folder / "config.yaml").is_file():
+        return None
+    then, records = load_config(run.folder), read_records(run.folder / "metrics.jsonl")
+    for measured in (stage, *(name for name in TRAINING if name != stage)):
+        seconds = [
+            (record.get("tokens", 0) + record.get("retain_tokens", 0)) / record["tokens_per_second"]
+            for record in records
+            if record["stage"] == measured and record["kind"] == "train" and record.get("tokens_per_second")
+        ]
+        if seconds:
+            return statistics.median(seconds) * step_flops(run.config, stage, 1) / step_flops(then, measured, 1)
+    return None
+
+
+def plan_chain(run: Run, chain: Iterable[Stage]) -> tuple[Planned, ...]:
+    """Return for each stage of a chain if it would run and why; change nothing."""
+    running: dict[str, Stage] = {}
+    found = []
+    for stage in chain:
+        needs, inputs = stage.needs(run), stage.inputs(run)
+        changes, finished = stage.changes(run, inputs), stage.finished(run)
+        made = {path for earlier in running.values() for path in earlier.outputs(run)}
+        earlier = [name for name in running if name in needs.stages]
+        rewritten = [name for name, path in needs.files.items() if path is not None and Path(path) in made]
+        why = ""
+        if stage.always:
+            why = "always"
+        elif run.manifest.stage(stage.name) is not None:
+            if changes:
+                why = f"{', '.join(changes)} changed"
+            elif not finished:
+                why = "its output is gone"
+            elif earlier:
+                why = f"after {' and '.join(earlier)}"
+            elif rewritten:
+                why = f"if {' and '.join(rewritten)} changes"
+        runs = bool(why) or not finished
+        if runs and not stage.always:
+            running[stage.name] = stage
+        resumes = 0
+        if runs and stage.trains and not (earlier or rewritten):
+            resumes = saved_step(run.checkpoints(stage.name), fingerprint(inputs))
+        refused = runs and finished and stage.keeps and not rewritten
+        found.append(Planned(stage.name, runs, why, refused, resumes))
+    return tuple(found)
+
+
+def expected_seconds(run: Run, planned: Planned) -> float | None:
+    """Return the seconds that a stage will take by what this run measured before; None if it measured nothing.
+
+    A training stage counts its steps at the measured seconds of a step, another stage takes as long as last time.
+    """
+    blocks = run.reinforce_blocks if planned.name == "reinforce" else run.blocks
+    if planned.name in TRAINING and (blocks / "blocks.json").is_file():
+        if planned.name == "reinforce" and run.config.model.reinforced is not None:
+            return 0.0
+        seconds = measured_step_seconds(run, planned.name)
+        if seconds is not None:
+            return seconds * max(training_steps(run, planned.name, prepared_blocks(blocks)) - planned.resumes, 0)
+    entry = run.manifest.stage(planned.name)
+    return None if entry is None else entry["seconds"]
