@@ -141,7 +141,7 @@ class Checkpoints:
 
 def saved_step(folder: Path, fingerprint: str) -> int:
     """Return the latest step in `folder` from which a stage of this fingerprint will resume; 0 if there is none."""
-    if not _marked(folder / MARK, fingerprint):
+    if not _matches(folder / FINGERPRINT, fingerprint):
         return 0
     return max((int(path.name) for path in (folder / "steps").glob("*") if path.name.isdigit()), default=0)
 
