@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxforget.config import Config, load_config
-from jaxforget.corpus.blocks import cut_blocks, tokenize
 from jaxforget.corpus.loader import read_summary
 from jaxforget.corpus.text import Document, Source
+from jaxforget.corpus.tokens import cut_blocks, tokenize
 from jaxforget.manifest import fingerprint
 from jaxforget.stages.build import passes
 from jaxforget.stages.fit import count_steps
