@@ -136,13 +136,16 @@ class Manifest:
         """Return True if an earlier start recorded its versions and devices."""
         return "devices" in self._values
 
+    def devices(self) -> dict[str, Any] | None:
+        """Return the devices of the last start that recorded them, as `current_devices` returns them, or None."""
+        return self._values.get("devices")
+
     def describe(self, command: list[str]) -> None:
         """Record the versions, devices and command of this start."""
-        devices = jax.devices()
         self._values["versions"] = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
         self._values["git"] = _git_state()
         self._values["command"] = command
-        self._devices = {"count": len(devices), "kind": devices[0].device_kind, "processes": jax.process_count()}
+        self._devices = current_devices()
         self._values["devices"] = self._devices
         self._values.setdefault("started", _now())
         self._save()
@@ -177,6 +180,12 @@ class Manifest:
     def _save(self) -> None:
         if jax.process_index() == 0:
             write_json(self._path, self._values)
+
+
+def current_devices() -> dict[str, Any]:
+    """Return number and kind of the devices of this start, and the number of its processes."""
+    devices = jax.devices()
+    return {"count": len(devices), "kind": devices[0].device_kind, "processes": jax.process_count()}
 
 
 def fingerprint(inputs: Mapping[str, str]) -> str:

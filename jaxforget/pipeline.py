@@ -67,10 +67,12 @@ def run_chain(
         stages = needed_stages(run) if stages is None else stages
         check(run, stages)
         chain = order(run, stages)
+        expected = _expected_time(run, chain)  # before the record of the devices that measured it is replaced
         with _opened(run, chain):
             if not again:
                 _check_replaced(run, chain)
-            _say_expected(run, chain)
+            if expected is not None:
+                run.say(expected)
             for number, stage in enumerate(chain, 1):
                 run_stage(run, stage, again=again, place=f"stage {number} of {len(chain)}, " if len(chain) > 1 else "")
             if "eval" in stages:
@@ -266,15 +268,18 @@ def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
     return run
 
 
-def _say_expected(run: Run, chain: Iterable[Stage]) -> None:
-    """Say the time that the chain will take, as far as the run has measured it before."""
+def _expected_time(run: Run, chain: Iterable[Stage]) -> str | None:
+    """Return a line with the time that the chain will take, as far as the run has measured it; None if it has not."""
+    if not (run.folder / "metrics.jsonl").is_file():
+        return None
     working = [planned for planned in plan_chain(run, chain) if planned.runs and planned.why != "always"]
     expected = {planned.name: expected_seconds(run, planned) for planned in working}
     known = {name: seconds for name, seconds in expected.items() if seconds is not None}
-    if any(name in TRAINING for name in known):
-        unknown = [name for name in expected if name not in known]
-        beside = f", and {', '.join(unknown)}, which this run has not measured yet" if unknown else ""
-        run.say(f"expected time: {duration(sum(known.values()))} for {', '.join(known)}{beside}")
+    if not set(TRAINING) & set(known):
+        return None
+    unknown = [name for name in expected if name not in known]
+    beside = f"; {', '.join(unknown)} not measured yet" if unknown else ""
+    return f"expected time: {duration(sum(known.values()))} for {', '.join(known)}{beside}"
 
 
 def stage_seconds(run: Run) -> dict[str, Any]:

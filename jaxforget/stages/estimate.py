@@ -11,7 +11,7 @@ from jaxforget.config import Config, load_config
 from jaxforget.corpus.loader import read_summary
 from jaxforget.corpus.text import Document, Source
 from jaxforget.corpus.tokens import cut_blocks, tokenize
-from jaxforget.manifest import fingerprint
+from jaxforget.manifest import current_devices, fingerprint
 from jaxforget.stages.build import passes
 from jaxforget.stages.fit import count_steps
 from jaxforget.stages.run import Run
@@ -128,13 +128,13 @@ def step_flops(config: Config, stage: str, parameters: int) -> float:
 
 
 def measured_step_seconds(run: Run, stage: str) -> float | None:
-    """Return the seconds of a step that metrics.jsonl of the run tells; None if it tells none.
+    """Return the seconds of a step that metrics.jsonl of the run tells; None if it tells none for these devices.
 
     A step of other rows, of another length or of the other training stage counts in proportion to its model FLOP.
 
-    The configuration in the folder tells what the measured steps computed, so call this before it is replaced.
+    Configuration and manifest in the folder tell what computed the steps, so call this before they are replaced.
     """
-    if not (run.folder / "config.yaml").is_file():
+    if not (run.folder / "config.yaml").is_file() or run.manifest.devices() != current_devices():
         return None
     then, records = load_config(run.folder), read_records(run.folder / "metrics.jsonl")
     for measured in (stage, *(name for name in TRAINING if name != stage)):
@@ -187,11 +187,10 @@ def expected_seconds(run: Run, planned: Planned) -> float | None:
     A training stage counts its steps at the measured seconds of a step, another stage takes as long as last time.
     """
     blocks = run.reinforce_blocks if planned.name == "reinforce" else run.blocks
-    if planned.name in TRAINING and (blocks / "blocks.json").is_file():
-        if planned.name == "reinforce" and run.config.model.reinforced is not None:
-            return 0.0
+    trains = planned.name == "forget" or (planned.name == "reinforce" and run.config.model.reinforced is None)
+    if trains and (blocks / "blocks.json").is_file():
         seconds = measured_step_seconds(run, planned.name)
         if seconds is not None:
             return seconds * max(training_steps(run, planned.name, prepared_blocks(blocks)) - planned.resumes, 0)
     entry = run.manifest.stage(planned.name)
-    return None if entry is None else entry["seconds"]
+    return None if entry is None or entry["devices"] not in (None, current_devices()) else entry["seconds"]
