@@ -437,3 +437,19 @@ def test_two_commands_in_one_folder(stubbed, tmp_path):
     other.kill()
     other.wait()
     assert stubbed()[0] == []
+
+
+def test_a_chain_says_its_expected_time_where_the_run_measured_it(stubbed):
+    assert not any("expected time" in line for line in stubbed()[1])
+    write_text(stubbed.run / "blocks" / "target" / "blocks.json", '{"splits": {"train": 80}, "tokens": 2000}')
+    # Steps of 50 and 70 tokens in half a second and in 0.7 s: a step takes 0.6 s, of which 5 forget in twice the rows.
+    steps = [
+        {"stage": "forget", "step": n, "kind": "train", "tokens": n * 10, "tokens_per_second": 100} for n in (5, 7)
+    ]
+    write_text(stubbed.run / "metrics.jsonl", "".join(json.dumps(step) + "\n" for step in steps))
+    said = stubbed(forget={"max_steps": 50, "batch": 16})[1]
+    seconds = re.fullmatch(r"expected time: (\d+) s for forget, eval, export", said[0])
+    assert 60 <= int(seconds[1]) <= 61  # the stages that only write a file here take no time
+    values = json.loads((stubbed.run / "manifest.json").read_text())
+    write_text(stubbed.run / "manifest.json", json.dumps(values | {"devices": {"count": 1, "kind": "TPU v4"}}))
+    assert not any("expected time" in line for line in stubbed(forget={"max_steps": 60, "batch": 16})[1])
