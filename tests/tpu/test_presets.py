@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -122,12 +123,15 @@ def test_a_file_of_ones_own_costs_no_plan_its_rows(tmp_path, monkeypatch):
     assert preset_for(find_slice("v5e-8"), other_ids) == "configs/slices/c_v5e-8.yaml"
 
 
-def test_the_readme_has_a_row_of_every_preset_and_knows_what_each_sends():
+def test_the_readme_has_a_row_of_every_preset_or_names_it_as_not_compiled():
     text = (FOLDER / "README.md").read_text()
     table = text.split("<!-- plan: written by scripts/plan_table -->")[1].split("<!-- end of plan -->")[0]
-    rows = [line for line in table.splitlines() if "](llama2_" in line]
+    rows = [line for line in table.splitlines() if line.startswith("| [")]
+    missing = set(re.findall(r"\[([^\]]+)\]\(", table.partition("Not compiled yet: ")[2]))
     assert [cell.strip() for cell in table.splitlines()[1].split("|")[1:-1]] == list(presets.HEADER)
     remat = presets.HEADER.index("remat") + 1
     found = {line.split("](")[1].split(".yaml)")[0]: line.split("|")[remat].strip() for line in rows}
-    assert found == {preset.name: preset.config.model.remat for preset in find_presets(FOLDER)}
+    known = {preset.name: preset.config.model.remat for preset in find_presets(FOLDER)}
+    assert found == {name: remat for name, remat in known.items() if name not in missing}
+    assert missing <= known.keys()
     assert not [line for line in rows if "?" in line or "does not fit" in line]
