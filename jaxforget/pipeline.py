@@ -90,7 +90,7 @@ def needed_stages(run: Run) -> tuple[str, ...]:
 
 def say_verdict(run: Run, *, closing: bool) -> None:
     """Say the verdict of a measured run, and with `closing` the commands that a user may want next."""
-    run.say(judge_run(run.folder).line(sys.stderr))
+    run.say(judge_run(run.folder).line(sys.stderr), coloured=True)
     if closing:
         folder = shlex.quote(str(run.folder))
         run.say(f"Open {run.folder / 'report.html'}, then try:")

@@ -5,7 +5,7 @@ import argparse
 from jaxforget.cli.faults import tell
 from jaxforget.cli.parser import add_config, option_table, options_of, read_config
 from jaxforget.config import check_places
-from jaxforget.errors import UserError
+from jaxforget.errors import UserError, printable
 from jaxforget.evals.catalogue import NAMES
 from jaxforget.start import start_jax
 
@@ -79,7 +79,7 @@ def run(given: argparse.Namespace) -> int:
     given.out = config.out or ""
     try:
         if given.name == "anchors" and given.dry_run:
-            print(preview_anchors(config))
+            print(printable(preview_anchors(config)))
         elif suites:
             run_suites(config, suites[-1].removeprefix("suite="), dry_run=given.dry_run)
         else:

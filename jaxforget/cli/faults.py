@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterator
 from typing import NoReturn, TextIO
 
-from jaxforget.errors import UserError
+from jaxforget.errors import UserError, printable
 
 MENDS = {
     errno.ENOSPC: "free space there, and run the same command again",
@@ -23,6 +23,9 @@ MENDS = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")  # what JAX says on a device, and on a CPU
+
+# What JAX says when another process of a run is gone: its collectives on a CPU, and its coordination service.
+LOST = ("Gloo", "Connection closed by peer", "coordination service", "CoordinationService", "heartbeat timeout")
 
 
 class Terminated(BaseException):
@@ -44,6 +47,11 @@ def users_fault(error: Exception, out: str) -> str | None:
     if "No space left on device" in str(error):  # other libraries raise errors of their own
         named = re.search(r"""(?:^|[\s"'])(/[^\s"';]+)""", str(error))
         return f"{named[1] if named else out}: No space left on device; {MENDS[errno.ENOSPC]}"
+    if any(sign in str(error) for sign in LOST):
+        return (
+            "another process of this run ended or cannot be reached; run the same command on every host to go on from "
+            "the last checkpoint (--debug shows the error)"
+        )
     if missing := _missing_platform(error):
         return f"JAX_PLATFORMS: this machine has no {missing}; unset it, or set it to cpu (--debug shows why)"
     if isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY):
@@ -66,7 +74,7 @@ def _missing_platform(error: Exception) -> str | None:
 def tell(line: str) -> None:
     """Print a last line on standard error; a closed pipe (`2>&1 | tee`) must not change the exit status."""
     try:
-        print(f"jaxforget: {line}", file=sys.stderr, flush=True)
+        print(f"jaxforget: {printable(line)}", file=sys.stderr, flush=True)
     except OSError:
         silence(sys.stderr)
 

@@ -8,7 +8,7 @@ import sys
 from jaxforget.cli.columns import Columns, fits
 from jaxforget.cli.loaded import load_all, places_of, read_prompts, terms_of
 from jaxforget.cli.parser import check_seed, number
-from jaxforget.errors import UserError
+from jaxforget.errors import UserError, printable
 from jaxforget.start import start_jax
 
 
@@ -50,7 +50,6 @@ def run(given: argparse.Namespace) -> int:
     start_jax(alone=True)
     check_given(given)
     from jaxforget.lm.completion import complete
-    from jaxforget.lm.conversation import printable
     from jaxforget.report.texts import term_pattern
 
     places = places_of(given.models)

@@ -1,21 +1,12 @@
 """A conversation with one model: its history, the model's chat template, and answers that stream."""
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from jaxforget.corpus.prompts import encode_prompt
-from jaxforget.errors import UserError
+from jaxforget.errors import UserError, printable
 from jaxforget.lm.model import Model
 from jaxforget.lm.stream import stream
-
-# Everything that could move a terminal's cursor or change its colours, but for new lines and tabs.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-def printable(text: str) -> str:
-    """Return text that a terminal shows and does not obey: control characters become U+FFFD."""
-    return _CONTROL.sub("\ufffd", text)
 
 
 class Conversation:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jaxforget.config import Config
 from jaxforget.corpus.text import Source, source_of
-from jaxforget.errors import UserError
+from jaxforget.errors import UserError, printable
 from jaxforget.manifest import Manifest
 from jaxforget.models.folders import resolve_folder
 from jaxforget.sharding import make_mesh
@@ -164,10 +164,10 @@ class Run:
         """Checkpoints of a training stage."""
         return self.folder / "checkpoints" / stage
 
-    def say(self, text: str) -> None:
-        """Print a line on standard error, on the first process only."""
+    def say(self, text: str, *, coloured: bool = False) -> None:
+        """Print a line on standard error, on the first process only; control characters stay only if `coloured`."""
         if jax.process_index() == 0:
-            print(text, file=sys.stderr, flush=True)
+            print(text if coloured else printable(text), file=sys.stderr, flush=True)
 
 
 def fetch(array: Any) -> np.ndarray:

@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from jaxforget.api import load
+from jaxforget.errors import printable
 from jaxforget.lm.completion import completer
-from jaxforget.lm.conversation import printable
 from tests.cli.pseudo_terminal import Terminal
 from tests.cli.saying import fault, status_of
 

@@ -1,8 +1,15 @@
 """Errors as one line."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from jaxforget.cli.faults import tell, users_fault
+from jaxforget.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 # A command whose threads and destructors fail after the command itself has failed.
@@ -35,3 +42,36 @@ def test_threads_and_destructors_add_nothing_to_the_line_of_a_full_disk():
     done = subprocess.run([*words, "--debug"], capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert done.returncode == 2
     assert "Event loop is closed" in done.stderr
+
+
+def test_control_characters_of_a_name_do_not_reach_the_terminal(capsys):
+    tell(users_fault(UserError("a\x1b]0;title\x07\x1b[2J.txt: no such\nfile"), ""))
+    assert capsys.readouterr().err == "jaxforget: a\ufffd]0;title\ufffd\ufffd[2J.txt: no such file\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.EROFS, "Read-only file system; name a place that can be written"),
+        (errno.EDQUOT, "free space there, and run the same command again"),
+        (errno.ESTALE, "mend that, and run the same command again"),
+        (errno.EIO, "mend that, and run the same command again"),
+        (errno.ENOTCONN, "mend that, and run the same command again"),
+    ],
+    ids=errno.errorcode.get,
+)
+def test_disks_that_fail_are_one_line(number, says):
+    line = users_fault(OSError(number, os.strerror(number), "runs/x/export"), "runs/x")
+    assert line.startswith("runs/x/export: ")
+    assert line.endswith(says)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FAILED_PRECONDITION: Gloo all-reduce failed: Connection closed by peer [127.0.0.1]:4122",
+        "UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats): coordination service",
+    ],
+)
+def test_a_lost_process_of_a_run_is_one_line(text):
+    assert users_fault(RuntimeError(text), "").startswith("another process of this run ended or cannot be reached; run")

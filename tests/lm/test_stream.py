@@ -4,9 +4,9 @@ import pytest
 
 import jaxforget
 from jaxforget.corpus.prompts import encode_prompt
-from jaxforget.errors import UserError
+from jaxforget.errors import UserError, printable
 from jaxforget.lm.completion import complete, completer
-from jaxforget.lm.conversation import Conversation, printable
+from jaxforget.lm.conversation import Conversation
 from jaxforget.lm.stream import stream
 
 

@@ -126,8 +126,8 @@ def expected_retain(kind, student, base, given):
     return (each * mask).sum() / mask.sum()
 
 
-def run(name, retain, mesh=(1, 1, 1), accumulate=1):
-    """Loss, retain loss and gradient of one step, and the compiled program."""
+def run(name, retain, mesh=(1, 1, 1), accumulate=1, changes=None):
+    """Loss, retain loss and gradient of one step, and the compiled program; `changes` replace arrays of the batch."""
     mesh = mesh_of(*mesh)
     base = toy_params(1)
     student = near(base, 3)
@@ -138,7 +138,7 @@ def run(name, retain, mesh=(1, 1, 1), accumulate=1):
     step = make_step(FORWARD, optimizer, objective, options, mesh, shardings, retain)
     frozen = Frozen(base=put(base, mesh) if objective.uses_base or (retain and retain.uses_base) else None)
     state = init_state(put(student, mesh), optimizer, shardings)
-    given = put_batch(batch(), mesh)
+    given = put_batch(batch() | (changes or {}), mesh)
     program = step.lower(state, frozen, given).compile().as_text()
     state, metrics = step(state, frozen, given)
     return state.opt_state[0].trace, jax.device_get(metrics), program
@@ -187,3 +187,13 @@ def test_every_method_has_a_description():
     for name, kind in METHODS.items():
         assert kind.name == name
         assert kind().describe()
+
+
+@pytest.mark.parametrize("left_out", ["answer", "weights"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_without_trained_positions_changes_nothing(name, left_out):
+    """No answer counts, or every row is padding: loss and gradient are zero, never NaN."""
+    nothing = {field: np.zeros_like(value) for field, value in batch().items() if field.endswith(left_out)}
+    gradient, metrics, _ = run(name, Retain(0.7), changes=nothing)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
+    assert (metrics["loss"], metrics["grad_norm"]) == (0, 0)
