@@ -10,7 +10,7 @@ import jax
 
 from jaxforget.compare.measures import measure, score, split_questions
 from jaxforget.compare.picture import write_picture
-from jaxforget.compare.search import MOST_TRIALS, Trial, method_config, search
+from jaxforget.compare.search import MOST_TRIALS, Trial, check_settings_used, method_config, search
 from jaxforget.compare.table import conclude, markdown
 from jaxforget.compare.worlds import seed_config
 from jaxforget.config import Config, naming_options, to_yaml
@@ -56,6 +56,7 @@ def compare(
       UserError: a method, a seed or a number of trials that is not valid, or a mistake in the configuration.
     """
     check_budget(methods, seeds, trials)
+    check_settings_used(config, methods)
     with naming_options(config):
         run = Run(config)
         work = run.folder / "compare"
@@ -96,10 +97,10 @@ class _Seed:
         self._folder = work / f"seed_{seed}"
         for method in methods:
             _check(method_config(self._config, method), self._folder / method)
-        self.parts = split_questions(self._config, self._folder)
         # A method that needs anchors or a reinforced model, where there is one, prepares for all.
         runs = [Run(method_config(self._config, method)) for method in methods]
         leader = max(runs, key=lambda run: (run.objective.needs_reinforced, run.translates))
+        self.parts = split_questions(leader.config, self._folder)
         shared = dataclasses.replace(leader.config, out=str(self._folder / "shared"))
         stages = tuple(name for name in needed_stages(Run(shared)) if name in SHARED)
         self._shared = run_chain(shared, stages, again=again, force=True)

@@ -3,9 +3,11 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from jaxforget.config import Config, value_of
+from jaxforget.errors import UserError
 from jaxforget.train.objectives import find_method
 
 RATE = "forget.learning_rate"
@@ -44,11 +46,16 @@ class Trial:
         mine = method_config(config, self.method)
         names = ("targets.suppress", "targets.cache", "retain.loss", "retain.weight", "retain.rows", "forget.weights")
         adapted = {name: value_of(mine, name) for name in names if value_of(mine, name) != value_of(config, name)}
-        return {"method": self.method, **adapted, **self.settings}
+        fixed = {f"objective.{name}": value for name, value in mine.objective.items()}
+        return {"method": self.method, **adapted, **fixed, **self.settings}
 
 
 def method_config(config: Config, method: str) -> Config:
-    """Return `config` for another method, without the options that only its own method takes."""
+    """Return `config` for another method, without the options that only its own method takes.
+
+    A setting of the configuration that its own method lacks (objective.layer beside method=whp) is meant for the
+    compared methods that have it.
+    """
     kind = find_method(method, "methods")
     fields = {field.name: field for field in dataclasses.fields(kind)}
     taken = {field.metadata.get("option") for field in fields.values()}
@@ -63,10 +70,24 @@ def method_config(config: Config, method: str) -> Config:
         retain = dataclasses.replace(retain, loss="kl")
     if not kind.trains:
         retain, forget = dataclasses.replace(retain, weight=0.0, rows=0), dataclasses.replace(forget, weights="full")
-    objective = config.objective if method == config.method else {}
+    owned = {field.name for field in find_method(config.method, "method").settings()}
+    objective = {
+        name: value
+        for name, value in config.objective.items()
+        if name in fields and (method == config.method or name not in owned)
+    }
     return dataclasses.replace(
         config, method=method, objective=objective, targets=targets, retain=retain, forget=forget
     )
+
+
+def check_settings_used(config: Config, methods: Sequence[str]) -> None:
+    """Raise `UserError` for a setting objective.NAME that neither the configuration's method nor a compared one has."""
+    kinds = [find_method(config.method, "method"), *(find_method(method, "methods") for method in methods)]
+    known = {field.name for kind in kinds for field in kind.settings()}
+    for name in config.objective:
+        if name not in known:
+            raise UserError(f"objective.{name}: none of the methods {', '.join(methods)} has such a setting")
 
 
 def search(config: Config, method: str) -> list[Trial]:

@@ -213,23 +213,21 @@ def trade_off(
       intervals: model -> half the lengths of the bars through its point, in both directions.
       labels: of the axes.
     """
-    spans = intervals or {}
-    wide = {model: spans.get(model, (0.0, 0.0)) for model in points}
-    xs = [x + sign * wide[model][0] for model, (x, _) in points.items() for sign in (-1, 1)]
-    ys = [y + wide[model][1] for model, (_, y) in points.items()]
-    x_values, y_ticks = ticks(min(0.0, *xs) if intervals else 0.0, max(1.0, *xs)), ticks(0.0, max(1.0, *ys))
+    xs, ys = [x for x, _ in points.values()], [y for _, y in points.values()]
+    x_values, y_ticks = ticks(min(0.0, *xs), max(1.0, *xs)), ticks(0.0, max(1.0, *ys))
     x_ticks = list(zip(x_values, tick_texts(x_values), strict=True))
     told = "; ".join(f"{model}: {figure(x)} of the target, {figure(y)} retained" for model, (x, y) in points.items())
     out, px, py = _axes(
         x_ticks, y_ticks, (LEFT, width - 16, 24, height - 38), (width, height),
         f"knowledge of the target against retained knowledge. {told}", *labels,
     )  # fmt: skip
-    for model, (x, y) in points.items():
-        across, along = wide[model]
+    for model, (across, along) in (intervals or {}).items():
         if across or along:
+            x, y = points[model]
+            low, high = max(x - across, x_values[0]), min(x + across, x_values[-1])
             out.append(
-                f'<g class="t-{tones[model]}"><path class="line interval" d="M{px(x - across):.1f} {py(y):.1f}'
-                f'H{px(x + across):.1f}M{px(x):.1f} {py(y - along):.1f}V{py(y + along):.1f}"/></g>'
+                f'<g class="t-{tones[model]}"><path class="line interval" d="M{px(low):.1f} {py(y):.1f}'
+                f'H{px(high):.1f}M{px(x):.1f} {py(y - along):.1f}V{py(y + along):.1f}"/></g>'
             )
     middle = (x_values[0] + x_values[-1]) / 2
     for right_half in (False, True):

@@ -2,8 +2,9 @@
 
 import pytest
 
-from jaxforget.compare.search import MOST_TRIALS, Trial, method_config, search
+from jaxforget.compare.search import MOST_TRIALS, Trial, check_settings_used, method_config, search
 from jaxforget.config import config_from
+from jaxforget.errors import UserError
 from jaxforget.stages.build import make_objective
 from jaxforget.train.objectives import METHODS
 
@@ -51,3 +52,14 @@ def test_options_of_another_method_are_reset_and_described():
         "retain.loss": "nll",
         "objective.epsilon": 0.5,
     }
+
+
+def test_a_setting_that_the_own_method_lacks_is_meant_for_the_others():
+    config = config_from({"method": "npo", "objective": {"beta": 0.2, "layer": 1}})
+    assert method_config(config, "rmu").objective == {"layer": 1}
+    assert method_config(config, "npo").objective == {"beta": 0.2}
+    assert method_config(config, "undial").objective == {}
+    assert search(config, "rmu")[0].describe(config)["objective.layer"] == 1
+    check_settings_used(config, ["rmu", "undial"])
+    with pytest.raises(UserError, match=r"objective\.layer: none of the methods whp, undial has such a setting"):
+        check_settings_used(config, ["whp", "undial"])
