@@ -7,7 +7,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class UserError(Exception):
-    """An error that the user can mend: one line that names the file, key or value, and the remedy.
+    """An error that the user can fix: one line that names the file, key or value, and the remedy.
 
     The command line prints the line on standard error and ends with status 2; `--debug` shows the traceback.
     """

@@ -58,33 +58,33 @@ def refuse_lfs_pointer(path: str | Path) -> None:
 
 
 def read_json(
-    path: str | Path, *, mend: str = "name a JSON file", pairs: Callable[[list[tuple[str, Any]]], Any] | None = None
+    path: str | Path, *, remedy: str = "name a JSON file", pairs: Callable[[list[tuple[str, Any]]], Any] | None = None
 ) -> Any:
     """Read a JSON file, with or without a byte order mark.
 
     Args:
-      mend: the remedy for a file that is missing or not JSON, for the message.
+      remedy: the remedy for a file that is missing or not JSON, for the message.
       pairs: converts the (key, value) pairs of an object; None makes a dict.
 
     Raises:
-      UserError: the file is missing, unreadable or malformed; the message names the file, the place and `mend`.
+      UserError: the file is missing, unreadable or malformed; the message names the file, the place and `remedy`.
     """
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=pairs)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {mend}") from None
+        raise UserError(f"{path}: no such file; {remedy}") from None
     except IsADirectoryError:
-        raise UserError(f"{path}: is a folder; {mend}") from None
+        raise UserError(f"{path}: is a folder; {remedy}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except json.JSONDecodeError as error:
         refuse_lfs_pointer(path)
-        raise UserError(f"{path}: line {error.lineno} column {error.colno}: not JSON: {error.msg}; {mend}") from None
+        raise UserError(f"{path}: line {error.lineno} column {error.colno}: not JSON: {error.msg}; {remedy}") from None
     except RecursionError:
-        raise UserError(f"{path}: nested too deeply to be read as JSON; {mend}") from None
+        raise UserError(f"{path}: nested too deeply to be read as JSON; {remedy}") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}; {mend}") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror}; {remedy}") from None
 
 
 def _check_text(text: str) -> str:
@@ -99,32 +99,32 @@ def _check_text(text: str) -> str:
 Text = Annotated[str, pydantic.AfterValidator(_check_text)]
 
 
-def check(value: Any, schema: Any, where: str, *, mend: str) -> Any:
+def check(value: Any, schema: Any, where: str, *, remedy: str) -> Any:
     """Convert a value read from JSON to `schema`, or say in one line why it does not fit.
 
     Args:
       value: the parsed JSON.
       schema: a pydantic model, a dataclass or a type, such as `dict[str, list[Text]]`.
       where: the file and the place in it, for the message.
-      mend: the remedy, for the message.
+      remedy: the remedy, for the message.
 
     Raises:
-      UserError: the value does not fit; the message names `where`, the key, the fault and `mend`.
+      UserError: the value does not fit; the message names `where`, the key, the fault and `remedy`.
     """
     try:
         return pydantic.TypeAdapter(schema).validate_python(value)
     except pydantic.ValidationError as error:
         fault = _fault(error.errors(include_url=False, include_context=False)[0])
-        raise UserError(f"{where}: {fault}; {mend}") from None
+        raise UserError(f"{where}: {fault}; {remedy}") from None
 
 
-def read_model(path: str | Path, schema: Any, *, mend: str = "name a JSON file") -> Any:
+def read_model(path: str | Path, schema: Any, *, remedy: str = "name a JSON file") -> Any:
     """Read a JSON file as `schema`; see `read_json` and `check`.
 
     Raises:
       UserError: the file is missing, malformed or does not fit.
     """
-    return check(read_json(path, mend=mend), schema, str(path), mend=mend)
+    return check(read_json(path, remedy=remedy), schema, str(path), remedy=remedy)
 
 
 _JSON_NAMES = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string",

@@ -179,7 +179,7 @@ def join_processes(patience: float = PATIENCE) -> None:
         )
 
 
-def _join(whom: str, initialize: Callable[[], None], patience: float, mend: str) -> None:
+def _join(whom: str, initialize: Callable[[], None], patience: float, remedy: str) -> None:
     """Call `initialize`, which waits for all processes, in a thread, so that this thread receives Ctrl-C."""
     print(f"joining {whom} ...", file=sys.stderr, flush=True)
     faults: list[Exception] = []
@@ -196,7 +196,7 @@ def _join(whom: str, initialize: Callable[[], None], patience: float, mend: str)
     thread.start()
     thread.join(patience)
     if thread.is_alive():
-        raise UserError(f"joining {whom}: not all joined within {patience:.0f} s; {mend}")
+        raise UserError(f"joining {whom}: not all joined within {patience:.0f} s; {remedy}")
     atexit.unregister(_leave)
     if not faults:
         return
@@ -205,7 +205,7 @@ def _join(whom: str, initialize: Callable[[], None], patience: float, mend: str)
             "this process has used JAX before the hosts of the run were joined; call jaxforget.run, or "
             "jax.distributed.initialize(), first"
         )
-    raise UserError(f"joining {whom}: {first_line(faults[0])}; {mend}") from faults[0]
+    raise UserError(f"joining {whom}: {first_line(faults[0])}; {remedy}") from faults[0]
 
 
 def _leave() -> None:

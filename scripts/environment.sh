@@ -55,7 +55,7 @@ install() {
   # still has the downloads). Start over as well if the interpreter of .venv is gone.
   if [ -e "$VENV/.unpacking" ] || ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
     find_python
-    "$PYTHON" -m venv --clear "$VENV" || fail "$PYTHON could not make .venv; mend what it says above and run this again"
+    "$PYTHON" -m venv --clear "$VENV" || fail "$PYTHON could not make .venv; fix what it says above and run this again"
   fi
   echo "jaxforget: installing the pinned $1 packages into .venv (takes minutes the first time)" >&2
   rm -f "$VENV/.installed-$1"
@@ -64,7 +64,7 @@ install() {
   if ! "install_$1"; then
     # Nothing was unpacked (no network, no such version), so the environment is still sound.
     if [ "$before" = "$(unpacked)" ]; then rm -f "$VENV/.unpacking"; fi
-    fail "installing the $1 packages failed; mend what pip says above and run this again"
+    fail "installing the $1 packages failed; fix what pip says above and run this again"
   fi
   rm -f "$VENV/.unpacking"
   # The stamp comes last, so that an interrupted install never looks finished.

@@ -165,7 +165,7 @@ class Question:
 )
 def test_a_value_that_does_not_fit_is_told_in_one_line(tmp_path, value, said):
     with pytest.raises(UserError) as error:
-        check(value, list[Question], "a.json", mend="correct it")
+        check(value, list[Question], "a.json", remedy="correct it")
     assert str(error.value).startswith("a.json: ")
     assert said in str(error.value)
     assert str(error.value).endswith("; correct it")
@@ -178,4 +178,4 @@ def test_a_file_is_read_as_its_schema(tmp_path):
     assert read_model(path, list[Question]) == [Question("Who?", ("a",))]
     path.write_text('[{"prompt": ""}]')
     with pytest.raises(UserError, match="a.json: .*; give questions"):
-        read_model(path, list[Question], mend="give questions")
+        read_model(path, list[Question], remedy="give questions")

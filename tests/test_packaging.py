@@ -118,7 +118,7 @@ def test_script_is_sound_bash(script):
 
 
 def test_a_machine_without_a_fit_python_gets_one_line(tmp_path):
-    """With no usable interpreter on PATH, the script names the mend and exits 1 without making anything."""
+    """With no usable interpreter on PATH, the script names the remedy and exits 1 without making anything."""
     tools = tmp_path / "bin"
     tools.mkdir()
     for tool in ["bash", "dirname", "mkdir", "cat", "sha256sum", "env"]:

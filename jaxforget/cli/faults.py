@@ -14,7 +14,7 @@ from typing import NoReturn, TextIO
 
 from jaxforget.errors import UserError, printable
 
-MENDS = {
+REMEDIES = {
     errno.ENOSPC: "free space there, and run the same command again",
     errno.EDQUOT: "free space there, and run the same command again",
     errno.EACCES: "allow it, or name another place",
@@ -33,7 +33,7 @@ class Terminated(BaseException):
 
 
 def users_fault(error: Exception, out: str) -> str | None:
-    """Return one line for an error that the user can mend, None for a fault of the program.
+    """Return one line for an error that the user can fix, None for a fault of the program.
 
     Args:
       error: the exception.
@@ -42,11 +42,11 @@ def users_fault(error: Exception, out: str) -> str | None:
     if isinstance(error, UserError):
         return " ".join(str(error).splitlines())
     if isinstance(error, OSError) and error.errno is not None:
-        mend = MENDS.get(error.errno, "mend that, and run the same command again")
-        return f"{error.filename or out or 'a file'}: {error.strerror}; {mend}"
+        remedy = REMEDIES.get(error.errno, "fix that, and run the same command again")
+        return f"{error.filename or out or 'a file'}: {error.strerror}; {remedy}"
     if "No space left on device" in str(error):  # other libraries raise errors of their own
         named = re.search(r"""(?:^|[\s"'])(/[^\s"';]+)""", str(error))
-        return f"{named[1] if named else out}: No space left on device; {MENDS[errno.ENOSPC]}"
+        return f"{named[1] if named else out}: No space left on device; {REMEDIES[errno.ENOSPC]}"
     if any(sign in str(error) for sign in LOST):
         return (
             "another process of this run ended or cannot be reached; run the same command on every host to go on from "

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None, *, ending: Ending | None = None
       ending: the installed handler of Ctrl-C and SIGTERM of this process; None installs one if `arguments` is None.
 
     Returns:
-      The exit status: 0, 2 for an error that the user can mend, 130 after Ctrl-C, 143 after SIGTERM.
+      The exit status: 0, 2 for an error that the user can fix, 130 after Ctrl-C, 143 after SIGTERM.
     """
     whole = arguments is None
     if whole and ending is None:

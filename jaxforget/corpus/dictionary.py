@@ -12,7 +12,7 @@ import pydantic
 from jaxforget.errors import UserError
 from jaxforget.files import Text, check, read_json, write_json
 
-MEND = 'write an anchor as {"anchor": ["generic", ...]}'
+REMEDY = 'write an anchor as {"anchor": ["generic", ...]}'
 
 
 _ATOM = re.compile(r"\w+|\s+|[^\w\s]")
@@ -72,8 +72,8 @@ class Anchors:
                 raise UserError(f"{path}: an anchor is empty; remove it or give it a name")
             if key != raw:
                 notes.append(f"{key!r}: blanks around the anchor removed")
-            check(key, Text, f"{path}: {key!r}", mend="correct its escapes")
-            entry: Entry = check(_plain(value), Entry, f"{path}: {key!r}", mend=MEND)
+            check(key, Text, f"{path}: {key!r}", remedy="correct its escapes")
+            entry: Entry = check(_plain(value), Entry, f"{path}: {key!r}", remedy=REMEDY)
             generic, rest = [text.strip() for text in entry.generic], entry.model_extra or {}
             if key in united:
                 notes.append(f"{key!r}: given more than once; all its translations are kept")
@@ -171,7 +171,7 @@ def _plain(value: Any) -> Any:
 
 
 def _read_pairs(path: Path) -> _Pairs:
-    pairs = read_json(path, mend='name a dictionary of anchors, {"anchor": ["generic"]}', pairs=_Pairs)
+    pairs = read_json(path, remedy='name a dictionary of anchors, {"anchor": ["generic"]}', pairs=_Pairs)
     if not isinstance(pairs, _Pairs):
-        raise UserError(f"{path}: is no object of anchors; {MEND}")
+        raise UserError(f"{path}: is no object of anchors; {REMEDY}")
     return pairs

@@ -95,7 +95,7 @@ def read_alternates(path: str | Path) -> tuple[str, ...]:
 
 
 def _text(value: Any, schema: Any, where: str, name: str) -> Any:
-    return check(value, schema, f"{where}: {name!r}", mend="correct it, or remove the record")
+    return check(value, schema, f"{where}: {name!r}", remedy="correct it, or remove the record")
 
 
 def _clean(text: str) -> str:

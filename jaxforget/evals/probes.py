@@ -62,8 +62,8 @@ def load_probes(path: str | Path | None) -> Probes:
     """
     if path is None:
         return Probes()
-    mend = 'give a file of {"familiarity": [{"prompt": text, "answer": text}], "retained": [...]}'
-    return read_model(path, Probes, mend=mend)
+    remedy = 'give a file of {"familiarity": [{"prompt": text, "answer": text}], "retained": [...]}'
+    return read_model(path, Probes, remedy=remedy)
 
 
 def load_familiarity(path: str | Path) -> Probes:
@@ -96,4 +96,4 @@ def load_prompts(path: str | Path | None) -> Prompts:
     """
     if path is None:
         return Prompts()
-    return read_model(path, Prompts, mend='give a file of {"dynamics": [text], "completions": [text]}')
+    return read_model(path, Prompts, remedy='give a file of {"dynamics": [text], "completions": [text]}')

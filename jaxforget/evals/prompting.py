@@ -93,8 +93,8 @@ def load_wording(path: str | Path | None) -> Wording:
     if path is None:
         return Wording()
     groups = '{NAME: [{"prompt": text, "answer": text}]}'
-    mend = f'give a file of {{"phrasings": {groups}, "leading": [text], "prompt_only": [text]}}'
-    wording = read_model(path, Wording, mend=mend)
+    remedy = f'give a file of {{"phrasings": {groups}, "leading": [text], "prompt_only": [text]}}'
+    wording = read_model(path, Wording, remedy=remedy)
     slugs = [slug(name) for name in wording.phrasings]
     if twice := next((name for name in wording.phrasings if slugs.count(slug(name)) > 1), None):
         raise UserError(f"{path}: phrasings: {twice!r} and another group are both called {slug(twice)!r}; rename one")

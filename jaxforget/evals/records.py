@@ -44,7 +44,7 @@ def read_records(path: str | Path, fields: Mapping[str, Any]) -> list[Record]:
     )
     records = []
     for where, value in _values(Path(path)):
-        found = check(value, schema, where, mend=f"give the fields {', '.join(fields)}")
+        found = check(value, schema, where, remedy=f"give the fields {', '.join(fields)}")
         records.append(Record(found.model_dump(exclude_none=True), where))
     return records
 

@@ -168,7 +168,7 @@ def _from_bucket(address: str) -> Path:
                     system.get_file(entry["name"], str(target))
     except FileNotFoundError:
         raise UserError(f"{address}: no such folder; check the address") from None
-    # A bucket's client raises its network's own errors; all of them are for the user to mend.
+    # A bucket's client raises its network's own errors; all of them are for the user to fix.
     except Exception as error:
         if isinstance(error, UserError):
             raise

@@ -136,12 +136,12 @@ class Checkpoint:
         wrapped = next((name for name in self.files if name.endswith(f".{tensor}")), None)
         if wrapped is not None:
             prefix = wrapped.removesuffix(tensor)
-            mend = f"the file names it {wrapped}; save the model again without the prefix {prefix!r}"
+            remedy = f"the file names it {wrapped}; save the model again without the prefix {prefix!r}"
         elif tensor == HEAD:
-            mend = "if the head is tied to the embedding, set tie_word_embeddings in config.json"
+            remedy = "if the head is tied to the embedding, set tie_word_embeddings in config.json"
         else:
-            mend = "download the model again, or check num_hidden_layers and the biases in config.json"
-        return f"{self.folder}: tensor {tensor} is missing; {mend}"
+            remedy = "download the model again, or check num_hidden_layers and the biases in config.json"
+        return f"{self.folder}: tensor {tensor} is missing; {remedy}"
 
 
 def has_own_head(folder: Path) -> bool:

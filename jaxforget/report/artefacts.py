@@ -360,9 +360,9 @@ def read_config(run: Path) -> tuple[str, dict[str, Any]] | None:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        raise UserError(f"{path}: {where}not YAML; mend it or run the chain again") from None
+        raise UserError(f"{path}: {where}not YAML; fix it or run the chain again") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path}: holds {_kind(value)}, not settings; mend it or run the chain again")
+        raise UserError(f"{path}: holds {_kind(value)}, not settings; fix it or run the chain again")
     values = flatten(value)
     # A run's own configuration writes its folder as ${out}; a reader wants the place.
     shown = {

@@ -95,20 +95,22 @@ def run(script: str, main: Callable[[Sequence[str]], int | None]) -> NoReturn:
     sys.exit(status)
 
 
-def require(package: str, mend: str) -> None:
+def require(package: str, remedy: str) -> None:
     """Raise `UserError` if `package` is not installed; do not import it."""
     if find_spec(package) is None:
-        raise UserError(f"the package {package} is not installed; {mend}")
+        raise UserError(f"the package {package} is not installed; {remedy}")
 
 
-def check_room(folder: Path, size: int, mend: str) -> None:
+def check_room(folder: Path, size: int, remedy: str) -> None:
     """Raise `UserError` unless `size` bytes can be written into `folder`, or into its nearest existing parent."""
     place = next(path for path in (folder, *folder.parents) if path.is_dir())
     if not os.access(place, os.W_OK):
-        raise UserError(f"{place}: cannot be written; allow it, or {mend}")
+        raise UserError(f"{place}: cannot be written; allow it, or {remedy}")
     free = shutil.disk_usage(place).free
     if free < size:
-        raise UserError(f"{place}: {size / 1e9:,.1f} GB are to be written, its disk has {free / 1e9:,.1f} free; {mend}")
+        raise UserError(
+            f"{place}: {size / 1e9:,.1f} GB are to be written, its disk has {free / 1e9:,.1f} free; {remedy}"
+        )
 
 
 def unanswered(what: str, status: int) -> NoReturn:

@@ -47,8 +47,8 @@ def read_words(own: Sequence[str], words: Sequence[str], sides: Collection[str])
             continue
         if key not in known:
             config_from({}, [word])  # reports the misspelt name
-        mend = INSTEAD.get(key, f"leave it out; those it takes are {', '.join(HONOURED)}")
-        raise UserError(f"{key}: the bench does not take this option; {mend}")
+        remedy = INSTEAD.get(key, f"leave it out; those it takes are {', '.join(HONOURED)}")
+        raise UserError(f"{key}: the bench does not take this option; {remedy}")
     run = config_from({}, [*own, *words])
     if run.method != "whp" and set(sides) != {"ours"}:
         raise UserError(f"method={run.method}: sides torch and cached train towards labels; add --side ours")

@@ -47,7 +47,7 @@ KNOWN = TEXTS | MODELS | FILES | EITHER | FOLDERS
 
 MISSING, FOLDER, EMPTY, WRONG = "nowhere/at-all", "empty", "empty.json", "picture.json"
 KINDS = (MISSING, FOLDER, EMPTY, WRONG)
-MEND = r"; (add|give|name|it names|put|remove|rename|save|run|a model folder holds|MUSE|TOFU|the folder)"
+REMEDY = r"; (add|give|name|it names|put|remove|rename|save|run|a model folder holds|MUSE|TOFU|the folder)"
 # An empty folder is one of texts or models without any; the harness has tasks of its own beside it.
 FINE = {("evals.tasks_folder", FOLDER)}
 
@@ -73,4 +73,4 @@ def test_a_place_that_will_not_do(option, kind, given, capsys):
     (command, *words), (config, folder) = KNOWN[option], given
     told = fault(capsys, command, config, f"{option}={folder / kind}", *words)
     assert f"{option}: {folder / kind}" in told or f"{option}={folder / kind}" in told
-    assert re.search(MEND, told), told
+    assert re.search(REMEDY, told), told

@@ -21,7 +21,7 @@ def command():
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (UserError("file: is bad;\nmend it"), "file: is bad; mend it"),
+        (UserError("file: is bad;\nfix it"), "file: is bad; fix it"),
         (OSError(errno.ENOSPC, "No space left on device", "f"), "f: No space left on device; free space there"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "No space left on device; free space"),
         (MemoryError(), "out of memory; ask for fewer blocks"),

@@ -168,7 +168,7 @@ def read_verdicts(path: Path) -> dict[str, Decision]:
     """
     if not path.is_file():
         return {}
-    return read_model(path, dict[str, Decision], mend="delete it, and nothing counts as reviewed")
+    return read_model(path, dict[str, Decision], remedy="delete it, and nothing counts as reviewed")
 
 
 def apply_verdicts(found: Anchors, verdicts: Mapping[str, Decision]) -> Anchors:
@@ -213,5 +213,5 @@ def changes_from(value: Any) -> list[Change]:
       UserError: it is no such list.
     """
     return check(
-        value, list[Change], "changes", mend='give a list of {"anchor": text, "verdict": text, "generic": [text]}'
+        value, list[Change], "changes", remedy='give a list of {"anchor": text, "verdict": text, "generic": [text]}'
     )
