@@ -1,1 +1,1 @@
-"""TPU slices that nobody here has: what fits them, and what a step costs there, by their own compiler."""
+"""Plans and profiles of a run's steps: memory and cost on TPU slices, computed by the TPU compiler without a TPU."""

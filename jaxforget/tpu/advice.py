@@ -1,4 +1,4 @@
-"""Options that save memory in a training step, and what each does to the result; `plan` compiles them."""
+"""Options that save memory in a training step, with their effect on the result; `plan` compiles the step with each."""
 
 import dataclasses
 from typing import Any
@@ -13,21 +13,26 @@ from jaxforget.stages.build import make_objective, passes
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """Options set together: dotted names and values; `effect`: what else they change, None where nothing but time."""
+    """Options that are set together.
+
+    Attributes:
+      changes: dotted name -> value.
+      effect: the change to the result, in words; None if only the time of a step changes.
+    """
 
     changes: dict[str, Any]
     effect: str | None = None
 
     @property
-    def words(self) -> list[str]:
-        """As on a command line."""
+    def arguments(self) -> list[str]:
+        """The options as arguments of a command line, NAME=VALUE."""
         return [
             f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in self.changes.items()
         ]
 
 
 def replaced(config: Config, changes: dict[str, Any]) -> Config:
-    """`config` with dotted options set."""
+    """Return `config` with the options `changes`, dotted name -> value."""
     for name, value in changes.items():
         section, _, key = name.partition(".")
         config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{key: value})})
@@ -35,14 +40,17 @@ def replaced(config: Config, changes: dict[str, Any]) -> Config:
 
 
 def candidates(config: Config, mesh: Mesh, name: str) -> list[Option]:
-    """Options for the training step `name`: of memory, time and rounding, all of those together, then other forms."""
+    """Return the options that save memory in the training step `name`.
+
+    First come single options that cost time or precision, then all of these together, then other forms of the weights.
+    """
     options = getattr(config, name)
     shards = row_shards(mesh)
     rows = options.batch + (config.retain.rows if name == "forget" else 0)
     singles: list[Option] = []
     if rows // shards > options.accumulate:
         singles.append(Option({f"{name}.accumulate": rows // shards}))
-    # The one that recomputes most comes last, so that it is what all options together have.
+    # The last value of an option enters all options together, so the one that recomputes most comes last.
     less = REMATS[: REMATS.index(config.model.remat)]
     singles += [Option({"model.remat": remat}) for remat in reversed(less)]
     if config.targets.tile > 256:
@@ -58,22 +66,24 @@ def candidates(config: Config, mesh: Mesh, name: str) -> list[Option]:
 
 
 def _other_forms(config: Config, name: str) -> list[Option]:
-    """Options that move work, change what is trained, or how exactly the teachers are held."""
+    """Return options that move work to another step, train other weights, or store the frozen models in 8 bits."""
     forget = name == "forget"
     needed = passes(config, name)
     base, reinforced = forget and needed.base, needed.reinforced
     found: list[Option] = []
     if forget and make_objective(config).cacheable and reinforced:
-        found.append(Option({"targets.cache": True}, "a pass over all blocks beforehand (step label)"))
+        found.append(Option({"targets.cache": True}, "all blocks are labelled before training (step label)"))
     if reinforced and config.reinforce.weights == "full":
-        found.append(Option({"reinforce.weights": "int8-delta"}, "the reinforced model is held in 8 bits over base"))
+        found.append(
+            Option({"reinforce.weights": "int8-delta"}, "the reinforced model is stored as 8-bit differences from base")
+        )
     if base and config.model.base == "full":
-        found.append(Option({"model.base": "int8"}, "base's layers are held in 8 bits"))
-    rate = f"an adapter trains, not every parameter: set {name}.learning_rate near 1e-4"
+        found.append(Option({"model.base": "int8"}, "base's layers are stored in 8 bits"))
+    rate = f"only an adapter trains: set {name}.learning_rate near 1e-4"
     if getattr(config, name).weights != "lora":
         found.append(Option({f"{name}.weights": "lora"}, rate))
     wanted = {"model.base": "int8"}
-    if not forget or (reinforced and config.model.reinforced is None):  # a given one stays as it is
+    if not forget or (reinforced and config.model.reinforced is None):  # a given model is not trained
         wanted["reinforce.weights"] = "lora"
     if forget:
         wanted["forget.weights"] = "lora"
@@ -81,8 +91,8 @@ def _other_forms(config: Config, name: str) -> list[Option]:
     if smallest and smallest not in [option.changes for option in found]:
         stages = " and ".join(f"{s}.learning_rate" for s in ("reinforce", "forget") if f"{s}.weights" in smallest)
         adapters = f"adapters train: set {stages} near 1e-4" if stages else ""
-        held = "base's layers are held in 8 bits" if "model.base" in smallest else ""
-        found.append(Option(smallest, "; ".join(part for part in (adapters, held) if part)))
+        stored = "base's layers are stored in 8 bits" if "model.base" in smallest else ""
+        found.append(Option(smallest, "; ".join(part for part in (adapters, stored) if part)))
     return found
 
 

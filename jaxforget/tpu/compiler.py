@@ -1,4 +1,4 @@
-"""Asks the TPU compiler: does a program fit, what does it need, what does it move."""
+"""Compilation for TPU slices: the memory that a program needs, and the bytes that it sends."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ from jaxforget.tpu.hlo import Buffer, collective_bytes, largest_buffers, parse, 
 UNREADABLE = "the compiled program's text cannot be read"
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _AMOUNT = r"\(?([0-9.]+)([KMGT]?)B?\)?"
-# Both of the compiler's ways to say it: after scheduling, and by a first estimate that is already hopeless.
+# The compiler has two messages: one after scheduling, one when its first estimate already exceeds the memory.
 _REFUSALS = (
     re.compile(rf"Used {_AMOUNT} of {_AMOUNT} hbm"),
     re.compile(rf"memory required for HLO temporaries {_AMOUNT} exceeds available HBM {_AMOUNT}"),
@@ -29,18 +29,22 @@ _REFUSALS = (
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler said of a program. Sizes are bytes on one device; None: it did not say.
+    """Result of compiling a program. Sizes are bytes on one device; None if the compiler does not report them.
 
     Attributes:
-      fits: it compiled.
-      peak: arguments and outputs (an aliased one once) and temporaries; where it does not fit, what it would need.
-      arguments, temporaries: parts of `peak`.
-      hardware_flops: of one run's matrix products, over all devices.
-      collectives: sent in one run, by kind.
-      data_loops: loops whose length the data decide; counted at their longest.
-      refusal: why it did not compile, one line.
-      note: what could not be read.
-      kernels: whether attention is the TPU kernel.
+      fits: True if the program compiled.
+      seconds: duration of the compilation.
+      peak: size of arguments, outputs (an aliased one counts once) and temporaries; the size that the compiler reports
+        as needed if the program does not fit.
+      arguments: size of the arguments, a part of `peak`.
+      temporaries: size of the temporaries, a part of `peak`.
+      hardware_flops: FLOP of the matrix products of one run, over all devices.
+      collectives: kind of collective -> bytes sent in one run.
+      data_loops: number of loops whose length depends on the data; each counts at its longest.
+      buffers: the largest results of instructions.
+      refusal: the reason why the program did not compile, one line.
+      note: information that could not be read, one line.
+      kernels: True if attention is the TPU kernel.
     """
 
     fits: bool
@@ -58,17 +62,18 @@ class Compiled:
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether memory is why it does not compile, rather than a fault of the compiler's."""
+        """True if the program does not compile because of memory, False if it compiles or the compiler failed."""
         return self.refusal is not None and "RESOURCE_EXHAUSTED" in self.refusal
 
 
 def compile_step(traced: Any, devices: int, trips: int, *, read: bool = True) -> Compiled:
-    """Compiles a traced program for the slice its arguments lie on.
+    """Compile a traced program for the slice on which its arguments are placed.
 
     Args:
-      devices: how many there are.
-      trips: turns of a loop whose length the data decide, at most.
-      read: read the program too, for what it sends and its buffers.
+      traced: the program.
+      devices: number of devices of the slice.
+      trips: maximal number of iterations of a loop whose length depends on the data.
+      read: also read the compiled program, for the bytes that it sends and its largest buffers.
     """
     flops, kernels = product_flops(traced.jaxpr, trips), runs_kernels(traced.jaxpr)
     start = time.perf_counter()
@@ -104,10 +109,10 @@ def compile_step(traced: Any, devices: int, trips: int, *, read: bool = True) ->
 
 
 def compile_with_text(lowered: Any) -> tuple[Any, str | None]:
-    """A lowered program compiled, and the text of what became of it; None where it cannot be had.
+    """Compile a lowered program; return it with its optimised HLO text, or None if the text cannot be read.
 
-    The text that the compiler writes itself: JAX cannot print a TPU program in which SparseCores (v5p, v6e, tpu7x) sum
-    up the embedding's gradient, or send.
+    The compiler writes the text to a file, because JAX cannot print a TPU program in which SparseCores (v5p, v6e,
+    tpu7x) sum the embedding's gradient or send data.
     """
     with tempfile.TemporaryDirectory() as folder:
         compiled = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
@@ -121,7 +126,10 @@ def compile_with_text(lowered: Any) -> tuple[Any, str | None]:
 
 
 def memory_limit(device: jax.Device) -> int:
-    """HBM bytes that a program may use on `device`, as its compiler states it when it refuses one that is too large."""
+    """Return the bytes of HBM that a program may use on `device`.
+
+    The compiler reports the number only when it refuses a program, so it is given one that is too large.
+    """
     huge = jax.ShapeDtypeStruct((2**40,), jnp.float32, sharding=SingleDeviceSharding(device))
     try:
         jax.jit(lambda x: x + 1).lower(huge).compile()
@@ -130,11 +138,11 @@ def memory_limit(device: jax.Device) -> int:
         if limit is not None:
             return limit
         raise
-    raise RuntimeError(f"{device.device_kind}: the compiler took 8 TiB for granted")
+    raise RuntimeError(f"{device.device_kind}: the compiler accepted a program of 8 TiB, so its limit is unknown")
 
 
 def parse_refusal(message: str) -> tuple[int | None, int | None]:
-    """(needed, available) bytes of HBM in the compiler's message; None where it is about something else."""
+    """Return the (needed, available) bytes of HBM in the compiler's message; (None, None) if it names no sizes."""
     for pattern in _REFUSALS:
         if found := pattern.search(message):
             needed, needed_unit, limit, limit_unit = found.groups()
@@ -143,18 +151,18 @@ def parse_refusal(message: str) -> tuple[int | None, int | None]:
 
 
 def first_line(message: str) -> str:
-    """The first line that says something."""
+    """Return the first line of a message that is not empty, with the second one if the first only announces it."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    # "RESOURCE_EXHAUSTED: E1001: CompileTimeScopedVmemOom:" alone says little.
+    # A first line such as "RESOURCE_EXHAUSTED: E1001: CompileTimeScopedVmemOom:" does not name the reason.
     return " ".join(lines[:2])[:400] if lines and lines[0].endswith(":") else (lines[0][:400] if lines else "no reason")
 
 
 @contextlib.contextmanager
 def no_cache() -> Iterator[None]:
-    """While it lasts, compiled programs are neither kept nor found again."""
+    """Disable the cache of compiled programs inside the context."""
     before = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()  # whether there is one is asked once, at the first compilation
+    compilation_cache.reset_cache()  # JAX reads the setting only once, at the first compilation
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
-"""Reads the text of a compiled TPU program: how often loops run, what collectives move, which buffers are large.
+"""The text of a compiled TPU program: iterations of loops, bytes of collectives, largest buffers.
 
-XLA's own cost analysis counts a loop's body once. Here every instruction counts as often as the loops around it turn.
+XLA's own cost analysis counts a loop's body once. Here an instruction counts once for each iteration of its loops.
 """
 
 import collections
@@ -23,7 +23,15 @@ _VIEWS = ("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "whi
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a computation. `shape` and `rest` (operands and attributes) are text."""
+    """One line of a computation.
+
+    Attributes:
+      name: name of the instruction.
+      opcode: its operation.
+      shape: text of the result's shape.
+      rest: text of operands and attributes.
+      root: True if the instruction gives the computation's result.
+    """
 
     name: str
     opcode: str
@@ -33,17 +41,22 @@ class Instruction:
 
     @property
     def operands(self) -> list[str]:
-        """Names of its operands."""
+        """Names of the operands."""
         return re.findall(r"%([\w.\-]+)", self.rest.partition(")")[0])
 
     def called(self) -> dict[str, list[str]]:
-        """Attribute -> names of the computations it calls there."""
+        """Return the called computations: attribute -> their names."""
         return {kind: re.findall(r"[\w.\-]+", names) for kind, names in _CALLED.findall(self.rest)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A parsed program: its computations by name, and the one that starts."""
+    """A parsed program.
+
+    Attributes:
+      computations: name -> instructions.
+      entry: name of the computation that runs first.
+    """
 
     computations: dict[str, list[Instruction]]
     entry: str
@@ -51,7 +64,13 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class Buffer:
-    """A large result. bytes: its size on one device; shape; operation: where in the source it comes from."""
+    """A large result of an instruction.
+
+    Attributes:
+      bytes: size on one device.
+      shape: text of the shape, with the dtype.
+      operation: place in the source, by JAX's name scopes.
+    """
 
     bytes: int
     shape: str
@@ -59,7 +78,7 @@ class Buffer:
 
 
 def parse(text: str) -> Program:
-    """The program in the compiler's text."""
+    """Return the program that the compiler's text describes."""
     computations: dict[str, list[Instruction]] = {}
     entry = current = ""
     for line in text.splitlines():
@@ -72,14 +91,14 @@ def parse(text: str) -> Program:
         elif current and (found := _INSTRUCTION.match(line)) and (opcode := _OPCODE.search(found[3])):
             shape, rest = found[3][: opcode.start(1)].strip(), found[3][opcode.end() :]
             computations[current].append(Instruction(found[2], opcode[1], shape, rest, bool(found[1])))
-        elif current and computations[current]:  # a kernel's attributes go on over several lines
+        elif current and computations[current]:  # a kernel's attributes take several lines
             last = computations[current][-1]
             computations[current][-1] = dataclasses.replace(last, rest=f"{last.rest} {line}")
     return Program(computations, entry)
 
 
 def array_bytes(shape: str) -> int:
-    """Bytes of the arrays in a shape's text, "(f32[2,3], bf16[4])" say, without the hardware's padding."""
+    """Return the bytes of the arrays in a shape's text, as "(f32[2,3], bf16[4])", without the hardware's padding."""
     total = 0
     for kind, sizes, _ in _ARRAY.findall(shape):
         bits = BITS.get(kind)
@@ -91,10 +110,16 @@ def array_bytes(shape: str) -> int:
 
 
 def trip_count(program: Program, loop: Instruction, around: list[Instruction]) -> int | None:
-    """How often a `while` in the computation `around` turns; None where the data decide.
+    """Return the number of iterations of a `while`; None if it depends on the data.
 
-    Read from start, step and end of its counter: the condition compares it with a constant, the body adds one. (The
-    compiler unrolls: a counter may go up by two.) Where start or step are computed, they are taken for 0 and 1.
+    The number follows from start, step and end of the loop's counter: the condition compares it with a constant, and
+    the body adds a constant, which is 2 where the compiler has unrolled the loop once. A start that is not a constant
+    counts as 0, a step as 1.
+
+    Args:
+      program: the program.
+      loop: the `while`.
+      around: instructions of the computation that holds it.
     """
     if known := re.search(r'known_trip_count"?:\s*\{"n":"?(\d+)', loop.rest):
         return int(known[1])
@@ -130,7 +155,7 @@ def _constant(instruction: Instruction | None) -> int | None:
 
 
 def _index(instruction: Instruction | None) -> int | None:
-    """Of a get-tuple-element."""
+    """Return the index of a get-tuple-element; None for another instruction."""
     if instruction is None or instruction.opcode != "get-tuple-element":
         return None
     found = re.search(r"index=(\d+)", instruction.rest)
@@ -138,7 +163,7 @@ def _index(instruction: Instruction | None) -> int | None:
 
 
 def _member(named: dict[str, Instruction], names: list[str], index: int) -> Instruction | None:
-    """Element `index` of the tuple that is named."""
+    """Return element `index` of the tuple named by the first of `names`; None if that is no tuple."""
     whole = named.get(names[0]) if names else None
     if whole is None or whole.opcode != "tuple" or index >= len(whole.operands):
         return None
@@ -146,7 +171,7 @@ def _member(named: dict[str, Instruction], names: list[str], index: int) -> Inst
 
 
 def _step(body: list[Instruction], index: int) -> int:
-    """What a loop's body adds to element `index`; 1 where it cannot be read."""
+    """Return the number that a loop's body adds to element `index`; 1 if it cannot be read."""
     named, root = _by_name(body), _root(body)
     at = _member(named, [root.name], index) if root is not None else None
     step = 0
@@ -161,10 +186,11 @@ def _step(body: list[Instruction], index: int) -> int:
 
 
 def executed(program: Program, unknown_trips: int) -> Iterator[tuple[str, int]]:
-    """Every computation whose instructions run as written, with how often; fused ones are not among them.
+    """Yield (computation, number of runs) for every computation except those inside fusions.
 
     Args:
-      unknown_trips: taken for a loop whose length the data decide.
+      program: the program.
+      unknown_trips: number of iterations of a loop whose length depends on the data.
     """
     pending = [(program.entry, 1)]
     totals: collections.Counter[str] = collections.Counter()
@@ -180,13 +206,13 @@ def executed(program: Program, unknown_trips: int) -> Iterator[tuple[str, int]]:
             elif instruction.opcode in ("call", "conditional", "async-start"):
                 kinds = ("to_apply", "branch_computations", "called_computations", "calls")
                 pending += [(other, times) for kind in kinds for other in called.get(kind, [])]
-            elif instruction.opcode == "custom-call":  # what a SparseCore does stands behind one
+            elif instruction.opcode == "custom-call":  # a SparseCore's program is called by one
                 pending += [(other, times) for other in called.get("called_computations", [])]
     yield from totals.items()
 
 
 def unknown_loops(program: Program) -> int:
-    """Loops whose length the data decide."""
+    """Return the number of loops whose length depends on the data."""
     count = 0
     for name, _ in executed(program, 1):
         body = program.computations.get(name, [])
@@ -195,12 +221,17 @@ def unknown_loops(program: Program) -> int:
 
 
 def collective_bytes(program: Program, devices: int, unknown_trips: int = 1) -> dict[str, int]:
-    """Bytes that one device sends in one run of the program, by kind of collective.
+    """Return the bytes that one device sends in one run of the program: kind of collective -> bytes.
 
-    Of a result (all-gather) or operand (reduce-scatter) of n bytes over g devices, a ring sends n (g - 1) / g; an
-    all-reduce twice that; all-to-all as all-gather; a permute its n. TPU programs hide collectives in fusions: an
-    asynchronous one appears in several (start, progress, done) and counts at its start; an all-reduce whose fusion
-    keeps a slice is a reduce-scatter.
+    For a result (all-gather) or an operand (reduce-scatter) of n bytes over g devices, a ring sends n (g - 1) / g.
+    An all-reduce sends twice that, an all-to-all as much as an all-gather, and a permute n. TPU programs have
+    collectives inside fusions: an asynchronous one appears in several (start, progress, done) and counts at its start,
+    and an all-reduce whose fusion keeps a slice is a reduce-scatter.
+
+    Args:
+      program: the program.
+      devices: number of devices that run it.
+      unknown_trips: number of iterations of a loop whose length depends on the data.
     """
     totals: collections.Counter[str] = collections.Counter()
     for name, times in executed(program, unknown_trips):
@@ -251,21 +282,21 @@ def _sent(kind: str, instruction: Instruction, body: list[Instruction], devices:
 
 
 def _group(rest: str, devices: int) -> int:
-    """How many devices take part with each other: {{0,1},{2,3}}, [4,2]<=[8], or mesh['a'=4,'b'=2] {'b'}."""
+    """Return the number of devices of a replica group: {{0,1},{2,3}}, [4,2]<=[8], or mesh['a'=4,'b'=2] {'b'}."""
     if found := re.search(r"replica_groups=\{\{([0-9,]*)\}", rest):
         return max(1, len(found[1].split(",")))
     if found := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", rest):
         return int(found[2])
     if found := re.search(r"replica_groups=@?\w*\[([^\]]*)\] ?\{([^}]*)\}", rest):
         sizes = {axis: int(size) for axis, size in re.findall(r"'([^']+)'=(\d+)", found[1])}
-        # An axis may be split: 'a':(2)4 names the part of size 4 behind a part of size 2.
+        # An axis may be split: 'a':(2)4 is its part of size 4, which follows a part of size 2.
         parts = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", found[2])
         return math.prod(int(part) if part else sizes[axis] for axis, part in parts)
     return devices
 
 
 def largest_buffers(program: Program, count: int = 5) -> list[Buffer]:
-    """The largest results that instructions write to HBM, largest first, each shape and source once."""
+    """Return the `count` largest results that instructions write to HBM, each shape and source once."""
     found: dict[tuple[str, str], Buffer] = {}
     for name, _ in executed(program, 1):
         for instruction in program.computations.get(name, []):
@@ -276,6 +307,6 @@ def largest_buffers(program: Program, count: int = 5) -> list[Buffer]:
             operation = re.sub(r"/(while|body|closed_call|jit\(\w+\))(?=/)", "", path)
             for kind, sizes, layout in _ARRAY.findall(instruction.shape):
                 shape = f"{kind}[{sizes}]"
-                if "S(" not in layout:  # those lie in the chip's vector memory
+                if "S(" not in layout:  # the mark of the chip's vector memory, which is not HBM
                     found.setdefault((shape, operation), Buffer(array_bytes(shape), shape, operation))
     return sorted(found.values(), key=lambda buffer: -buffer.bytes)[:count]

@@ -197,7 +197,7 @@ def _row(
         return row
 
     def compile_with(changes: dict[str, Any]) -> Compiled:
-        say(f"{site.place.name}: {name} with {' '.join(Option(changes).words)}")
+        say(f"{site.place.name}: {name} with {' '.join(Option(changes).arguments)}")
         return _compile(replaced(config, changes), llama, site, widths, name, read=False)
 
     if beside.max_batch:
@@ -274,7 +274,7 @@ def _advice(
         after = compile_with(option.changes)
         saved = None if before.peak is None or after.peak is None else before.peak - after.peak
         sizes = {"peak_hbm_bytes": after.peak, "saved_bytes": saved}
-        found.append({"options": option.words, "fits": after.fits, **sizes, "effect": option.effect})
+        found.append({"options": option.arguments, "fits": after.fits, **sizes, "effect": option.effect})
     return found
 
 
