@@ -59,8 +59,8 @@ class ModelOptions:
     attention: str = layout(
         "auto",
         MODELS,
-        "auto uses splash attention on TPUs from v4 on (bfloat16, heads of 64, 128 or 256) and plain attention "
-        "elsewhere; plain uses plain attention everywhere",
+        "auto uses splash attention on TPUs from v4 on and cuDNN on NVIDIA GPUs (bfloat16, heads of a supported width), "
+        "and plain attention elsewhere; plain uses plain attention everywhere",
         ("auto", "plain"),
     )
 
@@ -84,7 +84,7 @@ class CorpusOptions:
 
 @dataclasses.dataclass(frozen=True)
 class RetainOptions:
-    """Text to keep: on it the student is held to the base model's own distribution. The paper has none."""
+    """Text to keep and the loss on it, which retain.loss chooses. The paper has none."""
 
     path: str | None = place(None, RETAINED, "text", "text to keep, named as corpus.path", essential=True)
     field: str = result("text", RETAINED, "as corpus.field")
@@ -249,7 +249,7 @@ class EvalOptions:
     completion_tokens: int = result(48, ("eval",), "new tokens of a completion", above=0)
     batch: int = layout(32, WATCHED, "rows scored at a time", above=0, most=MOST_ROWS)
     choices: str | None = place(
-        None, SUITES, "file", 'suite multiple_choice: .jsonl of {"context", "choices", "answer"}'
+        None, SUITES, "file", 'suite multiple_choice: .jsonl or .json of {"context", "choices", "answer"}'
     )
     tfds: str | None = place(
         None, SUITES, "folder", "suite benchmarks: data folder of tensorflow-datasets, in array_record form"

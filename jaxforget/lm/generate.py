@@ -1,7 +1,7 @@
 """Completions: a prefill, then one compiled loop over a key/value cache, for prompts of many lengths.
 
 Prompts are right-padded. A row's new tokens overwrite its own padding in the cache, slot by slot, before
-attention can see those slots: what a row gives does not depend on its neighbours.
+attention can see those slots, so the result of a row does not depend on the other rows.
 """
 
 import functools
@@ -303,7 +303,7 @@ def check_sampling(
     if new_tokens < 1:
         raise UserError(f"{names[0]}{new_tokens}: ask for at least 1")
     if temperature < 0:
-        raise UserError(f"{names[1]}{temperature}: must be 0 (likeliest token) or more")
+        raise UserError(f"{names[1]}{temperature}: must be 0 (the argmax) or more")
     if not 0 < top_p <= 1:
         raise UserError(f"{names[2]}{top_p}: must be above 0 and at most 1")
     if top_k < 0:

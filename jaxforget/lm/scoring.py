@@ -1,4 +1,4 @@
-"""Log-probabilities and next tokens of many texts, batched by length: one compilation a bucket, any mesh."""
+"""Log-probabilities and next-token distributions of many texts, batched by length, with one compilation a bucket."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,10 @@ BUCKET = 32
 
 
 def make_score_step(forward: Forward, mesh: Mesh, tile: int):
-    """Compiled `(params, tokens int [B, S], labels int [B, S]) -> fp32 [B, S]`: log P(label); 0 where it is -1."""
+    """Return a compiled function `(params, tokens int [B, S], labels int [B, S]) -> log P(label) fp32 [B, S]`.
+
+    The result is 0 where the label is -1. `tile` is the number of tokens whose logits exist at a time.
+    """
 
     def log_probabilities(params: Params, tokens: jax.Array, labels: jax.Array) -> jax.Array:
         hidden, head = forward.hidden(params, tokens), forward.head(params)
@@ -31,8 +34,8 @@ class Scorer:
 
     Args:
       forward: the model.
-      mesh: where it runs.
-      batch: rows at a time, rounded up to what the mesh divides.
+      mesh: devices that it runs on.
+      batch: rows at a time, rounded up to a multiple of the mesh's row shards.
       tile: tokens per device whose logits exist at a time.
     """
 
@@ -52,7 +55,7 @@ class Scorer:
         self._next_token = jax.jit(next_token, out_shardings=whole)
 
     def log_probabilities(self, params: Params, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """For every sequence of n tokens, fp32 [n - 1]: log P(token i + 1 | tokens 0..i), in the order given."""
+        """Return log P(token i + 1 | tokens 0..i) of every sequence of n tokens, fp32 [n - 1], in the order given."""
         check_ids(rows, self._vocabulary(params))
         out: list[np.ndarray] = [np.zeros(0, np.float32)] * len(rows)
         for numbers, tokens, lengths in self._buckets(rows):
@@ -67,7 +70,7 @@ class Scorer:
         return out
 
     def next_token(self, params: Params, rows: Sequence[Sequence[int]]) -> np.ndarray:
-        """The distribution over the token that follows each sequence, fp32 [rows, V]."""
+        """Return the distribution of the token that follows each sequence, fp32 [rows, V]."""
         check_ids(rows, self._vocabulary(params))
         out: list[Any] = [None] * len(rows)
         for numbers, tokens, lengths in self._buckets(rows):
@@ -78,7 +81,7 @@ class Scorer:
         return np.stack(out)
 
     def _buckets(self, rows: Sequence[Sequence[int]]):
-        """(row numbers, tokens int32 [batch, width], lengths int32 [batch]) until every row was given once."""
+        """Yield (row numbers, tokens int32 [batch, width], lengths int32 [batch]) until every row was given once."""
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         for first in range(0, len(order), self._batch):
             numbers = order[first : first + self._batch]

@@ -1,4 +1,4 @@
-"""What membership and memorisation tests need of every token, beyond its log-probability."""
+"""Statistics of every token for membership and memorisation tests, beyond its log-probability."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from jaxforget.train.types import Forward, Params, soft_capped
 
 @dataclasses.dataclass(frozen=True)
 class TokenStatistics:
-    """Of a sequence of n tokens, teacher-forced; every array is [n - 1] and speaks of tokens 1 to n - 1.
+    """Statistics of a teacher-forced sequence of n tokens; every array is [n - 1], for the tokens 1 to n - 1.
 
     Attributes:
       logp: log-probability of the token, fp32.
-      is_argmax: whether it is the model's argmax (of equals, the lowest id), bool.
+      is_argmax: True if the token is the model's argmax (the lowest id among equals), bool.
       mean: expectation of log p over the vocabulary under p, fp32: minus the entropy.
       deviation: standard deviation of log p over the vocabulary under p, fp32.
     """
@@ -31,12 +31,12 @@ class TokenStatistics:
 
 
 class StatisticsScorer(Scorer):
-    """A `Scorer` that also gives `TokenStatistics`; the same arguments, batches and buckets."""
+    """A `Scorer` that also returns `TokenStatistics`, with the same arguments, batches and buckets."""
 
     def __init__(self, forward: Forward, mesh: Mesh, *, batch: int, tile: int):
         super().__init__(forward, mesh, batch=batch, tile=tile)
         rows = self._batch // row_shards(mesh)
-        # Positions at a time: a power of two up to BUCKET, so that it divides every bucket's width.
+        # The number of positions at a time is a power of two up to BUCKET, so that it divides every bucket's width.
         step = min(BUCKET, 1 << (max(1, tile // rows).bit_length() - 1))
 
         def statistics(params: Params, tokens: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
@@ -49,7 +49,7 @@ class StatisticsScorer(Scorer):
                 logp = jax.nn.log_softmax(logits, axis=-1)
                 p = jnp.exp(logp)
                 mean = jnp.sum(p * logp, axis=-1)
-                # Not E[x^2] - E[x]^2: where one token holds nearly all mass, that difference is rounding.
+                # E[x^2] - E[x]^2 would be only rounding error where one token holds nearly all the mass.
                 variance = jnp.sum(p * jnp.square(logp - mean[..., None]), axis=-1)
                 picked = jnp.take_along_axis(logp, label[..., None], axis=-1)[..., 0]
                 return picked, jnp.argmax(logits, axis=-1) == label, mean, jnp.sqrt(variance)
@@ -62,7 +62,7 @@ class StatisticsScorer(Scorer):
         self._statistics = jax.jit(statistics, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
     def statistics(self, params: Params, rows: Sequence[Sequence[int]]) -> list[TokenStatistics]:
-        """`TokenStatistics` of every sequence of token ids [n], in the order given."""
+        """Return the `TokenStatistics` of every sequence of token ids [n], in the order given."""
         out: list[TokenStatistics | None] = [None] * len(rows)
         for numbers, tokens, _ in self._buckets(rows):
             labels = np.zeros_like(tokens)

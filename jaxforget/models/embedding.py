@@ -1,7 +1,7 @@
-"""Rows of the embedding table by token, their gradient summed in fp32, on one device or a table split over many.
+"""Look-up of embeddings by token, with a gradient summed in fp32, for a table on one device or split over many.
 
-A frequent word occurs thousands of times in a batch. Its row's gradient is a sum of as many small numbers: in bf16,
-which keeps 8 bits, each addition would round to 1/256 of what has already gathered.
+A frequent token occurs thousands of times in a batch, so its row's gradient is a sum of as many small numbers. In bf16,
+which keeps 8 bits, each addition would round to 1/256 of the sum so far.
 
 Letters in shapes: B rows, S positions, V vocabulary, D hidden.
 """
@@ -18,13 +18,13 @@ Array = jax.Array
 
 
 def _sum_by_token(like: Array, tokens: Array, gradient: Array) -> Array:
-    """fp32 [V, D]: `gradient` [B, S, D] added up by its tokens. Ids beyond the table add to nothing."""
+    """Return fp32 [V, D], the sum of `gradient` [B, S, D] for each token; ids beyond the table are ignored."""
     return jnp.zeros(like.shape, jnp.float32).at[tokens].add(gradient.astype(jnp.float32))
 
 
 @jax.custom_vjp
 def look_up(table: Array, tokens: Array) -> Array:
-    """[B, S, D] of table [V, D] and tokens int [B, S]; NaN where an id is beyond the table."""
+    """Return [B, S, D], the rows of table [V, D] at tokens int [B, S]; NaN where an id is beyond the table."""
     return jnp.take(table, tokens, axis=0)
 
 
@@ -42,10 +42,11 @@ look_up.defvjp(_forward, _backward)
 
 @dataclasses.dataclass(frozen=True)
 class ShardedLookUp:
-    """`look_up` where tokens' rows are split over the mesh axes `rows`, and the table's columns over `columns`.
+    """`look_up` with the rows of tokens split over the mesh axes `rows`, and the table's columns over `columns`.
 
-    Every device looks its columns up for all tokens of its group, then the group exchanges columns for rows: what
-    moves is the activations, once. The compiler left alone does so on some meshes and on others copies them whole.
+    Every device looks up its columns for all tokens of its group, then the group exchanges columns for rows, so the
+    activations are sent once. Without this function the compiler does so on some meshes only, and on others it copies
+    the activations to all devices.
     """
 
     mesh: Mesh
@@ -53,14 +54,17 @@ class ShardedLookUp:
     columns: str = "fsdp"
 
     def __call__(self, table: Array, tokens: Array) -> Array:
-        """[B, S, D], its rows split as those of `tokens` are; where they do not divide, as the compiler likes."""
+        """Return [B, S, D] with its rows split as those of `tokens`; if they do not divide, the compiler decides."""
         if self.mesh.size == 1 or tokens.shape[0] % math.prod(self.mesh.shape[axis] for axis in self.rows):
             return look_up(table, tokens)
         return _look_up_sharded(self, table, tokens)
 
 
 def _on_devices(where: ShardedLookUp, split: bool, local, *arguments: Array) -> Array:
-    """`local` on every device: the table first, then arrays split by rows. A gradient lies as the table does."""
+    """Run `local` on every device with its part of the table and of arrays split by rows.
+
+    The result is split by rows for two arguments; for three it is a gradient, sharded as the table is.
+    """
     table, rows = PartitionSpec(None, where.columns if split else None), PartitionSpec(where.rows)
     mapped = jax.shard_map(
         local,
@@ -70,7 +74,7 @@ def _on_devices(where: ShardedLookUp, split: bool, local, *arguments: Array) -> 
         axis_names=set(where.rows),
         check_vma=False,
     )
-    # Outside of any jit, axes that are left to the partitioner would be refused.
+    # Outside of jit, shard_map refuses axes that are left to the partitioner.
     return jax.jit(mapped)(*arguments)
 
 

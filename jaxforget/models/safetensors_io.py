@@ -1,4 +1,4 @@
-"""The safetensors format, read and written without a framework.
+"""Reading and writing of the safetensors format without a framework.
 
 A file is 8 bytes of header length, the header `{name: {dtype, shape, data_offsets}}` in JSON, then the
 tensors, raw and little-endian. Reading maps the file: only the pages of requested slices are read from disk.
@@ -38,7 +38,14 @@ AGAIN = "download or copy the file again"
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A tensor in a file: the format's dtype code, the shape, byte offsets from the file's start."""
+    """A tensor in a file.
+
+    Attributes:
+      code: the format's dtype code, as "BF16".
+      shape: the shape.
+      start: first byte, from the start of the file.
+      stop: the byte after the last one.
+    """
 
     code: str
     shape: tuple[int, ...]
@@ -115,7 +122,7 @@ class MappedFile:
             return
         stored = self.tensors[name]
         row = (stored.stop - stored.start) // max(1, stored.shape[0])
-        # From the start of a page. Rows of a neighbour on the same page are mapped again if they are still being read.
+        # madvise needs the start of a page. Other rows on the same page are mapped again when they are read.
         start = (stored.start + rows.start * row) // mmap.PAGESIZE * mmap.PAGESIZE
         self._map.madvise(mmap.MADV_DONTNEED, start, stored.start + rows.stop * row - start)
 

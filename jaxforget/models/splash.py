@@ -1,7 +1,7 @@
 """Splash attention on TPUs: JAX's own flash kernel, a tile of scores at a time in the chip's vector memory.
 
-No scores reach HBM, forward or backward. `attention.attend`, which computes the same, takes over where the kernel does
-not apply: fp32, heads of another width, fewer than 128 tokens, a CPU or a GPU, a TPU before v4.
+No scores reach HBM, forward or backward. `attention.attend` computes the same where the kernel does not apply: in fp32,
+for heads of another width, for fewer than 128 tokens, on a CPU, a GPU, or a TPU before v4.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ OLD = ("TPU v2", "TPU v3")
 class SplashAttention:
     """`attend` of a block's queries to itself by the kernel; every device computes its rows and heads of `mesh`.
 
-    Layers with different windows need a kernel each, one of which runs.
+    Layers with different windows need one kernel for each window; a conditional runs the right one.
 
     Attributes:
       mesh: devices; rows are split over `data` and `fsdp`, heads over `tensor`.
@@ -46,7 +46,7 @@ class SplashAttention:
         scope: Scope = EVERYTHING,
         layer: Array | None = None,
     ) -> Array:
-        """Return what `attend` does of the same arguments, [B, S, H, E]."""
+        """Return the result of `attend` for the same arguments, [B, S, H, E]."""
         if not self.serves(query, key):
             return attend(query, key, value, positions, scope, layer)
         scope = scope.within(key.shape[1])
@@ -100,7 +100,7 @@ class SplashAttention:
         def row(arrays: tuple[Array, Array, Array]) -> Array:
             return jnp.moveaxis(splash(*(jnp.moveaxis(x, 0, 1) for x in arrays)), 0, 1)  # heads first and back
 
-        # Row by row: the heads of one are enough work, and all rows at once would need copies in another layout.
+        # One row at a time: its heads are enough work, and all rows at once would need copies in another layout.
         return jax.lax.map(row, (query, key, value))[:, :length]
 
 
@@ -114,6 +114,6 @@ def tiling(length: int) -> tuple[int, int]:
 
 
 def has_splash(mesh: Mesh) -> bool:
-    """Return True if `mesh` is of TPUs that the kernel is made for."""
+    """Return True if the devices of `mesh` are TPUs that the kernel supports (v4 and later)."""
     device = mesh.devices.flat[0]
     return device.platform == "tpu" and device.device_kind not in OLD

@@ -214,7 +214,7 @@ class Transformer(nn.Module):
       unroll: layers in one turn of the loop; more than one compiles longer and, on a CPU, runs a shallow model faster.
       constrain: applied to every [B, S, D] activation; a sharding constraint on a mesh, nothing on one device.
       look_up: (table [V, D], tokens [B, S]) -> [B, S, D]; on a mesh `embedding.ShardedLookUp`.
-      attend: `attention.attend`; on TPUs `splash.SplashAttention`.
+      attend: `attention.attend`, `splash.SplashAttention` on TPUs, or `cudnn.CudnnAttention` on NVIDIA GPUs.
     """
 
     config: ModelConfig

@@ -1,5 +1,7 @@
-"""Training steps from a configuration: the one place where both the stages that run a step and the plan that only
-compiles it get objective, optimiser, shardings and the compiled function."""
+"""Training steps from a configuration: objective, optimiser, shardings and the compiled function.
+
+The stages, which run a step, and the plan, which only compiles it, both use these functions.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -61,7 +63,7 @@ def make_objective(config: Config, stage: str = "forget") -> Objective:
     if stage == "reinforce":
         return NextToken()
     kind = find_method(config.method, "method")
-    # Options that several methods share stand in the schema; a field of the method names the one that it takes.
+    # The schema holds the options that several methods share; a field of a method names the option that it takes.
     taken = {field.metadata["option"]: field.name for field in dataclasses.fields(kind) if field.metadata.get("option")}
     if config.targets.cache and not kind.cacheable:
         raise UserError(f"targets.cache: stores labels, of which method={kind.name} has none; set targets.cache=false")

@@ -13,12 +13,12 @@ from jaxforget.stages.card import evidence_of, model_card
 from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Needs, Stage
 
-PAPERS = (*TOKENIZER_FILES, *LICENCE_FILES, "generation_config.json")
+COPIED_FILES = (*TOKENIZER_FILES, *LICENCE_FILES, "generation_config.json")
 
 
 def needs(run: Run) -> Needs:
     """Return the inputs: the unlearned model, and the small files that are copied beside it."""
-    return Needs(("forget",), extra_files={"tokenizer and licence": (run.base, PAPERS)})
+    return Needs(("forget",), extra_files={"tokenizer and licence": (run.base, COPIED_FILES)})
 
 
 def export(run: Run) -> None:

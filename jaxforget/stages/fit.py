@@ -1,4 +1,4 @@
-"""Fitting: a student, a compiled step and batches, from the latest checkpoint to the last step."""
+"""Training of a stage: a student, a compiled step and batches, from the latest checkpoint to the last step."""
 
 import dataclasses
 import math
@@ -54,7 +54,7 @@ def load_student(run: Run, weights: str = "full") -> Model:
 def fit(
     run: Run,
     stage: str,
-    mark: str,
+    fingerprint: str,
     student: Model,
     schedule: optax.Schedule,
     optimizer: optax.GradientTransformation,
@@ -64,22 +64,26 @@ def fit(
     watch: Callable[[int], Callable[[int, Any], dict[str, float]]] | None = None,
     select: str = "last",
 ) -> tuple[Any, int]:
-    """Trains a stage from its latest checkpoint; returns the selected parameters and their step.
+    """Train a stage from its latest checkpoint; return the selected parameters and their step.
 
     Args:
-      mark: fingerprint of the stage's inputs; checkpoints made for another are discarded.
-      student: taken over: its buffers become the state's.
-      schedule: step -> learning rate, as `optimizer` has it, for the log.
+      run: the run.
+      stage: name of the stage, "reinforce" or "forget".
+      fingerprint: digest of the stage's inputs; checkpoints with another one are discarded.
+      student: the model to train; the state takes over its buffers.
+      schedule: step -> learning rate, the same as in `optimizer`, for the log.
+      optimizer: the optimiser.
+      steps: number of training steps.
       make_step: (forward, optimizer, state shardings) -> compiled (state, batch) -> (state, metrics).
       batches: first step -> a closeable iterator of this process's rows.
-      watch: first step -> what measures the student on the way, given (step, what trains).
+      watch: first step -> a function (step, trained weights) -> metrics, called during training; None for no measures.
       select: the metric whose best checkpoint is the result, or "last".
     """
     config = run.config
     shapes = jax.eval_shape(lambda: student.params)
     where = jax.tree.map(lambda p: p.sharding, student.params)
     shardings = student_shardings(config, stage, shapes, where, optimizer, run.mesh)
-    checkpoints = Checkpoints(run.checkpoints(stage), mark, keep=config.checkpoints.keep, select=select)
+    checkpoints = Checkpoints(run.checkpoints(stage), fingerprint, keep=config.checkpoints.keep, select=select)
     iterator = None
     log = None
     waits = True
@@ -112,13 +116,13 @@ def fit(
         best = checkpoints.best()
         if best is not None and best != steps:
             run.say(f"  step {best} has the best {select}; it becomes the result")
-            # Two states at once would not fit where one just does.
+            # The memory may hold only one state.
             jax.tree.map(lambda leaf: leaf.delete(), state)
             state = checkpoints.restore(best, abstract_state(shapes, optimizer, shardings))
             return joined(state.params), best
         return joined(state.params), steps
     except KeyboardInterrupt:
-        # Whoever insists does not wait for a save under way: unfinished, it does not exist.
+        # An interrupted run does not wait for a save that is under way; an unfinished checkpoint is never read.
         waits = False
         raise
     finally:
@@ -131,7 +135,7 @@ def fit(
 
 
 def count_steps(blocks: int, options: TrainOptions) -> int:
-    """Return the number of steps of a training stage: `max_steps`, or what the epochs over `blocks` blocks take."""
+    """Return the number of steps of a training stage: `max_steps`, or those of the epochs over `blocks` blocks."""
     if options.max_steps is not None:
         return options.max_steps
     return max(1, round(options.epochs * math.ceil(blocks / options.batch)))
@@ -146,9 +150,15 @@ def batches_from(
     retain: bool = False,
     labels: np.ndarray | None = None,
 ) -> Any:
-    """Batches of `batch` blocks, and the retain rows if asked, from step `start` on: this process's rows.
+    """Return an iterator of this process's rows of the batches.
 
-    `blocks` is their folder; None takes the run's translated ones.
+    Args:
+      run: the run.
+      start: first step.
+      batch: blocks a batch, over all processes.
+      blocks: folder of the blocks; None for the run's translated ones.
+      retain: add the retain rows to each batch.
+      labels: cached labels of the blocks, or None.
     """
     rows = run.config.retain.rows if retain else 0
     return make_batches(
@@ -166,10 +176,10 @@ def batches_from(
 
 
 def save(run: Run, folder: Path, student: Model, params: Any, card: str, weights: str = "full") -> None:
-    """Writes what trained in fp32, so that nothing is rounded away: a Hugging Face folder, or an adapter's."""
+    """Write the trained weights in fp32, so that nothing is rounded, as a Hugging Face folder or an adapter."""
     if weights == "lora":
         given = run.config.model.folder
-        # A path from where this run was started would lead elsewhere from another place.
+        # A relative path would name another folder when the adapter is loaded from another working directory.
         named = str(Path(given).resolve()) if Path(given).is_dir() else given
         save_adapter(folder, params, student.config, student.raw_config, run.base, named, card)
         return

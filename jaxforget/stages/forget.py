@@ -38,15 +38,20 @@ def needs(run: Run) -> Needs:
     )
 
 
-def forget(run: Run, mark: str) -> None:
-    """The student, from base, towards generic labels; writes unlearned/ and the curve of what it forgets on the way."""
+def forget(run: Run, fingerprint: str) -> None:
+    """Train the student, which starts from base; write unlearned/ and the curve of the measures during training.
+
+    Args:
+      run: the run.
+      fingerprint: digest of the stage's inputs; checkpoints with another one are discarded.
+    """
     config = run.config
     base = load_base(run)
     forward, tokenizer = make_forward(base.module), base.tokenizer
     scorer = Scorer(forward, run.mesh, batch=config.evals.batch, tile=config.targets.tile)
     questions = questions_of(config, load_probes(config.evals.probes), load_prompts(config.evals.prompts), tokenizer)
     asked = hash_followed(run)
-    # Whatever is asked of other models is asked before there is a student: its state leaves no room for another.
+    # Other models are measured before the student exists, because its state leaves no memory for another model.
     references = _references(run, base, scorer, questions)
     summary = read_summary(run.blocks)
     sample = min(SAMPLE, summary["splits"]["train"])
@@ -61,7 +66,7 @@ def forget(run: Run, mark: str) -> None:
     elif run.objective.generic_targets:
         say_label_share(run, compute_labels(run, base, frozen.reinforced, sample))
     objective = complete_objective(run.objective, config, summary)
-    del base  # else it would stay beside a step that has cached labels and no use for it
+    del base  # frees its memory if the step reads cached labels and does not need base
     student = load_student(run, config.forget.weights)
     steps = count_steps(summary["splits"]["train"], config.forget)
 
@@ -81,7 +86,17 @@ def forget(run: Run, mark: str) -> None:
     if run.objective.trains:
         schedule, optimizer = make_adamw(config.forget, steps)
         params, step = fit(
-            run, "forget", mark, student, schedule, optimizer, steps, make_step, batches, watch, config.forget.select
+            run,
+            "forget",
+            fingerprint,
+            student,
+            schedule,
+            optimizer,
+            steps,
+            make_step,
+            batches,
+            watch,
+            config.forget.select,
         )
     else:
         params, step = _computed(run, student, watch(0)), 1
@@ -102,7 +117,7 @@ def _computed(run: Run, student: Model, watch: Callable[[int, Any], dict[str, fl
 
 
 def _references(run: Run, base: Model, scorer: Scorer, questions: Questions) -> dict[str, list[list[dict[str, Any]]]]:
-    """The likeliest tokens of the models that the student's are shown beside; the control is gone again after it."""
+    """Return the most likely tokens of base and, if there is one, the control, which is freed afterwards."""
     found = {"base": prompt_top_tokens(scorer, base.params, questions, base.tokenizer)}
     if run.control is not None and questions.dynamics:
         control = load(run.control, run.config.model.dtype, run.mesh, attention=run.config.model.attention)

@@ -31,22 +31,24 @@ def needs(run: Run) -> Needs:
         texts={"corpus.path": run.target},
         tokenizers={"tokenizer": run.base},
         models={"model.folder": run.base},
-        # Trained whole, the model is the same however it is held afterwards.
+        # If every parameter trains, the trained model does not depend on the form in which it is stored afterwards.
         unused=SOURCE if lora else (*SOURCE, "lora", "model.base", "reinforce.weights"),
     )
 
 
-def reinforce(run: Run, mark: str) -> None:
-    """Base trained further on the target by plain next-token loss; writes reinforced/.
+def reinforce(run: Run, fingerprint: str) -> None:
+    """Train base further on the target by next-token loss; write reinforced/.
 
-    `mark` is the fingerprint of the stage's inputs; checkpoints made for another are not continued.
+    Args:
+      run: the run.
+      fingerprint: digest of the stage's inputs; checkpoints with another one are discarded.
     """
     config = run.config
     if config.model.reinforced is not None:
         run.say(f"  taken from {config.model.reinforced}")
         return
     weights = "lora" if config.reinforce.weights == "lora" else "full"
-    # An adapter trains over base as that is held while frozen; whole weights need nothing beside them.
+    # An adapter trains over the frozen base; a student whose every parameter trains needs no other model.
     frozen = Frozen(base=None if weights == "full" else load_base(run).params)
     student = load_student(run, weights)
     blocks = run.reinforce_blocks
@@ -60,7 +62,7 @@ def reinforce(run: Run, mark: str) -> None:
         return batches_from(run, start, batch=config.reinforce.batch, blocks=blocks)
 
     schedule, optimizer = make_adamw(config.reinforce, steps)
-    params, step = fit(run, "reinforce", mark, student, schedule, optimizer, steps, make_step, batches)
+    params, step = fit(run, "reinforce", fingerprint, student, schedule, optimizer, steps, make_step, batches)
     what = f"base trained {step} steps further on a text: {what_trains(config, 'reinforce')}"
     save(run, run.reinforced, student, params, plain_card(what, config.model.folder), weights)
 

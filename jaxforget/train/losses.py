@@ -22,11 +22,6 @@ def one_hot(label: Array, logits: Array) -> Array:
     return (jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1) == label[:, None]).astype(jnp.float32)
 
 
-def label_log_probability(logits: Array, label: Array) -> Array:
-    """Return log p(label) of each row, fp32 [T]."""
-    return jnp.sum(one_hot(label, logits) * logits, axis=-1) - log_normalizer(logits)[:, 0]
-
-
 def cross_entropy(logits: Array, label: Array) -> tuple[Array, Array]:
     """Cross-entropy to a label, int32 [T]."""
     total = log_normalizer(logits)

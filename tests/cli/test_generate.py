@@ -69,7 +69,7 @@ def test_a_run_stands_for_its_models(capsys, copied):
         (["WORLD/base", "--prompt", "x", "--tokens", "0"], "--tokens 0: ask for at least 1"),
         (
             ["WORLD/base", "--prompt", "x", "--temperature", "-1"],
-            "--temperature -1.0: must be 0 (likeliest token) or more",
+            "--temperature -1.0: must be 0 (the argmax) or more",
         ),
         (
             ["WORLD/base", "--prompt", "x", "--temperature", "nan"],

@@ -36,7 +36,7 @@ def ours(folder):
 
 @pytest.fixture(scope="module")
 def greedy(ours):
-    """The likeliest completions of `PROMPTS`."""
+    """Return the greedy completions of `PROMPTS`."""
     return generate(*ours, PROMPTS, max_new_tokens=NEW)
 
 
@@ -49,8 +49,8 @@ def test_equals_the_uncached_argmax(ours, greedy):
     for row, prompt in enumerate(PROMPTS):
         tokens[row, : len(prompt)] = prompt
     for step in range(NEW):
-        likeliest = np.asarray(forward(tokens))
-        tokens[range(len(PROMPTS)), lengths + step] = likeliest[range(len(PROMPTS)), lengths + step - 1]
+        argmax = np.asarray(forward(tokens))
+        tokens[range(len(PROMPTS)), lengths + step] = argmax[range(len(PROMPTS)), lengths + step - 1]
     assert greedy == [tokens[row, length : length + NEW].tolist() for row, length in enumerate(lengths)]
 
 

@@ -1,4 +1,4 @@
-"""The retain term: what the rows of a retained text train towards, beside any method's forget loss."""
+"""The retain term: the loss of the rows of a retained text, added to any method's forget loss."""
 
 import dataclasses
 
@@ -9,8 +9,6 @@ from jaxforget.train.losses import cross_entropy, kl_divergence
 from jaxforget.train.objectives.objective import answers, predicting, real_answers
 from jaxforget.train.tiles import Tile
 from jaxforget.train.types import Array, Batch
-
-KINDS = ("kl", "nll", "states")
 
 
 @dataclasses.dataclass(frozen=True)
