@@ -59,7 +59,7 @@ class ModelOptions:
     attention: str = layout(
         "auto",
         MODELS,
-        "auto uses splash attention on TPUs from v4 on and cuDNN on NVIDIA GPUs (bfloat16, heads of a supported width), "
+        "auto uses splash attention on TPUs from v4 on and cuDNN on NVIDIA GPUs (bfloat16, heads of supported width), "
         "and plain attention elsewhere; plain uses plain attention everywhere",
         ("auto", "plain"),
     )

@@ -22,8 +22,8 @@ from jaxforget.sharding import put_batch, row_shards
 from jaxforget.train.types import Params, soft_capped
 
 SHORT, LONG = 8, 32  # beginnings up to 64 tokens are padded to a multiple of SHORT, longer ones to a multiple of LONG
-# Tokens of a batch's beginnings on each device, and as many of its continuations: enough to keep a matrix unit busy, and
-# few enough for the activations of a small model's layer to fit a processor's caches.
+# Tokens of the beginnings of a batch on each device, and as many of its continuations: enough to keep a matrix unit
+# busy, and few enough for the activations of a small model to fit a processor's caches.
 TOKENS = 2048
 CACHE_BYTES = 2**30  # keys and values of a batch's continuations, over all devices
 LOGITS_BYTES = 2**28  # logits of one token of every continuation, over all devices
