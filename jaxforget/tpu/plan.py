@@ -1,4 +1,4 @@
-"""`jaxforget plan`: the steps of a run compiled for TPU slices; what fits, what it costs, what would make it fit."""
+"""`jaxforget plan`: compiles a run's steps for TPU slices and reports memory, cost and options that save memory."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,13 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A slice made ready: its devices' memory limit, in bytes, and the mesh that the options mesh.* make of them."""
+    """A slice to plan for.
+
+    Attributes:
+      place: the slice.
+      mesh: mesh of its devices, by the options mesh.*.
+      limit: usable memory of a device, in bytes.
+    """
 
     place: Slice
     mesh: Mesh
@@ -38,7 +44,7 @@ class Site:
 
 @dataclasses.dataclass(frozen=True)
 class Beside:
-    """What is compiled of a training step beside the step itself: see `plan_rows`."""
+    """Further compilations of a training step; see the arguments of `plan_rows`."""
 
     max_batch: bool
     remats: bool
@@ -55,7 +61,7 @@ def plan_rows(
     advise: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[dict[str, Any]]:
-    """Compiles the steps for every slice; a row a step as soon as it is known, as `--json` prints it.
+    """Compile the steps for every slice; yield a row for each step as soon as it is known, as `--json` prints it.
 
     A row's sizes are bytes on one device (a chip, or a core of a v2, v3 or tpu7x chip), null where the compiler did not
     say: slice, devices, chips, mesh; step, blocks, block_length, translated_length, widths (where those come from),
@@ -69,10 +75,10 @@ def plan_rows(
     Args:
       slices: names ("v5e-8"), see `topology.GENERATIONS`.
       steps: of `STEPS`; those that the run does not have (`steps_of`) are left out.
-      max_batch: find the most blocks a training step takes, too.
-      remats: compile a training step with every model.remat, too: as a rule, less to compute is more to hold.
-      advise: where a training step does not fit, compile it with options that save memory.
-      say: told what is being compiled.
+      max_batch: also find the largest number of blocks that fits a training step.
+      remats: also compile a training step with every model.remat; less recomputation usually takes more memory.
+      advise: compile a training step that does not fit with options that save memory.
+      say: receives a line about each compilation.
 
     Raises:
       UserError: an unknown slice, a model without a shape, rows that the devices cannot share, no TPU compiler, steps
@@ -94,7 +100,7 @@ def plan_rows(
     say(f"shape: {source}; {widths.translated} translated tokens a block of {widths.length} ({widths.source})")
     meshes = [make_mesh(*_sizes(config), devices=slice_devices(place)) for place in places]
     for place, mesh in zip(places, meshes, strict=True):
-        # All of them first: the last one's fault should not wait for the first one's compilations.
+        # All slices are checked before the first compilation, so that a fault of the last one appears at once.
         try:
             check_plan(config, llama, mesh, wanted)
         except UserError as error:
@@ -110,7 +116,7 @@ def plan_rows(
 
 
 def plan(config: Config, slices: Sequence[str], **how: Any) -> list[dict[str, Any]]:
-    """All of `plan_rows`, which takes the same."""
+    """Return the list of all rows of `plan_rows`, which has the same arguments."""
     return list(plan_rows(config, slices, **how))
 
 
@@ -143,7 +149,7 @@ def _compile(
     config: Config, llama: ModelConfig, site: Site, widths: Widths, name: str, *, read: bool = True
 ) -> Compiled:
     step = make_step(config, llama, site.mesh, widths, name)
-    # A program of an earlier compilation is not wanted: its time is part of the answer.
+    # The compile time is reported, so a cached program is not used.
     with no_cache():
         return compile_step(step.trace(), site.mesh.size, step.trips, read=read)
 
@@ -213,7 +219,7 @@ def _row(
 
 
 def _weights(config: Config, name: str) -> str:
-    """How the models are held in a step."""
+    """Return the forms in which a step stores the models, in words."""
     model = config.model
     stage = "forget" if name == "score" else name
     forms = {"full": model.dtype, "lora": f"LoRA over base, {model.dtype}", "int8-delta": "int8 over base"}
@@ -239,10 +245,14 @@ def _held(form: str, dtype: str) -> str:
 
 
 def _projection(site: Site, found: Compiled, tokens: int, model_flops: int, passes: int) -> dict[str, Any] | None:
-    """The least time that published peaks allow, as if compute, memory and interconnect overlapped wholly.
+    """Return the least time of a step by published peaks, as if compute, memory and interconnect overlapped entirely.
 
     Args:
-      passes: how often a run reads its arguments at least: once, or once a new token.
+      site: the slice.
+      found: the compiled step.
+      tokens: tokens of a step.
+      model_flops: model FLOP a token.
+      passes: least number of times that a step reads its arguments: 1, or the number of new tokens.
     """
     if not found.fits:
         return None
@@ -268,7 +278,7 @@ def _projection(site: Site, found: Compiled, tokens: int, model_flops: int, pass
 def _advice(
     options: Sequence[Option], before: Compiled, compile_with: Callable[[dict[str, Any]], Compiled]
 ) -> list[dict[str, Any]]:
-    """What each option would buy: compiled, not estimated."""
+    """Return the memory that each option saves, by compiling the step with it."""
     found = []
     for option in options:
         after = compile_with(option.changes)
@@ -281,7 +291,10 @@ def _advice(
 def _remats(
     configured: str, tokens: int, first: Compiled, compile_with: Callable[[dict[str, Any]], Compiled]
 ) -> list[dict[str, Any]]:
-    """What every model.remat needs and costs, the one that recomputes most first; `first` is the configured one's."""
+    """Return memory and FLOP of the step with every model.remat, the one that recomputes most first.
+
+    `first` is the result with the configured one.
+    """
     rows = []
     for remat in REMATS:
         found = first if remat == configured else compile_with({"model.remat": remat})
@@ -293,7 +306,7 @@ def _remats(
 def _most_blocks(
     config: Config, site: Site, name: str, first: Compiled, compile_with: Callable[[dict[str, Any]], Compiled]
 ) -> dict[str, Any]:
-    """The most blocks of a training step, all else as configured, found by compiling."""
+    """Find the largest number of blocks that fits a training step by compiling it, with all other options unchanged."""
     options = getattr(config, name)
     unit = row_shards(site.mesh) * options.accumulate
     retain = config.retain.rows if name == "forget" else 0
@@ -311,10 +324,17 @@ def _most_blocks(
 
 
 def most_units(measure: Callable[[int], tuple[bool, int | None]], start: int, least: int, most: int, limit: int) -> int:
-    """The largest n from `least` to `most` that fits; 0 where none does. `measure(n)` is (fits, peak bytes or None).
+    """Return the largest n from `least` to `most` that fits; 0 if none does.
 
-    Memory grows nearly in a line with n, so peaks on both sides of the limit point at the answer; a point that does not
-    halve what is left is followed by one that does.
+    Memory grows almost linearly with n, so the next n is interpolated between the peaks on both sides of the limit. It
+    is at least a quarter of the interval away from either end, so the search also ends quickly if memory is not linear.
+
+    Args:
+      measure: n -> (fits, peak in bytes or None).
+      start: the first n to measure.
+      least: smallest n.
+      most: largest n.
+      limit: usable memory in bytes.
     """
     fits, misses = least - 1, most + 1
     at = min(max(start, least), most)

@@ -1,4 +1,4 @@
-"""The presets of configs/slices, each compiled for the slice in its name: rows kept between runs, and their table."""
+"""The presets of configs/slices, each compiled for the slice in its name; rows are stored between runs."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from jaxforget.models.published import PUBLISHED
 from jaxforget.tpu.topology import Slice, find_slice
 
 GIB = 2**30
-# What a compiled step is made of; a change elsewhere cannot change a row.
+# The code that a compiled step depends on; a change of other code cannot change a row.
 CODE = ("cpu.py", "lm", "sharding.py", "config", "models", "stages/build.py", "tpu", "train")
 HEADER = (
     "slice",
@@ -33,12 +33,18 @@ HEADER = (
     "FLOP bound, s",
 )
 
-UNSEEN = ("out", "forget.max_steps", "reinforce.max_steps")  # options that change nothing a row says
+UNSEEN = ("out", "forget.max_steps", "reinforce.max_steps")  # options that do not change a row
 
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """A file of configs/slices: its name, the slice that ends it, and the run it describes."""
+    """A file of configs/slices.
+
+    Attributes:
+      name: the file's name without suffix.
+      slice: the slice, which is the last part of the name.
+      config: the run that the file describes.
+    """
 
     name: str
     slice: str
@@ -46,10 +52,10 @@ class Preset:
 
 
 def find_presets(folder: Path, names: Sequence[str] = ()) -> list[Preset]:
-    """The presets in `folder`, all or those named, by model and size of slice.
+    """Return the presets in `folder`, all or those named, by size of slice and then by name.
 
     Raises:
-      UserError: no such preset; a file whose name does not end in a slice.
+      UserError: there is no such preset, or the name of a file does not end in a slice.
     """
     files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     if missing := [name for name in names if name not in files]:
@@ -63,12 +69,12 @@ def find_presets(folder: Path, names: Sequence[str] = ()) -> list[Preset]:
 
 
 def preset_for(place: Slice, llama: ModelConfig) -> str | None:
-    """The file of configs/slices laid out for a model of this shape on `place`; None where this checkout has none."""
+    """Return the file of configs/slices for a model of this shape on `place`; None if this checkout has none."""
     folder = Path(__file__).parents[2] / "configs" / "slices"
     for path in sorted(folder.glob(f"*_{place.name}.yaml")):
         try:
             model = load_config(path).model.folder
-        except UserError:  # a user's own file; what was compiled must not be lost to it
+        except UserError:  # a faulty file of the user must not lose the compiled rows
             continue
         if model in PUBLISHED and _sizes(PUBLISHED[model]) == _sizes(llama):
             return f"configs/slices/{path.name}"
@@ -89,7 +95,7 @@ def _sizes(llama: ModelConfig) -> tuple[int | str, ...]:
 
 
 def fingerprint(preset: Preset) -> dict[str, str]:
-    """What a row depends on: the configuration, the compiler, and the code that makes the step."""
+    """Return everything that a row depends on: the configuration, the compiler, and the code that makes the step."""
     root = Path(__file__).parents[1]
     files = [path for part in CODE for path in ([root / part] if part.endswith(".py") else (root / part).rglob("*.py"))]
     code = hashlib.sha256()
@@ -100,7 +106,7 @@ def fingerprint(preset: Preset) -> dict[str, str]:
 
 
 def _settings(config: Config) -> str:
-    """The options that are not left at their defaults, so that a new one that nobody sets changes nothing."""
+    """Return the options that differ from their defaults as JSON, so that a new option keeps the stored rows valid."""
     default = Config()
     found = {}
     for name, _ in options():
@@ -111,7 +117,7 @@ def _settings(config: Config) -> str:
 
 
 def kept_row(preset: Preset, folder: Path, *, any_code: bool = False) -> dict[str, Any] | None:
-    """The row that an earlier run kept, if nothing that it depends on has changed; with `any_code`, but the code."""
+    """Return the stored row if nothing that it depends on has changed, else None; `any_code` ignores changed code."""
     path = folder / f"{preset.name}.json"
     if not path.is_file():
         return None
@@ -129,7 +135,17 @@ def compile_presets(
     any_code: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[tuple[Preset, dict[str, Any]]]:
-    """A row a preset, kept in `folder` as soon as it is made, so that an interrupted run goes on where it stopped."""
+    """Compile the presets; return each with its row.
+
+    Every row is stored in `folder` at once, so that an interrupted run continues where it stopped.
+
+    Args:
+      presets: the presets.
+      folder: the folder of stored rows.
+      compile_one: preset -> row.
+      any_code: use a stored row though the code has changed.
+      say: receives a line about each preset.
+    """
     found = []
     for preset in presets:
         row = kept_row(preset, folder, any_code=any_code)

@@ -1,8 +1,8 @@
-"""`jaxforget profile`: a training step run and traced on the devices at hand; what it costs, and where the time goes.
+"""`jaxforget profile`: runs and traces a training step on the devices of this machine and reports its cost by part.
 
-The step is the plan's, which is the run's. Its weights are random and lie as a run's would: what a step costs does not
-depend on them, so neither a checkpoint nor an earlier stage is needed. Its blocks are the run's, where they are
-prepared.
+The step is the same as the plan's and the run's. Its weights are random with the shardings of a run: the cost of a step
+does not depend on their values, so neither a checkpoint nor an earlier stage is needed. Its blocks are those of the run
+if they are prepared.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ def profile(
     steps: int = 3,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Runs and traces `steps` steps after `WARM_UP`; the trace lies in the run's xprof/.
+    """Run and trace `steps` steps after `WARM_UP` others; write the trace to the run's xprof/.
 
     Returns:
       {"step", "blocks", "block_length", "batch" (where its blocks come from), "attention", "device", "devices",
@@ -135,7 +135,7 @@ def profile(
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """What `profile` found, for people."""
+    """Return the result of `profile` as text for a terminal."""
     rate, step_seconds = found["tokens_per_second_per_chip"], found["step_seconds"]
     lines = [
         f"{found['step']}: {found['blocks']} blocks of {found['block_length']} tokens ({found['batch']}) on "
@@ -174,15 +174,15 @@ def _is_batch(tree: Any) -> bool:
 
 @contextlib.contextmanager
 def trace(folder: Path) -> Iterator[list[Path]]:
-    """Traces what runs inside; afterwards the list holds the file that was written, under `folder`."""
+    """Trace the operations inside the context; afterwards the list holds the path of the trace, under `folder`."""
     if jax.default_backend() != "tpu" and _holds_libtpu():
-        # Its part of the profiler looks for chips that are not there, and the process dies of it.
+        # libtpu's part of the profiler looks for chips; without any, the process crashes.
         raise UserError(
             "this process has loaded the TPU compiler, beside which the profiler crashes; take the profile in a "
             "process of its own, on a GPU with JAX_PLATFORMS=cuda,cpu"
         )
     options = jax.profiler.ProfileOptions()
-    # Every Python call would be an event; what is asked for are the devices' operations.
+    # The Python tracer would record an event for every call; only the devices' operations are needed.
     options.python_tracer_level = 0
     before = set(folder.rglob("*.xplane.pb"))
     written: list[Path] = []
@@ -197,13 +197,13 @@ def trace(folder: Path) -> Iterator[list[Path]]:
 
 
 def _holds_libtpu() -> bool:
-    """Whether this process has loaded the TPU compiler; where the system does not say, it has not."""
+    """Return True if this process has loaded the TPU compiler; False on a system without /proc."""
     maps = Path("/proc/self/maps")
     return maps.is_file() and "libtpu.so" in maps.read_text()
 
 
 def _filled(tree: Any) -> Any:
-    """Arrays for abstract arguments: small random weights, where they lie, and zeros for what the optimiser keeps."""
+    """Return arrays for abstract arguments, sharded as these: small random weights, zeros for the optimiser's state."""
     counter = itertools.count()
 
     def fill(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -223,8 +223,11 @@ def _made(shape: tuple[int, ...], dtype: Any, sharding: Any, random: bool) -> Ca
     return jax.jit(make, out_shardings=sharding)
 
 
-def _batch(config: Config, shapes: dict[str, Any], words: int, mesh: Mesh) -> tuple[dict[str, jax.Array], str]:
-    """The run's first batch, or one of random words in its shapes, every position trained; and which of the two."""
+def _batch(config: Config, shapes: dict[str, Any], vocabulary: int, mesh: Mesh) -> tuple[dict[str, jax.Array], str]:
+    """Return the run's first batch and its source.
+
+    Without prepared blocks it is a batch of random tokens in the same shapes, with a weight of 1 at every position.
+    """
     folder = Path(config.out) / "blocks" / "target"
     if (folder / "blocks.json").is_file():
         rows = shapes["tokens"].shape[0]
@@ -234,20 +237,20 @@ def _batch(config: Config, shapes: dict[str, Any], words: int, mesh: Mesh) -> tu
         batches.close()
         source = f"prepared in {folder}"
     else:
-        found, source = _random_batch(config, shapes, words), "random words: no blocks are prepared yet"
-    # Cached labels, where the step takes any: which they are changes no cost.
+        found, source = _random_batch(config, shapes, vocabulary), "random tokens: no blocks are prepared yet"
+    # The step may read cached labels; their values do not change its cost.
     columns = {"labels": np.zeros_like(found["tokens"]), **found}
     return put_batch({name: columns[name] for name in shapes}, mesh), source
 
 
-def _random_batch(config: Config, shapes: dict[str, Any], words: int) -> dict[str, np.ndarray]:
-    """This process's rows."""
+def _random_batch(config: Config, shapes: dict[str, Any], vocabulary: int) -> dict[str, np.ndarray]:
+    """Return this process's rows of a batch of random tokens."""
     rng = np.random.default_rng(config.seed)
     rows, length = shapes["tokens"].shape
     rows //= jax.process_count()
     batch = {name: np.zeros((rows, *leaf.shape[1:]), leaf.dtype) for name, leaf in shapes.items()}
     for name in {"tokens", "translated"} & batch.keys():
-        batch[name] = rng.integers(0, words, batch[name].shape, np.int32)
+        batch[name] = rng.integers(0, vocabulary, batch[name].shape, np.int32)
     if "position_map" in batch:
         batch["position_map"][:] = np.arange(length)
         batch["suppress_ids"][:] = batch["suppress_from"][:] = -1

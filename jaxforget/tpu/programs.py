@@ -1,4 +1,4 @@
-"""A run's steps as programs to compile: built by the stages' own functions from shapes and shardings, no weights."""
+"""A run's steps as programs to compile, built by the functions of the stages from shapes and shardings, not weights."""
 
 import dataclasses
 from collections.abc import Callable
@@ -66,10 +66,10 @@ class Step:
 
     Attributes:
       name: one of `STEPS`.
-      blocks: rows of one run of it.
+      blocks: rows of one run of the step.
       tokens: positions that its rate counts, over all devices.
-      trips: turns of a loop whose length the data decide, at most.
-      trace: makes the traced program.
+      trips: maximal number of iterations of a loop whose length depends on the data.
+      trace: returns the traced program.
     """
 
     name: str
@@ -105,7 +105,7 @@ def _asks(source: Source) -> bool:
 
 
 def check_plan(config: Config, llama: ModelConfig, mesh: Mesh, steps: tuple[str, ...]) -> None:
-    """Raises `UserError` for what no compiler needs to be asked about."""
+    """Raise `UserError` for faults that are known without compiling."""
     if config.blocks.length > llama.max_position_embeddings:
         raise UserError(
             f"blocks.length is {config.blocks.length}, beyond the model's {llama.max_position_embeddings} positions; "
@@ -119,7 +119,7 @@ def check_plan(config: Config, llama: ModelConfig, mesh: Mesh, steps: tuple[str,
 
 
 def make_step(config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths, name: str) -> Step:
-    """The step `name` of the run that `config` describes, on `mesh`."""
+    """Return the step `name` of the run that `config` describes, on `mesh`."""
     shards = row_shards(mesh)
     tile = config.targets.tile
     if name == "decode":
@@ -154,7 +154,7 @@ def _tiles(tokens: int, tile: int) -> int:
 
 
 def _placed(shapes: Any, mesh: Mesh) -> Any:
-    """Parameter shapes where `jaxforget.lm.model.load` would place them."""
+    """Return parameter shapes with the shardings that `jaxforget.lm.model.load` gives them."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -163,13 +163,13 @@ def _placed(shapes: Any, mesh: Mesh) -> Any:
 
 
 def _base(config: Config, llama: ModelConfig, mesh: Mesh) -> Any:
-    """Base as it is held while frozen."""
+    """Return the shapes of base in its frozen form, bf16 or int8."""
     shapes = param_shapes(llama, jnp.dtype(config.model.dtype))
     return _placed(jax.eval_shape(int8_kernels, shapes) if config.model.base == "int8" else shapes, mesh)
 
 
 def _reinforced(config: Config, llama: ModelConfig, mesh: Mesh) -> Any:
-    """What the reinforced model has of its own."""
+    """Return the shapes of the reinforced model's delta: an adapter, 8-bit differences, or all parameters."""
     dtype, weights = jnp.dtype(config.model.dtype), config.reinforce.weights
     shapes = param_shapes(llama, dtype)
     if weights == "lora":
@@ -189,7 +189,7 @@ def _frozen(config: Config, llama: ModelConfig, mesh: Mesh, stage: str) -> Froze
 
 
 def _student(config: Config, llama: ModelConfig, mesh: Mesh, stage: str) -> tuple[Any, Any, TrainState]:
-    """Optimiser, state shardings and abstract state of a training stage."""
+    """Return optimiser, state shardings and abstract state of a training stage."""
     options = getattr(config, stage)
     _, optimizer = make_adamw(options, options.max_steps or 100)
     shapes = trained_shapes(config, options.weights, llama)
@@ -198,7 +198,7 @@ def _student(config: Config, llama: ModelConfig, mesh: Mesh, stage: str) -> tupl
 
 
 def _batch(config: Config, mesh: Mesh, widths: Widths, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """A batch as the loader makes it."""
+    """Return the shapes of a batch of the loader."""
     columns = {
         "tokens": (widths.length, np.int32),
         "translated": (widths.translated, np.int32),
@@ -225,8 +225,10 @@ def _batch(config: Config, mesh: Mesh, widths: Widths, rows: int) -> dict[str, j
 def training_program(
     config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths, stage: str
 ) -> tuple[Callable, tuple[Any, ...]]:
-    """The jitted step of "reinforce" or "forget", and its arguments as `ShapeDtypeStruct`s: the state comes first, the
-    batch is the dict that has "tokens"."""
+    """Return the jitted step of "reinforce" or "forget" and its arguments as `ShapeDtypeStruct`s.
+
+    The first argument is the state; the batch is the dict that has "tokens".
+    """
     rows = getattr(config, stage).batch + (config.retain.rows if stage == "forget" else 0)
     optimizer, shardings, state = _student(config, llama, mesh, stage)
     forward = make_forward(configured_module(config.model, llama, mesh))
@@ -238,7 +240,7 @@ def training_program(
 
 
 def _trace_label(config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths, rows: int) -> Any:
-    """The pass of `targets.cache`, before there is a student."""
+    """Trace the labelling pass of `targets.cache`, which runs before the student exists."""
     module = configured_module(config.model, llama, mesh)
     objective = dataclasses.replace(make_objective(config), cached=False)
     step = make_label_step(make_forward(module), objective, step_options(config, "forget"), mesh)
@@ -248,17 +250,17 @@ def _trace_label(config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths,
 
 
 def _trace_score(config: Config, llama: ModelConfig, mesh: Mesh, rows: int, length: int) -> Any:
-    """Scoring the student while it forgets: optimiser state and teachers lie beside it, and count."""
+    """Trace the scoring of the student during training; optimiser state and frozen models also take memory then."""
     _, _, state = _student(config, llama, mesh, "forget")
     forward = make_forward(configured_module(config.model, llama, mesh, remat="none"))
     score = make_score_step(forward, mesh, config.targets.tile)
     own = compute_params(state.params)
     frozen = _frozen(config, llama, mesh, "forget")
     params = forward.apply_delta(frozen.base, own)
-    # Base's arrays count once, here or there.
+    # An adapter's parameters contain base's arrays, which must count only once.
     rest = frozen.replace(base=None) if config.forget.weights == "lora" else frozen
     beside = (state.replace(params=None if own is state.params else state.params.low), rest)
     tokens = jax.ShapeDtypeStruct((rows, length), np.int32, sharding=batch_sharding(mesh))
-    # keep_unused: else the compiler would drop what lies beside, and its memory with it.
+    # keep_unused keeps the unused arguments, so that their memory counts.
     whole = jax.jit(lambda beside, params, tokens, labels: score(params, tokens, labels), keep_unused=True)
     return whole.trace(beside, params, tokens, tokens)

@@ -1,4 +1,4 @@
-"""A plan's rows for people: text for a terminal, Markdown for a page."""
+"""The rows of a plan as a table: text for a terminal, or Markdown."""
 
 import textwrap
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ HEADER = (
     "fits",
     "blocks",
     "peak GiB",
-    "of",
+    "usable GiB",
     "args",
     "temps",
     "sent GiB",
@@ -24,10 +24,10 @@ HEADER = (
 
 
 def as_text(rows: Sequence[dict[str, Any]]) -> str:
-    """A table, what each row has to say beside it, and what the columns mean."""
+    """Return the table as text, followed by the remarks of each row and the meaning of the columns."""
     cells = [HEADER, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(HEADER))]
-    # Names to the left, numbers to the right.
+    # Names are aligned to the left, numbers to the right.
     signs = ["<" if column < 2 else ">" for column in range(len(HEADER))]
     lines = ["  ".join(f"{c:{sign}{w}}" for c, sign, w in zip(line, signs, widths, strict=True)) for line in cells]
     for row in rows:
@@ -36,7 +36,7 @@ def as_text(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The table alone."""
+    """Return the table in Markdown, without remarks."""
     lines = [HEADER, ["---"] * len(HEADER), *(_cells(row) for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -77,14 +77,14 @@ def _remarks(row: dict[str, Any]) -> list[str]:
         per_token = f"{row['flops_per_token'] / 1e9:.3g} model, {row['hardware_flops_per_token'] / 1e9:.3g} hardware"
         lines.append(f"GFLOP a token: {per_token}; largest results, GiB: {', '.join(largest) or '?'}")
     if row["refusal"]:
-        whose = "does not fit" if row["out_of_memory"] else "the compiler failed, which says nothing about memory"
+        whose = "does not fit" if row["out_of_memory"] else "the compiler failed, so the memory is unknown"
         lines.append(f"{whose}: {row['refusal']}")
     if row["note"]:
         lines.append(row["note"])
     if row["projection"] and row["projection"]["seconds"]["interconnect"] is None:
-        lines.append("* what it sends is unknown, and left out of s/step")
+        lines.append("* the bytes that it sends are unknown and not part of s/step")
     if row["projection"] and row["projection"]["mfu_bound"] > 1:
-        lines.append("MFU above 100 %: N counts the embedding, which multiplies nothing, and here is much of the model")
+        lines.append("MFU above 100 %: N counts the embedding, which takes no products and is much of this model")
     if "max_blocks" in row:
         tried = f"{row['max_blocks_compilations']} compilations, in steps of {row['max_blocks_unit']}"
         lines.append(f"most blocks a step: {row['max_blocks']} ({tried})")
@@ -94,7 +94,7 @@ def _remarks(row: dict[str, Any]) -> list[str]:
     if changing := [option for option in options if option["effect"] is not None]:
         lines += ["options that change more than time:", *(f"  {_option(option)}" for option in changing)]
     if row.get("preset"):
-        lines.append(f"{row['preset']} is laid out for this slice")
+        lines.append(f"{row['preset']} is the preset for this slice")
     return ["", f"{row['slice']} {row['step']} ({row['weights']})", *(f"  {line}" for line in lines)]
 
 

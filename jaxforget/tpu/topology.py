@@ -1,4 +1,4 @@
-"""Slices by name, and their devices as the TPU compiler knows them, on a machine without any."""
+"""TPU slices by name, and their devices for the TPU compiler on a machine without a TPU."""
 
 import dataclasses
 import importlib.util
@@ -16,13 +16,13 @@ class Generation:
     """A TPU generation as Google publishes it (docs.cloud.google.com/tpu/docs and, for v2 and v3, CACM 63-7, 2020).
 
     Attributes:
-      topology: the compiler's name of it.
+      topology: the compiler's name of the generation.
       shapes: the number in a slice's name -> chips along each axis.
-      devices_per_chip: what JAX calls a device: a chip, or one of its two cores.
+      devices_per_chip: devices of JAX in a chip: 1, or 2 if each core is a device.
       tflops: peak bf16 TFLOP/s a chip.
       hbm_gbps: memory bandwidth, 1e9 bytes/s a chip.
-      ici_gbps: what a chip sends to its neighbours over all links, one direction, 1e9 bytes/s.
-      three_d: a 3D torus of 4x4x4 cubes, two cores fused into one device where `devices_per_chip` is 1.
+      ici_gbps: interconnect bandwidth of a chip, sent over all links, 1e9 bytes/s.
+      three_d: True for a 3D torus of 4x4x4 cubes; two cores are one device if `devices_per_chip` is 1.
     """
 
     topology: str
@@ -57,11 +57,11 @@ GENERATIONS: dict[str, Generation] = {
     "v6e": Generation("v6e", _CHIPS_2D, 1, 918, 1638, 400),
     "tpu7x": Generation("tpu7x", _CORES_3D, 2, 2307, 7380, 600),
 }
-# The same slices under the names that the cloud's commands use.
+# The names of the same generations in the cloud's commands.
 ALIASES = {"v5litepod": "v5e", "v5lite": "v5e"}
 
-# Else the compiler waits for the metadata server of a machine that is not there, complains that it is not, and lets no
-# other process compile meanwhile, as if there were a TPU to share.
+# Without these variables the compiler waits for the metadata server of a TPU machine, prints errors because there is
+# none, and locks out other processes as if they shared a TPU.
 ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -74,7 +74,13 @@ ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """A slice: `name` as given, its generation, and its chips along each axis."""
+    """A slice of a TPU generation.
+
+    Attributes:
+      name: the name as the user gave it.
+      generation: the generation.
+      shape: chips along each axis.
+    """
 
     name: str
     generation: Generation
@@ -82,7 +88,7 @@ class Slice:
 
     @property
     def chips(self) -> int:
-        """How many chips it has."""
+        """Number of chips."""
         count = 1
         for size in self.shape:
             count *= size
@@ -90,7 +96,7 @@ class Slice:
 
     @property
     def devices(self) -> int:
-        """How many devices JAX sees in it."""
+        """Number of JAX devices."""
         return self.chips * self.generation.devices_per_chip
 
     @property
@@ -109,7 +115,7 @@ class Slice:
         return self.generation.ici_gbps * 1e9 / self.generation.devices_per_chip
 
 
-# What JAX calls the devices -> the generation. "TPU v5" is a v5p.
+# JAX's `device_kind` -> the generation. "TPU v5" is a v5p.
 _KINDS = {
     "TPU v2": "v2",
     "TPU v3": "v3",
@@ -125,16 +131,16 @@ _KINDS = {
 
 
 def peak_of(device_kind: str) -> tuple[int, float | None]:
-    """(devices a chip, published peak of a chip in bf16 FLOP/s) of JAX's `device_kind`; (1, None) where not a TPU."""
+    """Return (devices a chip, published peak of a chip in bf16 FLOP/s) of JAX's `device_kind`; (1, None) if no TPU."""
     generation = GENERATIONS.get(_KINDS.get(device_kind, ""))
     return (1, None) if generation is None else (generation.devices_per_chip, generation.tflops * 1e12)
 
 
 def find_slice(name: str) -> Slice:
-    """The slice called `name` ("v5e-8").
+    """Return the slice called `name`, as "v5e-8".
 
     Raises:
-      UserError: no such slice; lists those there are.
+      UserError: there is no such slice; the message lists the known ones.
     """
     kind, _, size = name.strip().lower().rpartition("-")
     generation = GENERATIONS.get(ALIASES.get(kind, kind))
@@ -145,7 +151,7 @@ def find_slice(name: str) -> Slice:
 
 
 def topology_arguments(place: Slice) -> tuple[str, dict[str, Any]]:
-    """The compiler's name of a slice, and its further options."""
+    """Return the compiler's name of a slice and its further options."""
     name = f"{place.generation.topology}:{'x'.join(map(str, place.shape))}"
     if not place.generation.three_d:
         return name, {}
@@ -153,16 +159,16 @@ def topology_arguments(place: Slice) -> tuple[str, dict[str, Any]]:
         "chip_config_name": "megacore",
         "chips_per_host_bounds": (2, 2, 1),
         "num_slices": 1,
-        # Links around the ends exist where a slice is made of whole 4x4x4 cubes.
+        # Only a slice of whole 4x4x4 cubes has links between opposite ends.
         "wrap": (place.chips >= 64,) * 3,
     }
 
 
 def slice_devices(place: Slice) -> list[jax.Device]:
-    """The devices of a slice, to compile for.
+    """Return the devices of a slice, for which programs can be compiled but not run.
 
     Raises:
-      UserError: the TPU compiler is not installed, or does not know the slice.
+      UserError: the TPU compiler is not installed, or it does not know the slice.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("planning for a TPU needs its compiler, the package libtpu: `pip install libtpu` (extra `tpu`)")

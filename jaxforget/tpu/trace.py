@@ -1,4 +1,4 @@
-"""Reads a trace of a compiled step: which part of the method every measured operation belongs to."""
+"""The trace of a compiled step: time of the measured operations by part of the method."""
 
 import collections
 import dataclasses
@@ -22,8 +22,9 @@ PARTS = (
     "other",
     "unattributed",
 )
-# An operation's place in the source, "jit(step)/transpose(jvp(student))/...": the first that is found in it decides.
-# Backward includes what remat computes again; tiles are both ways, their gradient being taken on the way forward.
+# The first pattern found in an operation's place in the source, as "jit(step)/transpose(jvp(student))/...", decides.
+# The backward part includes remat's recomputation. Tiles are forward and backward, because the forward pass also
+# computes their gradient.
 _SCOPES = (
     (re.compile(r"\btranspose\(jvp\(student\)\)|\btranspose\(student\)"), "student backward"),
     (re.compile(r"\boptimizer\b"), "optimizer"),
@@ -32,18 +33,18 @@ _SCOPES = (
     (re.compile(r"\breinforced\b"), "reinforced"),
     (re.compile(r"/base\b|\(base\)"), "base"),
 )
-# These last as long as what they call, which is measured by itself.
+# The time of these operations includes that of the operations that they call, which are measured too.
 _CONTAINERS = ("while", "call", "conditional", "async-start", "async-update", "async-done")
 
 
 @dataclasses.dataclass(frozen=True)
 class Breakdown:
-    """What a trace holds.
+    """Time of the operations of a trace.
 
     Attributes:
-      seconds: by part of `PARTS`, summed over devices and steps. "other": named, by none of the method's scopes.
-        "unattributed": the compiler's own, or no instruction of the program.
-      operations: how many were measured.
+      seconds: part of `PARTS` -> seconds, summed over devices and steps. "other": the operation has a place in the
+        source outside the method's scopes. "unattributed": it has none, because the compiler added it.
+      operations: number of measured operations.
       longest: (seconds, part, instruction, place in the source), longest first.
     """
 
@@ -53,7 +54,7 @@ class Breakdown:
 
 
 def part_of(opcode: str, path: str) -> str:
-    """The part of the method that an instruction belongs to, by its opcode and its `op_name`."""
+    """Return the part of the method that an instruction belongs to, by its opcode and its `op_name`."""
     if opcode.removesuffix("-start").removesuffix("-done") in KINDS:
         return "collectives"
     if not path:
@@ -62,11 +63,12 @@ def part_of(opcode: str, path: str) -> str:
 
 
 def read_breakdown(file: Path, program: str, longest: int = 8) -> Breakdown:
-    """The breakdown of a trace.
+    """Return the breakdown of a trace.
 
     Args:
-      file: an .xplane.pb.
-      program: the text of the compiled program that was traced; others in the trace are left out.
+      file: an .xplane.pb file.
+      program: text of the compiled program that was traced; operations of other programs are ignored.
+      longest: number of operations to list.
     """
     module = re.match(r"HloModule ([\w.\-]+)", program)[1]
     known = {}
@@ -90,12 +92,12 @@ def read_breakdown(file: Path, program: str, longest: int = 8) -> Breakdown:
 
 
 def _operations(data: Any, module: str) -> Iterator[tuple[str, float]]:
-    """(instruction, seconds) of every operation of `module`: the devices', or where those are CPUs, the host's."""
+    """Yield (instruction, seconds) of every operation of `module`, from the planes of devices, or of the host's CPU."""
     planes = list(data.planes)
     devices = [plane for plane in planes if plane.name.startswith("/device:") and "CUSTOM" not in plane.name]
     for plane in devices or planes:
         lines = list(plane.lines)
-        # A TPU's plane has a line of its own for operations; its others show the same time again, as steps or modules.
+        # A TPU's plane has one line for operations; its other lines show the same time again, by step or module.
         for line in [line for line in lines if line.name == "XLA Ops"] or lines:
             for event in line.events:
                 stats = dict(event.stats)

@@ -155,7 +155,7 @@ def test_the_table_says_all_of_it(rows, impossible):
     forget["projection"]["mfu_bound"] = 1.5
     text = as_text([forget])
     assert f"{forget['projection']['step_seconds']:.3g}*" in text
-    assert "* what it sends is unknown, and left out of s/step" in text
+    assert "* the bytes that it sends are unknown and not part of s/step" in text
     assert "MFU above 100 %: N counts the embedding" in text
     assert max(map(len, text.splitlines())) < 500
     assert as_markdown(list(rows.values())).count("\n") == 5

@@ -48,7 +48,7 @@ def test_a_step_of_a_model_without_weights(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["blocks"], found["block_length"], found["devices"], found["steps"]) == (24, 32, 8, 2)
-    assert found["batch"].startswith("random words")
+    assert found["batch"].startswith("random tokens")
     assert found["tokens_per_second"] == pytest.approx(24 * 32 / found["step_seconds"])
     assert found["tokens_per_second_per_chip"] == pytest.approx(found["tokens_per_second"] / 8)
     assert found["flops_per_token"] == 10 * parameter_count(read_shape(str(model))[0])
