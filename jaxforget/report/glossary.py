@@ -1,4 +1,4 @@
-"""What the metrics mean: a sentence for each, and the direction that is better for an unlearned model."""
+"""The meaning of every metric in a sentence, and the direction that is better for an unlearned model."""
 
 import re
 
