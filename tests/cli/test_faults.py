@@ -54,9 +54,9 @@ def test_control_characters_of_a_name_do_not_reach_the_terminal(capsys):
     [
         (errno.EROFS, "Read-only file system; name a place that can be written"),
         (errno.EDQUOT, "free space there, and run the same command again"),
-        (errno.ESTALE, "mend that, and run the same command again"),
-        (errno.EIO, "mend that, and run the same command again"),
-        (errno.ENOTCONN, "mend that, and run the same command again"),
+        (errno.ESTALE, "fix that, and run the same command again"),
+        (errno.EIO, "fix that, and run the same command again"),
+        (errno.ENOTCONN, "fix that, and run the same command again"),
     ],
     ids=errno.errorcode.get,
 )
