@@ -36,7 +36,7 @@ RANKS = [
     {"stages"},
     # What is planned is what the stages build, so the plan stands on them.
     {"pipeline", "tpu"},
-    {"api"},
+    {"api", "dry_run"},
     {"demo"},
     # Other seeds of the toy world are made as the demo makes them.
     {"compare"},

@@ -3,8 +3,8 @@
 import argparse
 
 from jaxforget.cli.faults import tell
-from jaxforget.cli.parser import add_config, option_table, options_of, read_config
-from jaxforget.config import check_places
+from jaxforget.cli.parser import add_config, number, option_table, options_of, read_config
+from jaxforget.config import Config, check_places
 from jaxforget.errors import UserError, printable
 from jaxforget.evals.catalogue import NAMES
 from jaxforget.start import start_jax
@@ -42,6 +42,17 @@ def add(add_command) -> None:
         parser = add_command(name, summary, run)
         if name == "run":
             parser.epilog = EPILOG.format(which=ALL, options=option_table(essential=True))
+            parser.add_argument(
+                "--dry-run",
+                action="store_true",
+                help="change nothing: show stages, steps, memory, disk and time",
+            )
+            parser.add_argument(
+                "--price",
+                type=number,
+                metavar="USD_PER_CHIP_HOUR",
+                help="with --dry-run: show the price, too",
+            )
         else:
             own = options_of(name, "suites") if name == "eval" else options_of(name)
             parser.epilog = EPILOG.format(which=OWN, options=option_table(own))
@@ -69,6 +80,8 @@ def run(given: argparse.Namespace) -> int:
     suites = [word for word in given.overrides if given.name == "eval" and word.startswith("suite=")]
     if given.name == "eval" and given.dry_run and not suites:
         raise UserError("--dry-run shows what suites would ask an endpoint; name them, as suite=completion")
+    if given.name == "run" and given.price is not None and (not given.dry_run or given.price < 0):
+        raise UserError(f"--price {given.price:g}: give a price of at least 0, together with --dry-run")
     config = read_config(given.config, [word for word in given.overrides if word not in suites])
     check_places(config, (*HELP, "report") if given.name == "run" else (given.name,))
     start_jax(alone=given.name == "anchors" and given.dry_run)
@@ -78,7 +91,9 @@ def run(given: argparse.Namespace) -> int:
     names = None if given.name == "run" else (given.name,)
     given.out = config.out or ""
     try:
-        if given.name == "anchors" and given.dry_run:
+        if given.name == "run" and given.dry_run:
+            show_estimate(config, given)
+        elif given.name == "anchors" and given.dry_run:
             print(printable(preview_anchors(config)))
         elif suites:
             run_suites(config, suites[-1].removeprefix("suite="), dry_run=given.dry_run)
@@ -88,3 +103,14 @@ def run(given: argparse.Namespace) -> int:
         tell(str(stopped))
         return 128 + stopped.signal
     return 0
+
+
+def show_estimate(config: Config, given: argparse.Namespace) -> None:
+    """Print what the run will do and need."""
+    import jax
+
+    from jaxforget.dry_run import as_text, estimate_run
+
+    found = estimate_run(config, again=given.again, force=given.force)
+    if jax.process_index() == 0:
+        print(printable(as_text(found, config, given.price)))

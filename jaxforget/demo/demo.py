@@ -24,6 +24,7 @@ from jaxforget.report.verdict import judge_run
 from jaxforget.stages.run import Run
 from jaxforget.train.metrics import read_records
 
+TYPICAL_SECONDS = 174.0  # of the whole demo on 2 CPU cores, see README.md
 CHAIN = ("anchors", "prepare", "reinforce", "forget", "eval", "export", "report")
 
 
@@ -178,6 +179,11 @@ class _Times:
             if not self._complete:
                 self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
                 write_json(self._path, self._seconds)
+
+    def left(self) -> float | None:
+        """Return the seconds that are left by `TYPICAL_SECONDS`; None once the demo is complete or took longer."""
+        left = TYPICAL_SECONDS - sum(self._seconds.values())
+        return None if self._complete or left <= 0 else left
 
     def total(self) -> dict[str, float]:
         """Return the seconds of all stages and their sum."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -41,7 +42,12 @@ class MetricsLog:
         self._total, self._printed = total_steps, time.monotonic()
         self._first_step, self._began = first_step, self._printed
         self._bar = tqdm(
-            total=total_steps, initial=first_step, desc=stage, unit="step", disable=not sys.stderr.isatty()
+            total=total_steps,
+            initial=first_step,
+            desc=stage,
+            unit="step",
+            disable=not sys.stderr.isatty(),
+            ncols=min(80, shutil.get_terminal_size().columns),
         )
 
     def write(self, step: int, values: dict[str, Any], *, kind: str = "train") -> None:

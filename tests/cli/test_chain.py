@@ -236,3 +236,14 @@ def test_a_dry_run_of_anchors_shows_a_prompt(capsys, config, monkeypatch):
     assert "sk-not" not in said.out + said.err
     told = fault(capsys, "anchors", config, "--dry-run")
     assert "set anchors.extractor=endpoint" in told
+
+
+def test_a_dry_run_shows_the_run_and_makes_nothing(capsys, config, tmp_path):
+    assert status_of("run", config, "--dry-run", "--price", "2") == 0
+    said = capsys.readouterr()
+    assert "nothing was run or changed" in said.out
+    assert "price: " in said.out
+    assert not (tmp_path / "run").exists()
+    assert "--price 2: give a price of at least 0, together with --dry-run" in fault(
+        capsys, "run", config, "--price", "2"
+    )

@@ -1,6 +1,8 @@
 """The log of a run: complete, ordered, without duplicates after interruptions, and readable by TensorBoard."""
 
+import io
 import json
+import re
 import struct
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +59,22 @@ def test_a_log_without_a_terminal_shows_life_now_and_then(tmp_path, capsys, monk
         "  step 1 of 10: loss 1, 4,322 tokens/s",
         "  step 2 of 10: loss 0.5, 4,322 tokens/s",
     ]
+
+
+def test_a_progress_bar_fits_80_columns(tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    monkeypatch.setenv("COLUMNS", "200")
+    log = MetricsLog(tmp_path, "reinforce", first_step=0, total_steps=10_000, active=True)
+    log.write(1, {"loss": 1.23456, "retain_loss": 0.123456, "forget_loss": 12.3456, "other_loss": 1e-9})
+    log._bar.refresh()
+    log.close()
+    shown = re.split(r"[\r\n]", re.sub(r"\x1b\[[0-9;]*\w", "", terminal.getvalue()))
+    assert any("reinforce" in line and "loss" in line for line in shown)
+    assert max(map(len, shown)) <= 80
 
 
 def test_a_log_without_a_terminal_says_how_much_time_is_left(tmp_path, capsys, monkeypatch):
