@@ -17,6 +17,8 @@ from jaxforget.errors import UserError
 from jaxforget.files import write_text
 from jaxforget.manifest import Manifest
 from jaxforget.pipeline import STAGES, run_chain, stage_seconds
+from jaxforget.stages import estimate
+from jaxforget.stages.run import Run
 from jaxforget.train.loop import Preempted
 from tests.tiny_run import settings
 
@@ -439,10 +441,10 @@ def test_two_commands_in_one_folder(stubbed, tmp_path):
     assert stubbed()[0] == []
 
 
-def test_a_chain_says_its_expected_time_where_the_run_measured_it(stubbed):
+def test_a_chain_says_its_expected_time_where_the_run_measured_it(stubbed, monkeypatch):
     assert not any("expected time" in line for line in stubbed()[1])
-    write_text(stubbed.run / "blocks" / "target" / "blocks.json", '{"splits": {"train": 80}, "tokens": 2000}')
-    # Steps of 50 and 70 tokens in half a second and in 0.7 s: a step takes 0.6 s, of which 5 forget in twice the rows.
+    monkeypatch.setattr(estimate, "prepared_blocks", lambda folder: estimate.Blocks(80, 0, 25.0, "prepared"))
+    # Steps of 0.5 s and 0.7 s: 50 steps of twice the rows take 60 s.
     steps = [
         {"stage": "forget", "step": n, "kind": "train", "tokens": n * 10, "tokens_per_second": 100} for n in (5, 7)
     ]
@@ -450,6 +452,7 @@ def test_a_chain_says_its_expected_time_where_the_run_measured_it(stubbed):
     said = stubbed(forget={"max_steps": 50, "batch": 16})[1]
     seconds = re.fullmatch(r"expected time: (\d+) s for forget, eval, export", said[0])
     assert 60 <= int(seconds[1]) <= 61  # the stages that only write a file here take no time
-    values = json.loads((stubbed.run / "manifest.json").read_text())
-    write_text(stubbed.run / "manifest.json", json.dumps(values | {"devices": {"count": 1, "kind": "TPU v4"}}))
-    assert not any("expected time" in line for line in stubbed(forget={"max_steps": 60, "batch": 16})[1])
+    run = Run(config_from(settings(stubbed.world, stubbed.run)))
+    assert estimate.measured_step_seconds(run, "forget") == pytest.approx(0.3)  # of half the rows
+    monkeypatch.setattr(estimate, "current_devices", lambda: {"count": 1, "kind": "TPU v4", "processes": 1})
+    assert estimate.measured_step_seconds(run, "forget") is None
