@@ -1,9 +1,11 @@
-"""The READMEs: their size, their links, and the files that they name."""
+"""The READMEs: their size, their links, and the files and commands that they name."""
 
 import re
 from pathlib import Path
 
 import pytest
+
+from jaxforget.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path for path in ROOT.rglob("README.md") if not {"runs", ".venv", "build"} & set(path.parts))
@@ -28,3 +30,13 @@ def test_links_lead_somewhere(path):
 def test_files_in_commands_exist(path):
     named = set(re.findall(r"(?<![\w/.])(?:scripts|configs|jaxforget)/[\w./-]+\w", path.read_text()))
     assert not [name for name in named if not (ROOT / name).exists() and not (path.parent / name).exists()]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_exist(path, capsys):
+    commands = set(re.findall(r"^(?:\.venv/bin/)?jaxforget +([a-z]+)", path.read_text(), re.MULTILINE))
+    for command in commands:
+        with pytest.raises(SystemExit) as end:
+            main(["help", command])
+        assert end.value.code == 0, command
+        assert capsys.readouterr().out
