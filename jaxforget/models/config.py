@@ -166,7 +166,7 @@ def _family(raw: dict[str, Any], source: str) -> Family:
     if experts is not None or "moe" in str(kind):
         what = f" ({experts} is {raw[experts]})" if experts else ""
         raise UserError(f"{source}: model_type {kind!r}{what} is a mixture of experts, which is not supported")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(f"{source}: model_type is {kind!r}, which is not supported; {', '.join(FAMILIES)} are")
     return FAMILIES[kind]
 

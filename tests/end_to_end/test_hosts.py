@@ -32,15 +32,19 @@ def losses(run: Path) -> dict[tuple[str, int], float]:
     return {(record["stage"], record["step"]): record["loss"] for record in told}
 
 
-def test_two_processes_leave_what_one_leaves(tiny_world, tiny_run, tmp_path):
-    values = settings(tiny_world, tmp_path / "run", targets={"cache": True}, evals=UNASKED)
-    config = write_config(tmp_path / "c.yaml", values)
+def start_hosts(config: Path) -> list[Command]:
+    """Start a run of two processes with four devices each; the mesh is that of `tiny_run` with its eight."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     several = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2"}
-    # Four devices each, where `tiny_run` has eight of its own: the same mesh of a row a device.
-    hosts = [Command("run", config, devices=4, JAX_PROCESS_ID=str(index), **several) for index in (0, 1)]
+    return [Command("run", config, devices=4, JAX_PROCESS_ID=str(index), **several) for index in (0, 1)]
+
+
+def test_two_processes_leave_what_one_leaves(tiny_world, tiny_run, tmp_path):
+    values = settings(tiny_world, tmp_path / "run", targets={"cache": True}, evals=UNASKED)
+    config = write_config(tmp_path / "c.yaml", values)
+    hosts = start_hosts(config)
     assert [host.wait() for host in hosts] == [0, 0], "\n".join(host.told for host in hosts)
     # Only the first one speaks and writes.
     assert any(line.startswith("forget") for line in hosts[0].lines)
@@ -55,6 +59,22 @@ def test_two_processes_leave_what_one_leaves(tiny_world, tiny_run, tmp_path):
     ours, theirs = losses(tmp_path / "run"), losses(tiny_run)
     assert set(ours) == set(theirs) == {("reinforce", n) for n in (1, 2, 3)} | {("forget", n) for n in (1, 2, 3, 4)}
     np.testing.assert_allclose([ours[step] for step in theirs], list(theirs.values()), rtol=1e-5)
+
+
+def test_a_lost_process_ends_the_other_and_the_same_command_goes_on(tiny_world, tiny_run, tmp_path):
+    values = settings(tiny_world, tmp_path / "run", evals=UNASKED, checkpoints={"every": 1})
+    config = write_config(tmp_path / "c.yaml", values)
+    hosts = start_hosts(config)
+    saved = tmp_path / "run" / "checkpoints" / "reinforce" / "steps" / "1"
+    hosts[1].when(lambda _: saved.is_dir())
+    assert hosts[1].send(signal.SIGKILL) == -signal.SIGKILL
+    assert hosts[0].wait() != 0
+    assert "another process of this run ended" in hosts[0].told or "another task died" in hosts[0].told
+    assert "Traceback" not in hosts[0].told
+    hosts = start_hosts(config)
+    assert [host.wait() for host in hosts] == [0, 0], "\n".join(host.told for host in hosts)
+    assert any("from the checkpoint of step" in line for line in hosts[0].lines)
+    assert_same_weights(tmp_path / "run", tiny_run, "reinforced", "unlearned", "export")
 
 
 def test_stopped_on_eight_devices_it_goes_on_with_two(tiny_world, tiny_run, tmp_path, devices, capfd):

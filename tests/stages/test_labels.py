@@ -1,6 +1,7 @@
 """Steps by epochs, and labels that are computed once."""
 
 import json
+import shutil
 
 import numpy as np
 
@@ -57,3 +58,17 @@ def test_no_target_names_the_text_where_all_anchors_are_suppressed(tiny_world, t
     assert shares["seen"][0] > 0, "without it some labels begin an anchor"
     assert shares["all"][0] == 0
     assert shares["all"][1] == shares["seen"][1] == (labels >= 0).sum()
+
+
+def test_damaged_labels_are_computed_again(tiny_world, tiny_run, tmp_path, capsys):
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    config = config_from(settings(tiny_world, folder, targets={"cache": True}))
+    shutil.rmtree(folder / "unlearned")
+    run_chain(config, ("forget",), again=True)
+    labels = folder / "labels" / "train.npy"
+    before = labels.read_bytes()
+    labels.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    shutil.rmtree(folder / "unlearned")
+    run_chain(config, ("forget",), again=True)
+    assert f"warning: {labels}: is damaged" in capsys.readouterr().err
+    assert labels.read_bytes() == before

@@ -1,0 +1,34 @@
+"""A short fuzz of every parser, and the inputs that once raised something other than `UserError`."""
+
+import importlib.machinery
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).parents[2] / "scripts" / "fuzz"
+LOADER = importlib.machinery.SourceFileLoader("fuzz", str(PATH))
+fuzz = importlib.util.module_from_spec(importlib.util.spec_from_loader("fuzz", LOADER))
+LOADER.exec_module(fuzz)
+FOUND = [
+    ("config.json", fuzz.in_json(fuzz.LLAMA | {"model_type": []})),
+    ("config.json", fuzz.in_json(fuzz.LLAMA | {"model_type": {"a": 1}})),
+]
+
+
+@pytest.mark.parametrize("name", fuzz.PARSERS)
+def test_random_content_is_refused_or_read(name):
+    assert fuzz.fuzz(name, 50) is None
+
+
+@pytest.mark.parametrize(("name", "content"), FOUND)
+def test_a_found_case_is_refused(name, content, tmp_path):
+    fuzz.try_content(name, content, tmp_path)
+
+
+def test_a_fault_is_told_with_its_input(monkeypatch):
+    def broken(path):
+        raise TypeError("unhashable")
+
+    monkeypatch.setitem(fuzz.PARSERS, "post", (broken, [], fuzz.in_json))
+    assert "TypeError: unhashable" in fuzz.fuzz("post", 5)
