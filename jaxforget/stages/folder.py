@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import fcntl
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ LOCK = ".lock"
 # at its start.
 HARMLESS = {"lost+found", ".DS_Store", "xprof", LOCK, "compare", "compare.json", "compare.md", "compare.svg"}
 HARMLESS_STARTS = (".nfs", ".manifest.json.", ".config.yaml.")
+TEMPORARY = re.compile(r"\..+\.(json|yaml|html|md|csv|txt)\.[a-z0-9_]{8}")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -98,11 +100,21 @@ def locked(run: Run) -> Iterator[None]:
       UserError: the folder cannot be made, or another command holds its lock.
     """
     handle = on_first_process(lambda: _lock(run))
+    if handle is not None:
+        remove_leftovers(run.folder)
     try:
         yield
     finally:
         if handle is not None:
             os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of `jaxforget.files.write_text` that a killed command left in a run's folder."""
+    for place in (folder, *(path for path in (folder / "evals").rglob("*") if path.is_dir()), folder / "evals"):
+        for path in place.glob(".*"):
+            if TEMPORARY.fullmatch(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
 
 
 def _lock(run: Run) -> int:

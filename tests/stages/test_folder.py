@@ -2,7 +2,7 @@
 
 from jaxforget.config import config_from, to_yaml
 from jaxforget.errors import UserError
-from jaxforget.stages.folder import check_folder
+from jaxforget.stages.folder import check_folder, remove_leftovers
 from jaxforget.stages.run import Run
 
 
@@ -70,3 +70,14 @@ def test_inputs_and_outputs_do_not_overlap(tmp_path):
     assert f"lies inside corpus.path={text}" in told(text / "run", corpus={"path": str(text)})
     (tmp_path / "anchors.json").write_text("{}")
     assert "would write over it" in told(tmp_path, force=True, anchors={"path": str(tmp_path / "anchors.json")})
+
+
+def test_temporary_files_of_a_killed_command_are_removed(tmp_path):
+    (tmp_path / "evals" / "rows").mkdir(parents=True)
+    left = [tmp_path / ".manifest.json.ab_1cd2e", tmp_path / "evals" / "rows" / ".base.json.abcdefgh"]
+    stay = [tmp_path / ".lock", tmp_path / "manifest.json", tmp_path / ".env", tmp_path / "evals" / "curve.json"]
+    for path in left + stay:
+        path.write_text("")
+    remove_leftovers(tmp_path)
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in stay)
