@@ -49,7 +49,7 @@ def stubbed(tiny_world, tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "STAGES", tuple(stub(stage) for stage in STAGES))
     monkeypatch.setattr(pipeline, "TEXT", stub(pipeline.TEXT))
     said: list[str] = []
-    monkeypatch.setattr("jaxforget.stages.run.Run.say", lambda self, text: said.append(text))
+    monkeypatch.setattr("jaxforget.stages.run.Run.say", lambda self, text, **_: said.append(text))
 
     def go(**sections):
         worked.clear()

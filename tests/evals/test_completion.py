@@ -35,7 +35,7 @@ def finished(tiny_run, tiny_world, tmp_path, monkeypatch):
     """(words) -> a run on a copy of a finished one, with a control; `said` is what it says."""
     copy = shutil.copytree(tiny_run, tmp_path / "run")
     said: list[str] = []
-    monkeypatch.setattr(Run, "say", lambda self, text: said.append(text))
+    monkeypatch.setattr(Run, "say", lambda self, text, **_: said.append(text))
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
 
     def make(*words: str) -> Run:

@@ -155,7 +155,7 @@ def test_a_run_cut_short_goes_on_bit_for_bit(adapted, tiny_world, tmp_path, monk
         chain(tiny_world, tmp_path / "run", ("anchors", "prepare", "reinforce", "forget"), **LORA, **given)
     monkeypatch.setattr(fitting, "put_batch", real)
     said = []
-    monkeypatch.setattr(Run, "say", lambda self, text: said.append(text))
+    monkeypatch.setattr(Run, "say", lambda self, text, **_: said.append(text))
     run = chain(tiny_world, tmp_path / "run", ("forget",), **LORA, **given)
     assert "  continuing from the checkpoint of step 10" in said
     assert (run.unlearned / WEIGHTS).read_bytes() == (adapted / "unlearned" / WEIGHTS).read_bytes()

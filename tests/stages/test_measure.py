@@ -27,7 +27,7 @@ def run(tiny_run, tiny_world, tmp_path, monkeypatch):
     copy = shutil.copytree(tiny_run, tmp_path / "run")
     shutil.rmtree(copy / "evals" / "rows")
     said = []
-    monkeypatch.setattr(Run, "say", lambda self, text: said.append(text))
+    monkeypatch.setattr(Run, "say", lambda self, text, **_: said.append(text))
     run = Run(load_config(copy, [f"out={copy}", f"model.control={tiny_world / 'control'}"]))
     object.__setattr__(run, "said", said)
     return run
