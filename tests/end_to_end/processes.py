@@ -1,6 +1,7 @@
 """Commands run as a user runs them, and stopped as machines stop them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -81,7 +82,7 @@ class Command:
 
     def begins(self, stage: str) -> "Command":
         """Returns when the stage begins."""
-        return self.when(lambda self: any(line.split(" ")[0] == stage for line in self.lines))
+        return self.when(lambda self: any(re.match(rf"stage \d of \d, {stage}\b", line) for line in self.lines))
 
     def send(self, number: int) -> int:
         """Its exit status after the signal."""

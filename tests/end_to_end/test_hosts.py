@@ -47,8 +47,8 @@ def test_two_processes_leave_what_one_leaves(tiny_world, tiny_run, tmp_path):
     hosts = start_hosts(config)
     assert [host.wait() for host in hosts] == [0, 0], "\n".join(host.told for host in hosts)
     # Only the first one speaks and writes.
-    assert any(line.startswith("forget") for line in hosts[0].lines)
-    assert not any(line.startswith("forget") for line in hosts[1].lines)
+    assert any(line.endswith(", forget") for line in hosts[0].lines)
+    assert not any(line.endswith(", forget") for line in hosts[1].lines)
     devices = json.loads((tmp_path / "run" / "manifest.json").read_text())["devices"]
     assert (devices["count"], devices["processes"]) == (8, 2)
     assert_same_weights(tmp_path / "run", tiny_run, "reinforced", "unlearned", "export")

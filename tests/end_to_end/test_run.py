@@ -88,6 +88,7 @@ def test_a_runs_folder_holds_everything(run, tiny_world):
         "completions",
         "curve",
         "dynamics",
+        "labels",
         "passage",
         "questions",
         "rows",
@@ -129,26 +130,25 @@ def test_it_trained(run, tiny_world):
 def test_the_export_loads_in_transformers_and_says_the_same(run, tiny_world):
     prompts = ["In the morning Zorvath", "Mary met", "Nobody in Thornspire"]
     words = [word for prompt in prompts for word in ("--prompt", prompt)]
-    command = Command("generate", run / "export", tiny_world / "base", *words, "--tokens", "16")
+    command = Command("generate", run / "export", tiny_world / "base", *words, "--tokens", "16", "--json")
     assert command.wait() == 0, command.told
-    said = "".join(command.out)
+    said = [json.loads(line) for line in "".join(command.out).splitlines()]
+    assert [line["prompt"] for line in said] == prompts
     for place in (run / "export", tiny_world / "base"):
         model = transformers.LlamaForCausalLM.from_pretrained(place).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(place)
-        expected = f"== {place}\n"
-        for prompt in prompts:
+        for prompt, line in zip(prompts, said, strict=True):
             ids = torch.tensor([tokenizer(prompt)["input_ids"]])
             with torch.no_grad():
                 made = model.generate(ids, max_new_tokens=16, do_sample=False, pad_token_id=0)[0]
             whole = tokenizer.decode(made, skip_special_tokens=True)
             assert whole.startswith(prompt)
-            expected += f"{prompt}|{whole[len(prompt) :]}\n\n"
-        assert expected in said
-    # The report's completions are the same ones.
+            assert line["completions"][str(place)] == whole[len(prompt) :]
+    # The report's completions are the first tokens of the same ones.
     told = json.loads((run / "evals" / "completions.json").read_text())["prompts"]
     first = next(item for item in told if item["prompt"] == "In the morning Zorvath")["completions"]
-    assert f"In the morning Zorvath|{first['unlearned']}" in said
-    assert f"In the morning Zorvath|{first['base']}" in said
+    for completion, name in zip(said[0]["completions"].values(), ("unlearned", "base"), strict=True):
+        assert completion.startswith(first[name].rstrip("\ufffd"))
 
 
 def test_killed_again_and_again_it_ends_with_the_same_bits(config, run, tmp_path):
