@@ -264,7 +264,7 @@ def test_completions_are_those_of_transformers(base):
     drawn = jaxforget.complete(base, prompts, new_tokens=12, temperature=1.5, seed=3)
     assert drawn != told
     assert drawn == jaxforget.complete(base, prompts, new_tokens=12, temperature=1.5, seed=3)
-    with pytest.raises(UserError, match="its 3 tokens and 500 new ones exceed the 128 positions"):
+    with pytest.raises(UserError, match="its 3 tokens and 500 new ones are beyond the 128 positions"):
         jaxforget.complete(base, ["Zorvath met"], new_tokens=500)
 
 
@@ -274,7 +274,8 @@ def test_evaluate_measures_what_torch_measures(base, tiny_world):
         base, "probability", probes=tiny_world / "probes.json", heldout=tiny_world / "heldout", batch=3
     )
     told = {row["metric"]: row for row in rows}
-    assert set(told) == {"familiarity", "retained", "perplexity"}
+    beside = {f"{metric}_{part}" for metric in ("familiarity", "retained") for part in ("first_token", "token_mean")}
+    assert set(told) == {"familiarity", "retained", "perplexity", *beside}
     other = rival(base)
 
     def log_probabilities(ids: list[int]) -> np.ndarray:
@@ -282,13 +283,16 @@ def test_evaluate_measures_what_torch_measures(base, tiny_world):
         return torch.log_softmax(logits, -1)[range(len(ids) - 1), ids[1:]].numpy()
 
     for metric in ("familiarity", "retained"):
-        means = []
+        wholes, means = [], []
         for probe in probes[metric]:
             prompt = base.tokenizer(probe["prompt"])["input_ids"]
             whole = base.tokenizer(probe["prompt"] + probe["answer"])["input_ids"]
             assert whole[: len(prompt)] == prompt
-            means.append(np.exp(log_probabilities(whole))[len(prompt) - 1 :].mean())
-        assert told[metric]["value"] == pytest.approx(np.mean(means), rel=1e-4)
+            logp = log_probabilities(whole)[len(prompt) - 1 :]
+            wholes.append(np.exp(logp.sum()))
+            means.append(np.exp(logp).mean())
+        assert told[metric]["value"] == pytest.approx(np.mean(wholes), rel=1e-4)
+        assert told[f"{metric}_token_mean"]["value"] == pytest.approx(np.mean(means), rel=1e-4)
         assert told[metric]["n"] == len(means)
         assert told[metric]["low"] <= told[metric]["value"] <= told[metric]["high"]
     ids = base.tokenizer((tiny_world / "heldout" / "a.txt").read_text(), add_special_tokens=False)["input_ids"]
@@ -303,7 +307,7 @@ def test_evaluate_measures_what_torch_measures(base, tiny_world):
 def test_evaluations_that_are_none(base, tiny_world):
     with pytest.raises(UserError, match="suite='nothing'"):
         jaxforget.evaluate(base, "nothing")
-    with pytest.raises(UserError, match="unknown key"):
+    with pytest.raises(UserError, match="knows no bach="):
         jaxforget.evaluate(base, "probability", probes=tiny_world / "probes.json", bach=3)
     with pytest.raises(UserError, match="nothing to measure: give probes="):
         jaxforget.evaluate(base)

@@ -28,7 +28,9 @@ class Terminal:
         self.process = subprocess.Popen(
             [*shell, sys.executable, "-m", "jaxforget", *map(str, words)],
             start_new_session=True,
-            env={**os.environ, "TERM": "xterm", **environment},
+            # A width in the environment, as a test runner may set it, would win over the terminal's own.
+            env={k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+            | {"TERM": "xterm", **environment},
         )
         # The slave stays open here until the command has opened it: a terminal that nobody holds is hung up.
         self._slave = slave

@@ -169,6 +169,11 @@ def test_the_options_taken_are_those_that_our_side_reads(step, monkeypatch):
     config, batch = config_to_hf(step.shape_of(given)), step.make_batch(8, 24, 0.25, 300, 0)
     side.JaxSide(None, None, config, batch, words=[], cached=False)
     # The step reads these too, which the bench leaves at their defaults; the objective is that of the option `method`.
-    assert seen == set(as_module("bench/words.py").HONOURED) | {"targets.cache", "retain.weight", "objective"}
+    assert seen == set(as_module("bench/words.py").HONOURED) | {
+        "targets.cache",
+        "targets.suppress",
+        "retain.weight",
+        "objective",
+    }
     with pytest.raises(UserError, match="--blocks 9: 8 devices in forget.accumulate=1 .* multiple of 8"):
         side.JaxSide(None, None, config, step.make_batch(9, 24, 0.25, 300, 0), words=[], cached=False)

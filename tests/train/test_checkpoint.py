@@ -153,14 +153,16 @@ def test_a_flipped_byte_anywhere_is_found_and_the_older_checkpoint_is_taken(tmp_
         with opened(tmp_path, keep=10) as checkpoints:
             checkpoints.save(2, state)
             checkpoints.wait()
-            path = files_of(tmp_path, 2)[number]
+            # Another save of the same state may lie in fewer files.
+            paths = files_of(tmp_path, 2)
+            path = paths[number % len(paths)]
             content = bytearray(path.read_bytes() or b"x")
             content[len(content) // 2] ^= 1
             path.write_bytes(content)
             with pytest.raises(UserError, match="(is damaged|is gone|cannot be read)"):
                 checkpoints.restore(2, abstract())
             (line,) = checkpoints.drop_damaged()
-            assert path.name in line or number == 0
+            assert path.name in line or path == paths[0]
             assert checkpoints.latest() == 1
             assert checkpoints.drop_damaged() == []
             assert_same_bits(checkpoints.restore(1, abstract()), state)
