@@ -289,8 +289,7 @@ def test_evaluate_measures_what_torch_measures(base, tiny_world):
             whole = base.tokenizer(probe["prompt"] + probe["answer"])["input_ids"]
             assert whole[: len(prompt)] == prompt
             logp = log_probabilities(whole)[len(prompt) - 1 :]
-            wholes.append(np.exp(logp.sum()))
-            means.append(np.exp(logp).mean())
+            wholes, means = [*wholes, np.exp(logp.sum())], [*means, np.exp(logp).mean()]
         assert told[metric]["value"] == pytest.approx(np.mean(wholes), rel=1e-4)
         assert told[f"{metric}_token_mean"]["value"] == pytest.approx(np.mean(means), rel=1e-4)
         assert told[metric]["n"] == len(means)
