@@ -1,12 +1,18 @@
 """Figures as files of their own: the curves of a run for a README or a slide, and every figure of a page."""
 
+import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jaxforget.errors import UserError
 from jaxforget.files import write_text
 from jaxforget.report.plots import quantity_chart
-from jaxforget.report.tones import style
+from jaxforget.report.tones import TONES, light_style, style
+
+# The renderer of PNG files draws no text at all in a font that is not installed, so one of these is chosen.
+FONTS = ("Helvetica Neue", "Arial", "Segoe UI", "Liberation Sans", "DejaVu Sans", "Noto Sans", "Roboto")
+ZOOM = 3  # pixels of a PNG for a pixel of the figure
 
 
 def curves_svg(rows_by_model: Mapping[str, Sequence[Mapping[str, float | None]]]) -> str:
@@ -45,20 +51,50 @@ def write_curves_svg(rows_by_model: Mapping[str, Sequence[Mapping[str, float | N
 
 
 def write_figures(page: str, folder: Path) -> list[Path]:
-    """Write every figure of a page as an SVG document of its own: SECTION-NUMBER.svg in `folder`.
+    """Write every figure of a page as a document of its own: SECTION-NUMBER.svg in `folder`, and a PNG beside it.
+
+    The PNG files have the light colours. They are left out if the package resvg-py is not installed.
 
     Args:
       page: HTML of the page; a figure is an `<svg role="img">` in a section with an id.
+
+    Raises:
+      UserError: PNG files cannot be drawn because this machine has no font.
     """
+    draws = importlib.util.find_spec("resvg_py") is not None
     written = []
     for section, content in re.findall(r'<section id="(\w+)">(.*?)</section>', page, re.S):
         for number, drawn in enumerate(re.findall(r"<svg viewBox.*?</svg>", content, re.S), start=1):
             width, height = re.match(r'<svg viewBox="0 0 (\d+) (\d+)"', drawn).groups()
             path = folder / f"{section}-{number}.svg"
             inner = drawn.replace("<svg ", f'<svg width="{width}" height="{height}" ', 1)
-            write_text(path, f"{_open(int(width), int(height))}{inner}</svg>\n")
+            document = f"{_open(int(width), int(height))}{inner}</svg>\n"
+            write_text(path, document)
             written.append(path)
+            if draws:
+                path.with_suffix(".png").write_bytes(png(document))
+                written.append(path.with_suffix(".png"))
     return written
+
+
+def png(document: str) -> bytes:
+    """Return an SVG document of this module as a PNG in the light colours.
+
+    Raises:
+      UserError: this machine has none of `FONTS`, so that the figure would have no text.
+    """
+    import resvg_py
+
+    text = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><text y="9" font-family="{}">M</text></svg>'
+    empty = resvg_py.svg_to_bytes(svg_string=text.replace("M", ""))
+    font = next((name for name in FONTS if resvg_py.svg_to_bytes(svg_string=text.format(name)) != empty), None)
+    if font is None:
+        raise UserError(
+            f"PNG figures need one of the fonts {', '.join(FONTS)}; install one (Debian: apt-get install "
+            "fonts-dejavu-core)"
+        )
+    plain = document.replace(style(), light_style()).replace("var(--page)", TONES["page"][0])
+    return resvg_py.svg_to_bytes(svg_string=plain, background=TONES["page"][0], zoom=ZOOM, sans_serif_family=font)
 
 
 def _open(width: int, height: int) -> str:

@@ -135,7 +135,7 @@ def write_report(run: str | Path, *others: str | Path, out: Path | None = None, 
     Args:
       run, others: folders of runs.
       out: file to write; None writes report.html, or comparison.html for several runs, into the first folder.
-      figures: also write every figure as SVG into the folder figures/ beside the page.
+      figures: also write every figure as SVG and PNG into the folder figures/ beside the page.
 
     Returns:
       The path of the page.

@@ -74,6 +74,17 @@ for (const table of document.querySelectorAll("table.data")) {
   (table.closest(".wide") || table).after(tools);
 }
 
+// A table that is wider than its place scrolls, and the keyboard must reach it.
+function reach(wide) {
+  if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0;
+  else wide.removeAttribute("tabindex");
+}
+const sized = "ResizeObserver" in window && new ResizeObserver(entries => entries.forEach(entry => reach(entry.target)));
+for (const wide of document.querySelectorAll(".wide")) {
+  reach(wide);
+  if (sized) sized.observe(wide);
+}
+
 // A link of the contents opens what it leads to, and the section in view is marked.
 const links = new Map([...document.querySelectorAll("nav a")].map(link => [link.hash.slice(1), link]));
 function open() {

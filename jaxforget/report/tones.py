@@ -49,26 +49,50 @@ OTHERS = 6
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
 
 
+# Rules of the figures: (selector, declarations).
+_RULES = (
+    (
+        "svg text",
+        "font-family:ui-sans-serif,system-ui,sans-serif;font-size:11px;font-variant-numeric:tabular-nums;"
+        "fill:var(--soft);unicode-bidi:isolate",
+    ),
+    ("svg .label", "fill:var(--tone)"),
+    ("svg .title", "font-size:13px;font-weight:600;fill:var(--ink)"),
+    ("svg .grid", "stroke:var(--grid)"),
+    ("svg .line", "fill:none;stroke:var(--tone);stroke-width:2;stroke-linejoin:round;stroke-linecap:round"),
+    ("svg .dashed", "stroke-width:1.3;stroke-dasharray:5 4"),
+    ("svg .dot", "fill:var(--tone)"),
+    ("svg .hollow", "fill:var(--page);stroke:var(--tone);stroke-width:1.6"),
+    ("svg .leader", "stroke:var(--tone);stroke-width:.7;opacity:.6"),
+)
+
+
 def style() -> str:
     """Return CSS: the tones for light and dark pages, and the rules that the figures share."""
     light = "".join(f"--{name}:{pair[0]};" for name, pair in TONES.items())
     dark = "".join(f"--{name}:{pair[1]};" for name, pair in TONES.items())
-    rules = "".join(f".t-{name}{{--tone:var(--{name})}}" for name in TONES)
     return (
         f":root{{color-scheme:light dark;{light}}}"
         f"@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
         # Paper is white, whatever the screen was.
         f"@media print{{:root{{color-scheme:light;{light}}}}}"
-        f"{rules}"
-        "svg text{font:11px ui-sans-serif,system-ui,sans-serif;font-variant-numeric:tabular-nums;"
-        "fill:var(--soft);unicode-bidi:isolate}"
-        "svg .label{fill:var(--tone)}svg .title{font-size:13px;font-weight:600;fill:var(--ink)}"
-        "svg .grid{stroke:var(--grid)}"
-        "svg .line{fill:none;stroke:var(--tone);stroke-width:2;stroke-linejoin:round;stroke-linecap:round}"
-        "svg .dashed{stroke-width:1.3;stroke-dasharray:5 4}"
-        "svg .dot{fill:var(--tone)}svg .hollow{fill:var(--page);stroke:var(--tone);stroke-width:1.6}"
-        "svg .leader{stroke:var(--tone);stroke-width:.7;opacity:.6}"
+        + "".join(f".t-{name}{{--tone:var(--{name})}}" for name in TONES)
+        + "".join(f"{selector}{{{declared}}}" for selector, declared in _RULES)
     )
+
+
+def light_style() -> str:
+    """Return the figures' CSS with the light colours written out, for renderers without custom properties."""
+    rules = []
+    for selector, declared in _RULES:
+        for one in declared.split(";"):
+            one = re.sub(r"var\(--(?!tone)(\w+)\)", lambda found: TONES[found[1]][0], one)
+            if "var(--tone)" not in one:
+                rules.append(f"{selector}{{{one}}}")
+            else:
+                inner = selector.removeprefix("svg ")
+                rules += [f".t-{name} {inner}{{{one.replace('var(--tone)', TONES[name][0])}}}" for name in TONES]
+    return "".join(rules)
 
 
 def model_tones(models: Iterable[str]) -> dict[str, str]:

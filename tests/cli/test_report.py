@@ -13,7 +13,7 @@ def test_two_runs_on_one_page_and_figures_beside_it(capsys, copied, tmp_path):
     assert "moved: unlearned" in page
     figures = list((copied / "figures").iterdir())
     assert len(figures) > 3
-    assert all(path.suffix == ".svg" for path in figures)
+    assert {path.suffix for path in figures} == {".svg", ".png"}
 
 
 def test_the_page_goes_where_the_user_wants_it(capsys, copied, tmp_path):
