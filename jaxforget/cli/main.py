@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jaxforget
-from jaxforget.cli import chain, chat, compare, demo, generate, plan, profile, report, review
+from jaxforget.cli import chain, chat, compare, completion, demo, generate, plan, profile, report, review
 from jaxforget.cli.faults import Terminated, leave, quiet_threads, silence, tell, terminable, users_fault
 from jaxforget.cli.parser import LAYOUT, Parser
 from jaxforget.interrupts import Ending
@@ -24,8 +24,8 @@ first steps:
 
 `jaxforget help COMMAND` says more about a command; `jaxforget help run` lists every option.
 """
-COMMANDS = (demo, chain, report, review, compare, plan, profile, generate, chat)  # in the order of the help
-ANEW = ("plan", "profile", "generate", "chat")  # commands that store nothing to resume from
+COMMANDS = (demo, chain, report, review, compare, plan, profile, generate, chat, completion)  # in the order of the help
+ANEW = ("plan", "profile", "generate", "chat", "completion")  # commands that store nothing to resume from
 
 
 def main(arguments: Sequence[str] | None = None, *, ending: Ending | None = None) -> int:
@@ -163,13 +163,12 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
     )
     parser.add_argument("--version", action="version", version=f"jaxforget {jaxforget.__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="name", help="one of the commands below")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="name")
     subparsers: dict[str, Parser] = {}
-    listed = []
 
     def add_command(name: str, summary: str, run) -> Parser:
-        listed.append(f"  {name:9}  {summary}\n")
-        sub = commands.add_parser(name, description=f"{summary[0].upper()}{summary[1:]}.", formatter_class=LAYOUT)
+        described = f"{summary[0].upper()}{summary[1:]}."
+        sub = commands.add_parser(name, help=summary, description=described, formatter_class=LAYOUT)
         # --debug may stand before or after the command: without SUPPRESS its absence here would undo the former.
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks")
         sub.set_defaults(command=run)
@@ -178,6 +177,5 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
 
     for command in COMMANDS:
         command.add(add_command)
-    listed.append(f"  {'help':9}  show this help, or that of a command\n")
-    parser.epilog = "commands:\n" + "".join(listed) + f"\n{EXAMPLES}"
+    parser.epilog = EXAMPLES
     return parser, subparsers

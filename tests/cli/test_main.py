@@ -70,7 +70,7 @@ def test_help_lists_the_commands_and_defaults(capsys):
     assert status_of("--help") == 0
     said = capsys.readouterr().out
     assert set(COMMANDS) >= FIXED
-    assert all(re.search(rf"^ +{command} +\w", said, re.M) for command in COMMANDS)
+    assert all(re.search(rf"^ +{command}\s+\w", said, re.M) for command in COMMANDS)
     status_of("export", "--help")
     assert "forget.batch" not in capsys.readouterr().out
     status_of("run", "--help")
