@@ -314,6 +314,15 @@ class CheckpointOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class LogOptions:
+    """Where metrics go besides metrics.jsonl and TensorBoard."""
+
+    wandb: str | None = layout(
+        None, TRAINING, "also send metrics to this project of Weights & Biases (extra: wandb); null sends nothing"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class MeshOptions:
     """The mesh of devices; one size may be -1, which stands for all remaining devices."""
 
@@ -380,6 +389,7 @@ class Config:
     lora: LoraOptions = dataclasses.field(default_factory=LoraOptions)
     evals: EvalOptions = dataclasses.field(default_factory=EvalOptions)
     checkpoints: CheckpointOptions = dataclasses.field(default_factory=CheckpointOptions)
+    log: LogOptions = dataclasses.field(default_factory=LogOptions)
     mesh: MeshOptions = dataclasses.field(default_factory=MeshOptions)
     export: ExportOptions = dataclasses.field(default_factory=ExportOptions)
     endpoint: EndpointOptions = dataclasses.field(default_factory=EndpointOptions)

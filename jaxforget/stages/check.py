@@ -23,6 +23,7 @@ from jaxforget.models.weights import dense_layers
 from jaxforget.sharding import row_shards
 from jaxforget.stages.build import make_retain
 from jaxforget.stages.run import Run
+from jaxforget.train.metrics import import_wandb
 
 MODEL_STAGES = {"prepare", "reinforce", "forget", "eval", "export"}
 
@@ -36,6 +37,8 @@ def check(run: Run, stages: Collection[str]) -> None:
     """
     config, wanted = run.config, set(stages)
     make_retain(config)  # checks the method, its settings and the retain term
+    if config.log.wandb and wanted & {"reinforce", "forget"}:
+        import_wandb()
     base = None
     if run.reinforces_first and "anchors" in wanted:
         wanted.add("reinforce")  # its model helps to find the anchors

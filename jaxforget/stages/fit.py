@@ -102,7 +102,15 @@ def fit(
         first = latest or 0
         iterator = batches(first)
         evaluate = watch(first) if watch is not None else None
-        log = MetricsLog(run.folder, stage, first_step=first, total_steps=steps, active=jax.process_index() == 0)
+        log = MetricsLog(
+            run.folder,
+            stage,
+            first_step=first,
+            total_steps=steps,
+            active=jax.process_index() == 0,
+            wandb=config.log.wandb,
+            settings=dataclasses.asdict(config),
+        )
         state = run_loop(
             state,
             make_step(make_forward(student.module), optimizer, shardings),

@@ -1,14 +1,20 @@
-"""The log of a run: metrics.jsonl, TensorBoard, and a progress bar on a terminal."""
+"""The log of a run: metrics.jsonl, TensorBoard, Weights & Biases, and a progress bar on a terminal."""
 
+import importlib
 import json
 import os
+import secrets
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from tqdm import tqdm
+
+from jaxforget.errors import UserError, first_line
 
 PRINT_EVERY = 30  # seconds between lines of progress if there is no terminal for a progress bar
 
@@ -22,12 +28,28 @@ class MetricsLog:
       first_step: last step that is done; records of an interrupted attempt after it are removed.
       total_steps: last step of the stage.
       active: False writes nothing, for all processes but the first.
+      wandb: project of Weights & Biases that also receives the metrics; None for none.
+      settings: options of the run, which Weights & Biases shows beside the metrics.
+
+    Raises:
+      UserError: `wandb` is set, and the package is missing or cannot start.
     """
 
-    def __init__(self, run: Path, stage: str, *, first_step: int, total_steps: int, active: bool):
+    def __init__(
+        self,
+        run: Path,
+        stage: str,
+        *,
+        first_step: int,
+        total_steps: int,
+        active: bool,
+        wandb: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ):
         self._stage, self._active = stage, active
         if not active:
             return
+        self._remote = _start_wandb(wandb, run, stage, settings, resumed=first_step > 0) if wandb else None
         # Imported here because the import takes half a second.
         from tensorboardX import SummaryWriter
 
@@ -66,6 +88,8 @@ class MetricsLog:
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
+        if self._remote is not None:
+            self._remote.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
         if kind == "train":
             self._bar.update(step - self._bar.n)
             losses = " ".join(f"{k} {v:.4g}" for k, v in values.items() if "loss" in k)
@@ -83,6 +107,43 @@ class MetricsLog:
             self._file.close()
             self._board.close()
             self._bar.close()
+            if self._remote is not None:
+                self._remote.finish()
+
+
+def import_wandb() -> ModuleType:
+    """Return the package wandb.
+
+    Raises:
+      UserError: it cannot be imported.
+    """
+    try:
+        return importlib.import_module("wandb")
+    except ImportError as error:
+        fault = first_line(error)
+        raise UserError(f"log.wandb is set, but wandb does not import ({fault}); run pip install wandb") from None
+
+
+def _start_wandb(project: str, run: Path, stage: str, settings: Mapping[str, Any] | None, *, resumed: bool) -> Any:
+    """Open a stage's record on Weights & Biases; a resumed stage continues the record of its last attempt."""
+    wandb = import_wandb()
+    place = run / "wandb" / f"{stage}.id"
+    name = place.read_text(encoding="utf-8").strip() if resumed and place.is_file() else secrets.token_hex(4)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(name, encoding="utf-8")
+    try:
+        return wandb.init(
+            project=project,
+            id=name,
+            resume="allow",
+            name=f"{run.resolve().name} {stage}",
+            dir=str(run),
+            config=dict(settings or {}),
+            allow_val_change=True,
+        )
+    except Exception as error:  # the package's own kinds: no key, no network, a refused name
+        remedy = "run wandb login, set WANDB_MODE=offline, or unset log.wandb"
+        raise UserError(f"log.wandb={project}: {first_line(error)}; {remedy}") from error
 
 
 def duration(seconds: float) -> str:

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cli.saying import fault, status_of
 from tests.tiny_run import save_llama
+from tests.train.test_metrics import FakeWandb
 
 
 def altered(folder: Path, source: Path, **changes) -> Path:
@@ -247,3 +249,23 @@ def test_a_dry_run_shows_the_run_and_makes_nothing(capsys, config, tmp_path):
     assert "--price 2: give a price of at least 0, together with --dry-run" in fault(
         capsys, "run", config, "--price", "2"
     )
+
+
+def test_wandb_that_is_not_installed_is_refused_before_anything_runs(capsys, config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    said = fault(capsys, "run", config, "log.wandb=mine")
+    assert said.startswith("log.wandb is set, but wandb does not import (")
+    assert said.endswith("); run pip install wandb")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_training_stages_send_their_metrics_to_wandb(config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", fake := FakeWandb())
+    for stage in ("anchors", "prepare", "reinforce"):
+        assert status_of(stage, config, "log.wandb=mine") == 0
+    (start,) = fake.starts
+    assert (start["project"], start["name"]) == ("mine", "run reinforce")
+    assert start["config"]["reinforce"]["max_steps"] == 3
+    steps = [step for step, values in fake.logged[start["id"]] if "train/loss" in values]
+    assert steps == [1, 2, 3]
+    assert fake.finished == [start["id"]]

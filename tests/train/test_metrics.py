@@ -4,12 +4,14 @@ import io
 import json
 import re
 import struct
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from jaxforget.errors import UserError
 from jaxforget.train.metrics import MetricsLog, duration, keep_records, read_records
 
 
@@ -133,6 +135,64 @@ def test_tensorboard_hides_what_is_written_again(tmp_path, first, purged):
     # The start event of a session tells TensorBoard to discard later steps of older files.
     starts = [event.step for event in events(tmp_path / "tensorboard" / "forget") if event.HasField("session_log")]
     assert starts == [purged]
+
+
+class FakeWandb:
+    """The part of the package wandb that the log uses; it keeps what it receives, by record."""
+
+    def __init__(self, fault: Exception | None = None):
+        self.fault, self.starts, self.logged, self.finished = fault, [], {}, []
+
+    def init(self, **given):
+        if self.fault is not None:
+            raise self.fault
+        self.starts.append(given)
+        name = given["id"]
+        return SimpleNamespace(
+            log=lambda values, step: self.logged.setdefault(name, []).append((step, values)),
+            finish=lambda: self.finished.append(name),
+        )
+
+
+def write_to_wandb(run: Path, steps, first: int = 0) -> None:
+    settings = {"seed": 3}
+    log = MetricsLog(
+        run, "forget", first_step=first, total_steps=10, active=True, wandb="unlearning", settings=settings
+    )
+    for step in steps:
+        log.write(step, {"loss": 1.0 / step})
+    log.write(steps[-1], {"familiarity": 0.5}, kind="eval")
+    log.close()
+
+
+def test_wandb_receives_every_record_and_a_resumed_stage_continues_its_own(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", fake := FakeWandb())
+    write_to_wandb(tmp_path / "mine", [1, 2])
+    write_to_wandb(tmp_path / "mine", [3], first=2)
+    first, second = fake.starts
+    assert (first["project"], first["name"], first["config"]) == ("unlearning", "mine forget", {"seed": 3})
+    assert first["dir"] == str(tmp_path / "mine")
+    assert second["id"] == first["id"]
+    assert second["resume"] == "allow"
+    assert fake.logged == {
+        first["id"]: [
+            (1, {"train/loss": 1.0}),
+            (2, {"train/loss": 0.5}),
+            (2, {"eval/familiarity": 0.5}),
+            (3, {"train/loss": 1 / 3}),
+            (3, {"eval/familiarity": 0.5}),
+        ]
+    }
+    assert fake.finished == [first["id"]] * 2
+    write_to_wandb(tmp_path / "mine", [1])
+    assert fake.starts[2]["id"] != first["id"], "a stage that starts over has a record of its own"
+
+
+def test_a_wandb_that_cannot_start_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", FakeWandb(RuntimeError("api_key not configured\nmore")))
+    with pytest.raises(UserError, match="^log.wandb=unlearning: api_key not configured; run wandb login, set WANDB"):
+        write_to_wandb(tmp_path, [1])
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_other_processes_write_nothing(tmp_path):
