@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from jaxforget.evals.familiarity import ANSWER
 from jaxforget.evals.rows import Row
 from jaxforget.report.artefacts import read_summary
 
@@ -16,8 +17,8 @@ FORGOTTEN_BY = ("familiarity", "knowmem_forget", "forget_prob", "familiarity_com
 KEPT_BY = ("retained", "knowmem_retain", "model_utility")
 ABOVE = "_above_control"
 # Plain questions are no attack. Interpolation towards base brings back anything in the end: it measures how thin the
-# forgetting is. Membership's areas under a curve are on another scale than the answers' probabilities.
-NO_ATTACK = ("plain", "back_to_base", "auc_")
+# forgetting is.
+NO_ATTACK = ("plain", "back_to_base")
 
 # Shares of base's knowledge above the control that may be left.
 FORGOTTEN = 0.1
@@ -156,10 +157,17 @@ def strongest_attack(rows: Collection[Row], model: str = "unlearned") -> str:
 
 
 def attacks_above(rows: Collection[Row], model: str) -> Mapping[str, float]:
-    """Return attack -> distance of `model` above the control under the same attack; plain questions are no attack."""
+    """Return attack -> distance of `model` above the control under the same attack; plain questions are no attack.
+
+    Only probabilities of answers count: margins and areas under a curve have distances to the control, too, but on
+    other scales.
+    """
     values = {row.metric for row in rows if row.model == model and row.value is not None}
-    above = {row.metric.removesuffix(ABOVE): row.value for row in rows
-             if row.model == model and row.metric.endswith(ABOVE) and row.value is not None}  # fmt: skip
+    above = {
+        row.metric.removesuffix(ABOVE): row.value
+        for row in rows
+        if row.model == model and row.metric.endswith(ABOVE) and row.value is not None and ANSWER in row.convention
+    }
     return {attack: value for attack, value in above.items() if attack in values and not attack.startswith(NO_ATTACK)}
 
 

@@ -176,7 +176,7 @@ def attack_rows() -> list[dict]:
         "relearn_target_24": {"unlearned": 0.64, "control": 0.06},
     }.items():
         for model, value in values.items():
-            row = {"metric": metric, "convention": f"mean under {metric}", "model": model, "value": value}
+            row = {"metric": metric, "convention": f"probability of the whole answer; {metric}", "model": model, "value": value}
             rows.append({**row, "low": value - 0.01, "high": value + 0.01, "n": 96})
             if model != "control":
                 above = value - values["control"]

@@ -71,8 +71,8 @@ def test_the_page_shows_attacks_once_and_the_words_to_read(tmp_path):
     # Attacks have their own table: none of them is among the evidence's.
     assert "int4 above control" not in text
     assert "Strongest attack brings back 0.640 (relearning 24 steps)." in text
-    assert text.count("mean under int4") == 0  # the convention is a title
-    assert 'title="mean under int4"' in page
+    assert text.count("probability of the whole answer; int4") == 0  # the convention is a title
+    assert 'title="probability of the whole answer; int4"' in page
     assert "familiarity" in text
 
 

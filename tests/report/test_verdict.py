@@ -68,9 +68,11 @@ def test_the_strongest_attack_is_the_furthest_above_the_control():
     attacked = [Row(**item) for item in attack_rows()]
     found = judge([*rows((0.93, 0.04), control=0.03), *attacked])
     assert "Strongest attack brings back 0.640 (relearning 24 steps)." in found.sentence
-    # Interpolation towards base and areas under a curve are no attacks on the answers.
-    for name in ("back_to_base_90", "auc_loss", "plain"):
-        more = [row(name, "unlearned", 0.99), row(f"{name}_above_control", "unlearned", 0.95)]
+    # Interpolation towards base, areas under a curve and margins in nats are no attacks on the answers.
+    answer = "probability of the whole answer"
+    others = {"back_to_base_90": answer, "plain": answer, "auc_loss": "P(member)", "target_margin": "nats"}
+    for name, convention in others.items():
+        more = [row(name, "unlearned", 5.3, convention), row(f"{name}_above_control", "unlearned", 5.2, convention)]
         assert judge([*rows((0.93, 0.04), control=0.03), *attacked, *more]).sentence == found.sentence
 
 
