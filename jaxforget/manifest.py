@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -75,6 +76,7 @@ class Manifest:
             "seconds": round(seconds, 3),
             "inputs": dict(inputs),
             "options": dict(options or {}),
+            "peak_bytes": peak_bytes(),
             "devices": self._devices,  # those of the start that finished it; None if it did not ask for them
             "finished": _now(),
         }
@@ -186,6 +188,19 @@ def current_devices() -> dict[str, Any]:
     """Return number and kind of the devices of this start, and the number of its processes."""
     devices = jax.devices()
     return {"count": len(devices), "kind": devices[0].device_kind, "processes": jax.process_count()}
+
+
+def peak_bytes() -> int:
+    """Return the largest memory in use so far: of this process's fullest device, or on a CPU of the process itself."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    used = max(one.get("peak_bytes_in_use", 0) for one in stats)
+    return used or process_peak_bytes()
+
+
+def process_peak_bytes() -> int:
+    """Return the largest resident memory of this process so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def fingerprint(inputs: Mapping[str, str]) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from jaxforget.demo.world import build_world
 from jaxforget.errors import UserError
 from jaxforget.evals.tables import metric_lines
 from jaxforget.files import read_json, write_json, write_text
+from jaxforget.manifest import process_peak_bytes
 from jaxforget.pipeline import run_chain, run_stage, stage_seconds
 from jaxforget.report.texts import cut_at_word
 from jaxforget.report.verdict import judge_run
@@ -72,7 +72,7 @@ def run_demo(out: Path, seed: int) -> dict[str, Any]:
     results = {
         "models": _models(done, paper),
         "seconds": seconds.total(),
-        "peak_rss_bytes": _peak_memory(),
+        "peak_rss_bytes": process_peak_bytes(),
         "cores": os.cpu_count(),
         "folders": {name: str(folder) for name, folder in folders.items()},
         "stages": {name: stage_seconds(run) for name, run in (("recommended", done), ("paper", paper))},
@@ -150,12 +150,6 @@ def _show(out: Path, results: dict[str, Any]) -> None:
     print(f"\n{judge_run(out).line(sys.stdout)}")
     seconds = results["seconds"]
     print(f"\n{seconds['total']:.0f} s, {results['peak_rss_bytes'] / 2**30:.1f} GiB at most; {out / 'report.html'}")
-
-
-def _peak_memory() -> int:
-    """Return the largest resident memory of this process so far, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _say(text: str) -> None:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from jaxforget.evals.rows import Row
 from jaxforget.report.artefacts import AuditedPassage, model_order
 from jaxforget.report.plots import quantity_chart
-from jaxforget.report.tones import figure
+from jaxforget.report.tones import figure, share
 from jaxforget.report.verdict import ABOVE, attack_name, attacks_above
 
 RELEARNED = re.compile(r"(relearn_\w+)_(\d+)")
@@ -72,7 +72,7 @@ def _bars(values: Mapping[tuple[str, str], Row], rows: Sequence[Row]) -> list[di
     bars = []
     for attack in list(kinds.values())[:BARS]:
         pair = [(m, values[attack, m].value) for m in ("unlearned", "control") if (attack, m) in values]
-        shown = [(m, figure(v), 100 * min(max(v, 0.0), 1.0)) for m, v in pair]
+        shown = [(m, share(v), 100 * min(max(v, 0.0), 1.0)) for m, v in pair]
         bars.append({"attack": attack_name(attack), "bars": shown})
     return bars
 

@@ -42,23 +42,33 @@ def evidence(
     found = []
     for suite, lines in tables.items():
         models = model_order(model for cells in lines.values() for model in cells)
-        shown = [_line(metric, said, lines[metric, said[0]], models) for metric, said in _merged(lines)]
+        shown = [_line(line, models) for line in _merged(lines)]
         found.append({"suite": suite, "says": SAYS.get(suite, ""), "models": models, "lines": shown})
     # Most of the reading is in the probabilities, which every run has.
     return sorted(found, key=lambda table: table["suite"] != "probability")
 
 
-def _merged(lines: Mapping[tuple[str, str], Mapping[str, Row]]) -> list[tuple[str, list[str]]]:
-    """Return (metric, conventions) of every line; conventions under which all figures are equal share one line."""
-    merged: dict[tuple, tuple[str, list[str]]] = {}
+def _merged(lines: Mapping[tuple[str, str], Mapping[str, Row]]) -> list[dict[str, Any]]:
+    """Return {"metric", "conventions", "also", "cells"} of every line; lines of the same figures are one.
+
+    Conventions of one metric share a line where all figures are equal. So do several metrics of one direction where the
+    models differ: an answer of one token has the same probability under every way of counting.
+    """
+    merged: dict[tuple, dict[str, Any]] = {}
     for (metric, convention), cells in lines.items():
         figures = tuple(sorted((m, r.value, r.low, r.high, r.n) for m, r in cells.items() if r.value is not None))
-        merged.setdefault((metric, figures), (metric, []))[1].append(convention)
+        told = len({row.value for row in cells.values()}) > 2  # fewer figures may agree by accident
+        key = (meaning(metric)[0] if told else metric, figures)
+        kept = merged.setdefault(key, {"metric": metric, "conventions": [], "also": [], "cells": cells})
+        if metric != kept["metric"]:
+            kept["also"].append(metric)
+        kept["conventions"].append(convention)
     order = list(dict.fromkeys(metric for metric, _ in lines))
-    return sorted(merged.values(), key=lambda line: order.index(line[0]))
+    return sorted(merged.values(), key=lambda line: order.index(line["metric"]))
 
 
-def _line(metric: str, conventions: Sequence[str], cells: Mapping[str, Row], models: Sequence[str]) -> dict[str, Any]:
+def _line(line: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
+    metric, cells = line["metric"], line["cells"]
     better, sentence = meaning(metric)
     counts = sorted({row.n for row in cells.values() if row.n is not None})
     shown = []
@@ -73,7 +83,8 @@ def _line(metric: str, conventions: Sequence[str], cells: Mapping[str, Row], mod
         "arrow": better,
         "better": BETTER[better],
         "sentence": sentence,
-        "conventions": list(conventions),
+        "also": [name.replace("_", " ") for name in dict.fromkeys(line["also"])],
+        "conventions": line["conventions"],
         "n": ", ".join(f"{n:,}" for n in counts),
         "cells": shown,
     }

@@ -40,10 +40,14 @@ def _missing(run: Path) -> dict[str, tuple[str, str]]:
     }
 
 
-def render(*folders: Path) -> str:
+def render(*folders: Path, price: float | None = None) -> str:
     """Return the page of one run, or of several side by side, as HTML.
 
     The first run's texts are shown in full; of the others, the page shows their figures, curves and completions.
+
+    Args:
+      folders: folders of the runs.
+      price: dollars of one device for an hour, for the table of costs.
 
     Raises:
       UserError: a file of a run is malformed; the message names the file and the place.
@@ -56,15 +60,15 @@ def render(*folders: Path) -> str:
     suites = {key: suite for run in reversed(runs) for key, suite in run.suites.items()}
     models = artefacts.model_order(row.model for row in summary)
     students = [column(run, "unlearned", runs) for run in runs]
-    tones = model_tones([*models, *students])
+    tones = model_tones([*artefacts.MODEL_ORDER, *models, *students])
     script = (HERE / "script.js").read_text(encoding="utf-8")
     alone = len(runs) == 1
     context: dict[str, Any] = {
         "name": first.name if alone else " and ".join(run.name for run in runs),
-        "verdicts": [(run.name, judge(run.summary or ()), _three(run)) for run in runs],
+        "verdicts": [(run.name, judge(run.summary), _three(run)) for run in runs],
         "facts": sections.facts(config, manifest, metrics),
-        "method": sections.method(config),
-        "target": config.get("corpus.path"),
+        "method": sections.method({**config, "retain.path": sections.near(config.get("retain.path"))}),
+        "target": sections.near(config.get("corpus.path")),
         "headline": sections.headline(first.summary or (), first.curve or ()) if alone else [],
         "scatter": sections.scatter(summary, tones),
         "curves": sections.curves(_curves(runs), summary),
@@ -79,7 +83,7 @@ def render(*folders: Path) -> str:
         # Attacks have a table of their own, where each stands beside the control.
         "evidence": None if first.summary is None else evidence(summary, suites, attacking),
         "anchors": sections.anchors(first.anchors, first.diagnosis),
-        "cost": [(run.name, sections.cost(run.manifest or {}, run.metrics or {})) for run in runs],
+        "cost": [(run.name, sections.cost(run.manifest or {}, run.metrics or {}, price)) for run in runs],
         "configs": [(run.name, run.config[0] if run.config else None) for run in runs],
         "versions": sections.versions(manifest),
         "has_manifest": first.manifest is not None,
@@ -105,7 +109,7 @@ def render(*folders: Path) -> str:
 def _three(run: RunData) -> list[tuple[str, str, str]]:
     """Return (quantity, before, after) of the three quantities of a run, for the table of several runs."""
     cards = sections.headline(run.summary or (), run.curve or ())
-    return [(card["name"], figure(card["before"]), figure(card["after"])) for card in cards]
+    return [(card["name"], card["before"], card["after"]) for card in cards]
 
 
 def _curves(runs: Sequence[RunData]) -> dict[str, Sequence[artefacts.CurveRow]] | None:
@@ -127,7 +131,13 @@ def _completions(runs: Sequence[RunData]) -> list[artefacts.Completion] | None:
     return [artefacts.Completion(prompt, texts) for prompt, texts in merged.items()]
 
 
-def write_report(run: str | Path, *others: str | Path, out: Path | None = None, figures: bool = False) -> Path:
+def write_report(
+    run: str | Path,
+    *others: str | Path,
+    out: Path | None = None,
+    figures: bool = False,
+    price: float | None = None,
+) -> Path:
     """Write the page of a run, or of several side by side, atomically.
 
     A missing artefact leaves a note with the command that makes it; the rest of the page stands.
@@ -136,6 +146,7 @@ def write_report(run: str | Path, *others: str | Path, out: Path | None = None, 
       run, others: folders of runs.
       out: file to write; None writes report.html, or comparison.html for several runs, into the first folder.
       figures: also write every figure as SVG and PNG into the folder figures/ beside the page.
+      price: dollars of one device for an hour; the page then shows what the run cost.
 
     Returns:
       The path of the page.
@@ -148,7 +159,7 @@ def write_report(run: str | Path, *others: str | Path, out: Path | None = None, 
         if not folder.is_dir():
             raise UserError(f"{folder}: no such run; name the folder of one, such as runs/demo")
     path = out or folders[0] / ("comparison.html" if others else "report.html")
-    page = render(*folders)
+    page = render(*folders, price=price)
     write_text(path, page)
     if figures:
         write_figures(page, path.parent / "figures")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from jaxforget.report.tones import escape, figure, model_tones, step_ticks, tick_texts, ticks
+from jaxforget.report.tones import escape, figure, model_tones, share, step_ticks, tick_texts, ticks
 
 LEFT = 42  # width of the tick labels of the vertical axis
 
@@ -178,7 +178,7 @@ def quantity_chart(
     lines, tones = [], model_tones(rows_by_model)
     for model, line in points.items():
         end = [y for _, y in line if y is not None][-1]
-        label = f"{model[:17]} {figure(end)}"
+        label = f"{model[:17]} {share(end) if name != 'perplexity' else figure(end)}"
         if model in curves:
             lines.append(Line(line, tones[model], label))
         else:

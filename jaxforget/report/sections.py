@@ -3,6 +3,7 @@
 import datetime
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -11,7 +12,7 @@ from jaxforget.evals.rows import Row
 from jaxforget.report.artefacts import QUANTITIES, CurveRow, Dynamics, model_order
 from jaxforget.report.dynamics import columns, dynamics_chart, spelled
 from jaxforget.report.plots import Line, bucketed, chart, quantity_chart, trade_off
-from jaxforget.report.tones import figure, step_ticks, ticks
+from jaxforget.report.tones import figure, share, step_ticks, ticks
 from jaxforget.report.verdict import chosen
 
 ANCHORS = 400  # rows of the table of anchors
@@ -47,6 +48,8 @@ def _devices(manifest: Mapping[str, Any]) -> Any:
     found = manifest.get("stages")
     names: dict[str, list[str]] = {}
     for name, stage in found.items() if isinstance(found, Mapping) else ():
+        if name == "report":  # it computes nothing
+            continue
         devices = stage.get("devices") if isinstance(stage, Mapping) else None
         names.setdefault(_plain(devices) if devices else "not noted", []).append(str(name))
     if len(names) < 2:
@@ -76,6 +79,11 @@ def method(config: Mapping[str, Any]) -> str | None:
     return f"{named}; retain term of weight {config['retain.weight']:g} on {config.get('retain.path')}"
 
 
+def near(place: Any) -> Any:
+    """Return the last two parts of an absolute path, which a reader knows it by; anything else as it is."""
+    return "/".join(Path(place).parts[-2:]) if isinstance(place, str) and place.startswith("/") else place
+
+
 def _plain(value: Any) -> str:
     """Return a value of unknown form as a short line."""
     if isinstance(value, Mapping):
@@ -97,17 +105,28 @@ def versions(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     return sorted((str(k), _plain(v)) for k, v in found.items()) if isinstance(found, Mapping) else []
 
 
-def cost(manifest: Mapping[str, Any], metrics: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any] | None:
-    """Return the seconds of every stage with the steps and the speed of those that train, and their sum."""
+def cost(
+    manifest: Mapping[str, Any], metrics: Mapping[str, Sequence[Mapping[str, float]]], price: float | None = None
+) -> dict[str, Any] | None:
+    """Return the cost of every stage and their sum: seconds, peak memory, and steps and speed where it trains.
+
+    Args:
+      manifest: manifest.json.
+      metrics: training steps by stage.
+      price: dollars of one device for an hour; None leaves prices out.
+    """
     found = manifest.get("stages")
     if not isinstance(found, Mapping):
         return None
-    rows, total = [], 0.0
+    rows, total, dollars = [], 0.0, 0.0
     for name, stage in found.items():
         seconds = stage.get("seconds") if isinstance(stage, Mapping) else None
         if not isinstance(seconds, int | float):
             continue
-        total += seconds
+        devices = stage.get("devices") or manifest.get("devices")
+        count = devices.get("count", 1) if isinstance(devices, Mapping) else 1
+        spent = seconds / 3600 * count * (price or 0.0)
+        total, dollars = total + seconds, dollars + spent
         steps = metrics.get(name, ())
         tokens = sum(int(_finite(row.get("tokens")) or 0) for row in steps)
         speed = _median([_finite(row.get("tokens_per_second")) for row in steps])
@@ -120,9 +139,18 @@ def cost(manifest: Mapping[str, Any], metrics: Mapping[str, Sequence[Mapping[str
                 "tokens": f"{tokens:,}" if tokens else "",
                 "speed": "" if speed is None else figure(speed),
                 "peak": f"{peak / 2**30:.1f}" if isinstance(peak, int | float) else "",
+                "price": f"{spent:.2f}",
             }
         )
-    return {"rows": rows, "total": f"{total:,.1f}", "peak": any(row["peak"] for row in rows)} if rows else None
+    if not rows:
+        return None
+    return {
+        "rows": rows,
+        "total": f"{total:,.1f}",
+        "peak": any(row["peak"] for row in rows),
+        "price": None if price is None else f"{dollars:,.2f}",
+        "at": price,
+    }
 
 
 def _median(values: Sequence[float | None]) -> float | None:
@@ -153,13 +181,14 @@ def headline(summary: Sequence[Row], curve: Sequence[CurveRow]) -> list[dict[str
         if not values:
             continue
         top = max(1.0 if quantity != "perplexity" else 0.0, *values.values()) or 1.0
-        bars = [(model, values[model], max(0.0, 100 * values[model] / top)) for model in model_order(values)]
+        shown = share if quantity != "perplexity" else figure
+        bars = [(model, shown(values[model]), max(0.0, 100 * values[model] / top)) for model in model_order(values)]
         cards.append(
             {
                 "name": quantity,
                 "convention": convention,
-                "before": values.get("base"),
-                "after": values.get("unlearned"),
+                "before": shown(values.get("base")),
+                "after": shown(values.get("unlearned")),
                 "bars": bars,
                 "reading": reading(quantity, values),
             }
@@ -173,22 +202,24 @@ def reading(quantity: str, values: Mapping[str, float]) -> str:
     if base is None or after is None:
         return "" if base is not None else "The base or the unlearned model was not measured."
     if quantity == "familiarity":
+        asked = "Probability of the right answers about the text to forget."
         if control is None:
-            return "Knowledge of the target. There is no control to say what zero knowledge scores."
+            return f"{asked} There is no control to say what zero knowledge scores."
         above = after - control
-        where = f"{figure(abs(above))} {'above' if above >= 0 else 'below'} it"
+        where = f"{share(abs(above))} {'above' if above >= 0 else 'below'} it"
         remains = " Knowledge of it remains." if above > 0.03 else ""
-        scores = f"A control that never read the target scores {figure(control)}"
-        return f"{scores}; the unlearned model is {where} on these prompts.{remains}"
+        scores = f"A control that never read the text scores {share(control)}"
+        return f"{asked} {scores}; the unlearned model is {where}.{remains}"
     if quantity == "retained":
+        asked = "Probability of the right answers about other things."
         kept = after / base if base else 0.0
         if kept >= 1:
-            return "All of the base model's score on other knowledge is kept."
+            return f"{asked} All of base's score is kept."
         harm = "" if kept >= 0.95 else " The rest is harm to knowledge that was meant to stay."
-        return f"{kept:.1%} of the base model's score on other knowledge is kept.{harm}"
+        return f"{asked} {kept:.1%} of base's score is kept.{harm}"
     change = after / base - 1 if base else 0.0
     way = "no different" if abs(change) < 0.0005 else f"{abs(change):.1%} {'higher' if change > 0 else 'lower'}"
-    return f"On general text that was never trained on: {way}. Lower is better."
+    return f"Surprise at general text that was never trained on: {way}. Lower is better."
 
 
 def scatter(summary: Sequence[Row], tones: Mapping[str, str]) -> Markup | None:

@@ -120,6 +120,11 @@ def figure(value: float | None) -> str:
     return f"{value:,.{digits}f}".replace("-", "−")
 
 
+def share(value: float | None) -> str:
+    """Return a probability as `figure` does, but "<0.001" where powers of ten would only distract."""
+    return "<0.001" if value is not None and 0 < value < 0.0005 else figure(value)
+
+
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Return about `count` round numbers that enclose [low, high], spaced 1, 2, 2.5 or 5 times a power of ten."""
     if not high > low:

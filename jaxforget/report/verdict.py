@@ -54,7 +54,7 @@ class Verdict:
         return f"{word}: {self.sentence}"
 
 
-def judge(rows: Collection[Row], model: str = "unlearned") -> Verdict:
+def judge(rows: Collection[Row] | None, model: str = "unlearned") -> Verdict:
     """Judge `model` against base and control.
 
     The word follows from the share of base's knowledge of the target that is left, where the control's score, or 0
@@ -62,9 +62,13 @@ def judge(rows: Collection[Row], model: str = "unlearned") -> Verdict:
     is added where less than 95 % of other knowledge is kept, or where perplexity rises by more than 10 %.
 
     Args:
-      rows: evidence of all models.
+      rows: evidence of all models; None where nothing was measured yet.
       model: name of the model to judge.
     """
+    if rows is None:
+        return Verdict(
+            "Not measured", "none", "the models of this run were not evaluated yet; run jaxforget eval on it."
+        )
     known = _values(rows, FORGOTTEN_BY, model)
     if known is None:
         return Verdict(
@@ -93,7 +97,7 @@ def judge(rows: Collection[Row], model: str = "unlearned") -> Verdict:
 
 def judge_run(run: Path) -> Verdict:
     """Judge the run in the folder `run` by its evals/summary.json."""
-    return judge(read_summary(run) or ())
+    return judge(read_summary(run))
 
 
 def _values(rows: Collection[Row], metrics: Sequence[str], model: str) -> dict[str, float] | None:

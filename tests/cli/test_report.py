@@ -1,4 +1,6 @@
-"""`jaxforget report`: one run, several runs, figures, another file."""
+"""`jaxforget report`: one run, several runs, figures, another file, a price."""
+
+import importlib.util
 
 from tests.cli.saying import fault, status_of
 from tests.report.synthetic import write_run
@@ -21,6 +23,25 @@ def test_the_page_goes_where_the_user_wants_it(capsys, copied, tmp_path):
     assert status_of("report", copied, "--out", tmp_path / "mine.html") == 0
     assert (tmp_path / "mine.html").is_file()
     assert (copied / "report.html").read_bytes() == before
+
+
+def test_a_price_is_shown_on_the_page_and_a_wrong_one_refused(capsys, copied):
+    assert status_of("report", copied, "--price", "2.5") == 0
+    page = (copied / "report.html").read_text()
+    assert "2.5 dollars a device and hour" in page
+    assert "Peak memory is that of the fullest device" in page
+    capsys.readouterr()
+    assert "--price -1: give a price of at least 0" in fault(capsys, "report", copied, "--price", "-1")
+
+
+def test_figures_without_the_renderer_of_png_name_the_remedy(capsys, copied, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "resvg_py" else find(name, *more)
+    )
+    assert status_of("report", copied, "--figures") == 0
+    assert "pip install resvg-py writes them as PNG" in capsys.readouterr().err
+    assert {path.suffix for path in (copied / "figures").iterdir()} == {".svg"}
 
 
 def test_what_is_no_run_is_named(capsys, copied):

@@ -114,8 +114,8 @@ def artefacts() -> dict[str, object]:
             "started": "2026-11-22T08:31:07+00:00",
             "stages": {
                 "prepare": {"seconds": 3.1},
-                "reinforce": {"seconds": 41.27},
-                "forget": {"seconds": 88.4},
+                "reinforce": {"seconds": 41.27, "peak_bytes": 3 * 2**29},
+                "forget": {"seconds": 88.4, "peak_bytes": 2**31},
             },
         },
         "metrics.jsonl": "".join(json.dumps(line) + "\n" for line in lines),
@@ -176,7 +176,12 @@ def attack_rows() -> list[dict]:
         "relearn_target_24": {"unlearned": 0.64, "control": 0.06},
     }.items():
         for model, value in values.items():
-            row = {"metric": metric, "convention": f"probability of the whole answer; {metric}", "model": model, "value": value}
+            row = {
+                "metric": metric,
+                "convention": f"probability of the whole answer; {metric}",
+                "model": model,
+                "value": value,
+            }
             rows.append({**row, "low": value - 0.01, "high": value + 0.01, "n": 96})
             if model != "control":
                 above = value - values["control"]

@@ -43,6 +43,20 @@ def test_conventions_with_equal_figures_share_a_line_and_others_never_do():
     assert [line["conventions"] for line in table["lines"]] == [["muse"], ["open-unlearning"]]
 
 
+def test_metrics_with_the_same_figures_share_a_line_if_the_models_differ():
+    values = {"base": 0.9, "unlearned": 0.1, "control": 0.0}
+    same = [row(m, "p", model, v) for m in ("familiarity", "familiarity_token_mean") for model, v in values.items()]
+    other = [row("retained_token_mean", "p", model, v) for model, v in values.items()]
+    (table,) = evidence([*same, *other], {}, frozenset())
+    assert [(line["metric"], line["also"]) for line in table["lines"]] == [
+        ("familiarity", ["familiarity token mean"]),
+        ("retained token mean", []),  # the better direction is another
+    ]
+    # Two models of equal figures say little: each metric keeps its line.
+    (table,) = evidence([one for one in same if one.model != "control"], {}, frozenset())
+    assert len(table["lines"]) == 2
+
+
 def test_metrics_that_the_page_shows_elsewhere_are_left_out():
     assert evidence([row("int4", "x", "base", 0.5)], {}, frozenset({"int4"})) == []
 

@@ -74,8 +74,8 @@ def test_whole_run_shows_every_artefact_and_reaches_for_nothing(tmp_path):
     page = read(html)
     for said in [
         "familiarity 0.931 → 0.044",
-        "A control that never read the target scores 0.031; the unlearned model is 0.013 above it",
-        "97.9% of the base model's score",
+        "A control that never read the text scores 0.031; the unlearned model is 0.013 above it",
+        "97.9% of base's score",
         "Forgotten",
         "0.931 → 0.044 (control 0.031). Kept: 97.9 %. Perplexity +1.3 %.",
         "1.3% higher",
@@ -138,6 +138,26 @@ def test_without_a_summary_the_curve_gives_before_and_after(tmp_path):
     assert "familiarity 0.931 → 0.044" in text
     assert "first and last evaluation during training" in text
     assert "There is no control" in text
+
+
+def test_a_run_that_was_not_evaluated_says_so_and_keeps_the_colours(tmp_path):
+    html = render(write_run(tmp_path, summary=None))
+    assert "The models of this run were not evaluated yet" in read(html).text.replace("the models", "The models")
+    assert 'class="t-base"><span class="who"' in html
+    assert "name some in evals.probes" not in html
+
+
+def test_the_cost_shows_peak_memory_and_the_price_where_one_is_given(tmp_path):
+    run = write_run(tmp_path)
+    text = read(render(run)).text
+    assert "reinforce41.3" in text.replace(" ", "")
+    assert "1.5" in text
+    assert "dollars" not in text
+    text = read(write_report(run, price=3600.0).read_text(encoding="utf-8")).text
+    # 132.77 s on one device at a dollar a second.
+    assert "132.8" in text
+    assert "132.77" in text
+    assert "3600 dollars a device and hour" in text
 
 
 def test_an_empty_folder_still_has_a_page_and_no_folder_is_an_error(tmp_path):
@@ -263,6 +283,7 @@ def test_devices_are_those_that_the_stages_ran_on(tmp_path):
 
     assert "8 × TPU v5 lite (forget, eval); 1 × cpu (export)" in shown(forget=tpu, eval=tpu, export=cpu)
     assert "not noted (forget); 1 × cpu (export)" in shown(forget=None, export=cpu)
+    assert "cpu" not in shown(forget=tpu, report=cpu), "the page itself needs no devices"
     text = shown(forget=tpu)
     assert "8 × TPU v5 lite" in text
     assert "1 × cpu" not in text

@@ -1,10 +1,23 @@
 """Colours have contrast, and numbers and axes are written as people write them."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxforget.report.tones import TONES, escape, figure, model_tones, step_ticks, style, tick_texts, ticks
+from jaxforget.report.tones import (
+    TONES,
+    escape,
+    figure,
+    light_style,
+    model_tones,
+    share,
+    step_ticks,
+    style,
+    tick_texts,
+    ticks,
+)
 
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -89,3 +102,17 @@ def test_the_tones_of_one_figure_differ(family):
     for scheme in (0, 1):
         colours = [pair[scheme] for name, pair in TONES.items() if name.startswith(family)]
         assert len(set(colours)) == len(colours) == 6
+
+
+def test_small_probabilities_are_no_powers_of_ten():
+    assert [share(v) for v in (0.0, 1.7e-6, 0.0005, 0.9, None)] == ["0", "<0.001", "0.001", "0.900", "–"]
+
+
+def test_the_light_style_has_no_custom_properties_and_every_rule():
+    plain = light_style()
+    assert "var(" not in plain
+    for selector, declared in re.findall(r"(svg [.\w]+)\{([^}]*)\}", style()):
+        for one in declared.split(";"):
+            name = one.partition(":")[0]
+            assert f"{selector}{{{name}:" in plain or f" {selector.removeprefix('svg ')}{{{name}:" in plain, one
+    assert f".t-base .label{{fill:{TONES['base'][0]}}}" in plain
