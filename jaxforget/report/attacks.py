@@ -42,12 +42,13 @@ def attacks(summary: Sequence[Row], metrics: frozenset[str]) -> dict[str, Any] |
             cells.append((model, value, "" if row is None else figure(value), _distance(more)))
         convention = next(row.convention for (name, _), row in values.items() if name == metric)
         lines.append({"attack": attack_name(metric), "convention": convention, "cells": cells})
+    students = _students(models)
     return {
         "models": models,
         "rows": lines,
         "charts": _curves(values, models),
-        "reading": _reading(values, rows),
-        "bars": _bars(values, rows),
+        "readings": [_reading(values, rows, student) for student in students],
+        "bars": _bars(values, rows, students),
     }
 
 
@@ -59,19 +60,27 @@ def _distance(row: Row | None) -> str:
     return f"{sign}{figure(row.value)}{bounds}"
 
 
-def _bars(values: Mapping[tuple[str, str], Row], rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the strongest attacks on the unlearned model, each with bars for it and for the control, in percent.
+def _students(models: Sequence[str]) -> list[str]:
+    """Return the unlearned models; on a page of several runs the run's name stands before each."""
+    return [model for model in models if model.split(": ")[-1] == "unlearned"]
+
+
+def _bars(values: Mapping[tuple[str, str], Row], rows: Sequence[Row], students: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the strongest attacks on the unlearned models, each with bars for them and for the control, in percent.
 
     Of relearning on one text, the number of steps that brings most back stands for all.
     """
-    found = attacks_above(rows, "unlearned")
+    found: dict[str, float] = {}
+    for student in students:
+        for attack, above in attacks_above(rows, student).items():
+            found[attack] = max(above, found.get(attack, above))
     kinds: dict[str, str] = {}
     for attack in sorted(found, key=lambda name: -found[name]):
         relearned = RELEARNED.fullmatch(attack)
         kinds.setdefault(relearned[1] if relearned else attack, attack)
     bars = []
     for attack in list(kinds.values())[:BARS]:
-        pair = [(m, values[attack, m].value) for m in ("unlearned", "control") if (attack, m) in values]
+        pair = [(m, values[attack, m].value) for m in (*students, "control") if (attack, m) in values]
         shown = [(m, share(v), 100 * min(max(v, 0.0), 1.0)) for m, v in pair]
         bars.append({"attack": attack_name(attack), "bars": shown})
     return bars
@@ -90,15 +99,16 @@ def _curves(values: Mapping[tuple[str, str], Row], models: Sequence[str]) -> lis
     return charts
 
 
-def _reading(values: Mapping[tuple[str, str], Row], rows: Sequence[Row]) -> str:
+def _reading(values: Mapping[tuple[str, str], Row], rows: Sequence[Row], student: str) -> str:
     """Name the attack that brings most back, in a sentence."""
-    found = attacks_above(rows, "unlearned")
+    found = attacks_above(rows, student)
+    name = "the unlearned model" if student == "unlearned" else student
     if not found:
-        return "There is no control: the score of a model that never read the target is unknown."
+        return f"No attack on {name} can be compared with a control, so the score of no knowledge is unknown."
     worst = max(found, key=lambda attack: found[attack])
-    plain = values.get(("plain", "unlearned"))
-    asked = "" if plain is None else f"Asked plainly, the unlearned model scores {figure(plain.value)}. "
-    value = values[worst, "unlearned"].value
+    plain = values.get(("plain", student))
+    asked = "" if plain is None else f"Asked plainly, {name} scores {share(plain.value)}. "
+    value = values[worst, student].value
     return (
         f"{asked}Most comes back under {attack_name(worst)}: {figure(value)}, "
         f"which is {figure(found[worst])} above the control."

@@ -9,6 +9,8 @@ from jaxforget.corpus.dictionary import Anchors
 from jaxforget.evals.rows import Row
 from jaxforget.report import artefacts
 
+SHARED = ("base", "reinforced", "control")
+
 
 @dataclasses.dataclass(frozen=True)
 class RunData:
@@ -80,22 +82,25 @@ def column(run: RunData, model: str, runs: Sequence[RunData]) -> str:
 def side_by_side(runs: Sequence[RunData]) -> tuple[Row, ...]:
     """Return the evidence of all runs in one table, every model a column.
 
-    Of base and control, which runs usually share, one column is kept for all runs that agree on every figure.
+    A model that runs usually share (base, reinforced, control) has one column for all runs that agree on the figures
+    which they have in common.
     """
     if len(runs) == 1:
         return runs[0].summary or ()
-    merged: list[Row] = []
-    shared: dict[str, set[Row]] = {}
+    columns: dict[str, dict[tuple[str, str], Row]] = {}
     for run in runs:
         rows = run.summary or ()
         for model in dict.fromkeys(row.model for row in rows):
-            mine = {row for row in rows if row.model == model}
-            if model in ("base", "control"):
-                known = shared.setdefault(model, mine)
-                if known is mine:
-                    merged += [row for row in rows if row.model == model]
-                    continue
-                if mine == known:
-                    continue
-            merged += [dataclasses.replace(row, model=f"{run.name}: {model}") for row in rows if row.model == model]
-    return tuple(merged)
+            mine = {(row.metric, row.convention): row for row in rows if row.model == model}
+            if model in SHARED and (model not in columns or _agree(columns[model], mine)):
+                columns[model] = {**mine, **columns.get(model, {})}
+            else:
+                name = f"{run.name}: {model}"
+                columns[name] = {key: dataclasses.replace(row, model=name) for key, row in mine.items()}
+    return tuple(row for rows in columns.values() for row in rows.values())
+
+
+def _agree(one: Mapping[tuple[str, str], Row], other: Mapping[tuple[str, str], Row]) -> bool:
+    """Return True if two models have measures in common, and equal values for all of them."""
+    common = one.keys() & other.keys()
+    return bool(common) and all(one[key].value == other[key].value for key in common)

@@ -44,7 +44,7 @@ def test_every_attack_stands_beside_the_control():
         ("control", 0.03, "0.030", ""),
     ]
     assert found["rows"][2]["cells"][0] == ("base", None, "", "")
-    assert "Most comes back under relearning 24 steps: 0.640, which is 0.580 above the control." in found["reading"]
+    assert "Most comes back under relearning 24 steps: 0.640, which is 0.580 above the control." in found["readings"][0]
     assert [bar["attack"] for bar in found["bars"]] == ["relearning 24 steps", "rounding to 4 bits"]
     assert found["bars"][0]["bars"] == [("unlearned", "0.640", 64.0), ("control", "0.060", 6.0)]
     ((title, drawn),) = found["charts"]
@@ -53,10 +53,25 @@ def test_every_attack_stands_beside_the_control():
     assert "control 0.060" in drawn
 
 
+def test_several_runs_have_a_sentence_and_bars_each():
+    rows = [row for row in attack_rows() if row["model"] in ("unlearned", "control")]
+    rows += [{**row, "model": "npo: unlearned", "value": row["value"] / 2} for row in rows if row["model"] != "control"]
+    names = {"unlearned": "whp: unlearned"}
+    rows = [{**row, "model": names.get(row["model"], row["model"])} for row in rows]
+    found = attacks(measured(rows), frozenset(row["metric"] for row in rows))
+    assert [reading.split(". Most")[0] for reading in found["readings"]] == [
+        "Asked plainly, whp: unlearned scores 0.040",
+        "Asked plainly, npo: unlearned scores 0.020",
+    ]
+    assert [name for name, _, _ in found["bars"][0]["bars"]] == ["whp: unlearned", "npo: unlearned", "control"]
+
+
 def test_without_a_control_nothing_is_claimed():
     rows = [row for row in attack_rows() if row["model"] == "unlearned" and "above" not in row["metric"]]
     found = attacks(measured(rows), frozenset(row["metric"] for row in rows))
-    assert "There is no control" in found["reading"]
+    assert found["readings"] == [
+        "No attack on the unlearned model can be compared with a control, so the score of no knowledge is unknown."
+    ]
     assert attacks(measured(rows), frozenset()) is None
 
 

@@ -13,6 +13,7 @@ import pytest
 import jaxforget.report.page as page_module
 from jaxforget.errors import UserError
 from jaxforget.report.page import render, write_report
+from jaxforget.report.run_data import read_runs, side_by_side
 from tests.report.synthetic import artefacts, write_run
 
 HOSTILE = [
@@ -257,13 +258,31 @@ def test_several_runs_stand_side_by_side(tmp_path):
     assert "npo: Forgotten, with harm" in text
     assert "npo: unlearned" in text
     assert "npo: base" not in text, "both runs measured the same base, which is one column"
-    assert "npo: reinforced" in text
+    assert "npo: reinforced" not in text, "nor does the reinforced model"
+    assert "npo: paper" in text
+    assert "Shown of the first run, whp." in text
     assert "a window." in text
     assert "seed: 7" in text
     curve = re.search(r'<section id="curves">.*?</section>', html, re.S)[0]
     assert "whp: unlearned 0.0" in curve
     assert "npo: unlearned 0.0" in curve
     assert write_report(first).name == "report.html"
+
+
+def test_a_shared_model_has_one_column_where_common_figures_agree(tmp_path):
+    """Before, a run with more suites than another had a base of its own."""
+    one, two, three = (write_run(tmp_path / name) for name in ("one", "two", "three"))
+    rows = artefacts()["evals/summary.json"]["rows"]
+    more = {"metric": "acc", "convention": "c", "model": "base", "value": 0.5, "low": None, "high": None, "n": 3}
+    (one / "evals/summary.json").write_text(json.dumps({"rows": rows[:3]}))
+    (two / "evals/summary.json").write_text(json.dumps({"rows": [*rows, more]}))
+    other = [{**row, "value": 0.5} if row["model"] == "base" else row for row in rows]
+    (three / "evals/summary.json").write_text(json.dumps({"rows": other}))
+    found = side_by_side(read_runs([one, two, three]))
+    bases = {row.model for row in found if row.model.endswith("base")}
+    assert bases == {"base", "three: base"}
+    assert any(row.model == "base" and row.metric == "acc" for row in found)
+    assert len({(row.metric, row.convention, row.model) for row in found}) == len(found)
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
