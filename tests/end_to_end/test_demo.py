@@ -1,7 +1,11 @@
 """The demo's path in a handful of steps: what it writes, that it resumes, that `run` gives its very weights."""
 
 import json
+import re
+import sys
+import tomllib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,6 +16,7 @@ from jaxforget.demo import demo, pretrain, recipes
 from jaxforget.models.safetensors_io import MappedFile
 
 STEPS = 3
+NOTEBOOK = Path(__file__).parents[2] / "scripts" / "demo.ipynb"
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +95,48 @@ def test_run_on_the_demos_folders_gives_the_demos_weights(small, out, tmp_path):
     assert set(ours) == set(theirs)
     for name, value in ours.items():
         np.testing.assert_array_equal(value, theirs[name])
+
+
+def test_the_notebook_shows_the_demo_and_runs_a_model_of_ones_own(small, out, tmp_path, monkeypatch, capsys):
+    """All code cells run in order, except the one that installs; parameters name the demo that is there already."""
+    notebook = json.loads(NOTEBOOK.read_text())
+    shown = []
+    display = ModuleType("IPython.display")
+    display.SVG, display.display = (lambda filename: filename), shown.append
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    mine = tmp_path / "mine"
+    names: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code" or "install" in cell["metadata"].get("tags", ()):
+            continue
+        exec(compile("".join(cell["source"]), f"{NOTEBOOK.name}: {cell['id']}", "exec"), names)
+        if "parameters" in cell["metadata"].get("tags", ()):
+            assert {"OUT", "MINE", "STEPS"} <= names.keys()
+            names |= {"OUT": str(out), "MINE": str(mine), "STEPS": STEPS}
+    assert [Path(path).name for path in shown] == ["result-1.svg", "curves-1.svg", "curves-2.svg", "curves-3.svg"]
+    assert (mine / "report.html").is_file()
+    assert (mine / "export" / "config.json").is_file()
+    assert (tmp_path / "mine-export.zip").is_file()
+    said = capsys.readouterr().out
+    assert "base:      " in said
+    assert "(control 0." in said
+
+
+def test_the_notebook_is_clean_and_installs_what_the_project_declares():
+    notebook = json.loads(NOTEBOOK.read_text())
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(ids)) == len(ids)
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None
+               for cell in notebook["cells"] if cell["cell_type"] == "code")  # fmt: skip
+    (install,) = (cell for cell in notebook["cells"] if "install" in cell["metadata"].get("tags", ()))
+    text = "".join(install["source"])
+    root = NOTEBOOK.parents[1]
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"\[(\w+)\]\"", text)) == {"tpu", "gpu"} <= extras.keys()
+    assert "/requirements.lock" in text
+    assert (root / "requirements.lock").is_file()
+    compile(text.replace("%pip", "# "), "install", "exec")
+    for path in re.findall(r"`?(configs/[\w/.]+\w)", NOTEBOOK.read_text()):
+        assert (root / path).exists(), path
