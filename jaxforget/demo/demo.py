@@ -22,7 +22,7 @@ from jaxforget.pipeline import run_chain, run_stage, stage_seconds
 from jaxforget.report.texts import cut_at_word
 from jaxforget.report.verdict import judge_run
 from jaxforget.stages.run import Run
-from jaxforget.train.metrics import read_records
+from jaxforget.train.metrics import duration, read_records
 
 TYPICAL_SECONDS = 174.0  # of the whole demo on 2 CPU cores, see README.md
 CHAIN = ("anchors", "prepare", "reinforce", "forget", "eval", "export", "report")
@@ -46,6 +46,8 @@ def run_demo(out: Path, seed: int) -> dict[str, Any]:
     if truth.is_file() and read_json(truth)["seed"] != seed:
         raise UserError(f"--seed {seed}: {out} holds the world of seed {read_json(truth)['seed']}; give another --out")
     seconds = _Times(out / "seconds.json", complete=(out / "results.json").is_file())
+    if (left := seconds.left()) is not None:
+        _say(f"expected time: {duration(left)} on 2 CPU cores")
     folders = make_models(out, seed, seconds)
     models = {"folder": str(folders["base"]), "control": str(folders["control"])}
     with seconds("paper"):

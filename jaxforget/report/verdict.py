@@ -78,7 +78,10 @@ def judge(rows: Collection[Row] | None, model: str = "unlearned") -> Verdict:
         )
     base, after = known["base"], known[model]
     if same := _unchanged(rows, model):
-        sentence = f"the unlearned model scores exactly as base on all {same} measures: the run changed nothing."
+        sentence = (
+            f"the unlearned model scores exactly as base on all {same} measures: the run changed nothing. "
+            "Raise forget.learning_rate or forget.max_steps."
+        )
         return Verdict("Nothing changed", "bad", sentence)
     floor = known.get("control", 0.0)
     against = f"control {_short(floor)}" if "control" in known else "no control"

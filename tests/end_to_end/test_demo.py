@@ -1,5 +1,7 @@
 """The demo's path in a handful of steps: what it writes, that it resumes, that `run` gives its very weights."""
 
+import contextlib
+import io
 import json
 import re
 import sys
@@ -40,7 +42,10 @@ def small():
 @pytest.fixture(scope="module")
 def out(small, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "run"
-    assert main(["demo", "--out", str(folder)]) == 0
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        assert main(["demo", "--out", str(folder)]) == 0
+    assert said.getvalue().startswith("expected time: 3 min on 2 CPU cores\n")
     return folder
 
 
@@ -80,6 +85,7 @@ def test_second_demo_does_nothing_again(small, out, capfd):
     assert main(["demo", "--out", str(out)]) == 0
     said = capfd.readouterr().err
     assert "forget: up to date" in said
+    assert "expected time" not in said
     assert "pretrain: up to date" in said
     assert (out / "export" / "config.json").stat().st_mtime_ns == before
 
