@@ -20,6 +20,15 @@ ABOVE = "_above_control"
 # forgetting is.
 NO_ATTACK = ("plain", "back_to_base")
 
+NAMES = {
+    "few_shot": "examples in the prompt",
+    "in_context": "sentences of the text in the prompt",
+    "rephrased": "other phrasings",
+    "languages": "other languages",
+    "leading": "told to reveal",
+    "prompt_only": "told not to know",
+}
+
 # Shares of base's knowledge above the control that may be left.
 FORGOTTEN = 0.1
 PARTLY = 0.5
@@ -185,7 +194,8 @@ def attack_name(attack: str) -> str:
         return f"relearning {found[2]} steps{source}"
     if found := re.fullmatch(r"int(\d+)", attack):
         return f"rounding to {found[1]} bits"
-    return attack.replace("_", " ")
+    name = attack.removesuffix("_worst")
+    return NAMES.get(name, name.replace("_", " ")) + (", the worst variant" if name != attack else "")
 
 
 def _short(value: float) -> str:

@@ -1,6 +1,5 @@
 """The page in a real browser: links, sorting, contrast, labels, hostile text, and nothing from outside."""
 
-import importlib.resources
 import json
 from pathlib import Path
 
@@ -19,9 +18,6 @@ HOSTILE = (
 )
 
 CHECKS = Path(__file__).with_name("accessibility.js").read_text(encoding="utf-8")
-AXE = (importlib.resources.files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")
-AXE_FAULTS = """axe.run(document, {iframes: false}).then(found => found.violations.map(
-  rule => `${rule.id}: ${rule.nodes.length} × ${rule.nodes[0].html.slice(0, 120)}`))"""
 CONTRAST, RULES = (f"(() => {{ {CHECKS} return {name}(); }})()" for name in ("contrastFaults", "ruleFaults"))
 
 
@@ -47,12 +43,6 @@ def show(tab, path, width=1280, scheme="light"):
     tab.open(path.as_uri())
 
 
-def axe_faults(tab):
-    """Return the violations that axe-core finds in what is shown, each with its first element."""
-    tab.run(f"{AXE}; new Promise(done => requestAnimationFrame(() => setTimeout(done)))")  # after observers have run
-    return tab.run(AXE_FAULTS)
-
-
 def unfold(tab):
     tab.run("document.querySelectorAll('details').forEach(one => { one.open = true; })")
 
@@ -62,12 +52,12 @@ def unfold(tab):
 def test_the_page_is_readable_and_silent(tab, page, width, scheme):
     show(tab, page, width, scheme)
     assert tab.run("document.documentElement.scrollWidth") <= width, "nothing is wider than the window"
-    assert axe_faults(tab) == []
+    assert tab.axe_faults() == []
     unfold(tab)
     assert tab.run("document.documentElement.scrollWidth") <= width
     assert tab.run(CONTRAST) == []
     assert tab.run(RULES) == []
-    assert axe_faults(tab) == []
+    assert tab.axe_faults() == []
     assert tab.console == []
     assert tab.requests == [page.as_uri()]
 
@@ -83,7 +73,7 @@ def test_several_runs_and_an_empty_folder_are_readable_too(tab, tmp_path):
         unfold(tab)
         assert tab.run(CONTRAST) == []
         assert tab.run(RULES) == []
-        assert axe_faults(tab) == []
+        assert tab.axe_faults() == []
         assert tab.console == []
 
 

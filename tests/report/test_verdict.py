@@ -82,7 +82,9 @@ def test_the_strongest_attack_is_the_furthest_above_the_control():
         ("relearn_target_12", "relearning 12 steps"),
         ("relearn_neighbours_24", "relearning 24 steps on neighbours"),
         ("int4", "rounding to 4 bits"),
-        ("few_shot", "few shot"),
+        ("few_shot", "examples in the prompt"),
+        ("languages_worst", "other languages, the worst variant"),
+        ("my_phrasing", "my phrasing"),
     ],
 )
 def test_attacks_have_readable_names(attack, said):

@@ -1,6 +1,7 @@
 """A real headless browser, driven by its DevTools protocol."""
 
 import contextlib
+import importlib.resources
 import json
 import re
 import shutil
@@ -24,6 +25,7 @@ FLAGS = (
     "--remote-debugging-port=0",
     "--remote-allow-origins=*",
 )
+AXE = (importlib.resources.files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")
 PATIENCE = 60.0  # seconds; for a machine that does much else
 
 
@@ -71,6 +73,15 @@ class Tab:
         while not self.run(code):
             assert time.monotonic() < deadline, f"not true within {PATIENCE:g} s: {code}; {self.console}"
             time.sleep(0.05)
+
+    def axe_faults(self) -> list[str]:
+        """Return the violations that axe-core finds in what is shown, each with its first element."""
+        # Axe starts after observers of the page have run.
+        self.run(f"{AXE}; new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+        return self.run(
+            "axe.run(document, {iframes: false}).then(found => found.violations.map("
+            "rule => `${rule.id}: ${rule.nodes.length} × ${rule.nodes[0].html.slice(0, 120)}`))"
+        )
 
     def click(self, selector: str) -> None:
         """Click the middle of an element with the mouse."""

@@ -82,6 +82,17 @@ def test_edit_save_and_reload(tab, server):
     assert standing(server)["wand"] == ("staff", "stick")
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_fault(tab, server, width, scheme):
+    tab.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500)
+    tab.send("Emulation.setEmulatedMedia", media="", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    opened(tab, server)
+    assert tab.axe_faults() == []
+    tab.send("Emulation.clearDeviceMetricsOverride")
+    tab.send("Emulation.setEmulatedMedia", media="", features=[])
+
+
 def test_a_conflict_keeps_what_was_decided(tab, server):
     opened(tab, server)
     tab.click("button[aria-label='Drop wand']")
