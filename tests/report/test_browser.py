@@ -173,5 +173,8 @@ def test_a_printed_page_cuts_no_figure(tab, page):
     # A figure higher than a page would be cut all the same: A4 at 96 pixels an inch, without its margins.
     assert tab.run("Math.max(...[...document.querySelectorAll('figure')].map(one => one.offsetHeight))") < 1000
     assert tab.run("getComputedStyle(document.querySelector('nav')).display") == "none"
+    # A section whose content is folded still says what it holds.
+    sections = "[...document.querySelectorAll('main section')].map(one => one.innerText.trim().split('\\n').length)"
+    assert min(tab.run(sections)) > 1
     assert len(tab.send("Page.printToPDF")["data"]) > 10_000
     tab.send("Emulation.setEmulatedMedia", media="")
