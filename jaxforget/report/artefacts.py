@@ -6,39 +6,65 @@ malformed, so that no page is drawn from figures that were only half understood.
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import pydantic
 import yaml
 
 from jaxforget.config.load import INSIDE
 from jaxforget.errors import UserError
 from jaxforget.evals.rows import ABOVE, MINUS_CONTROL, Row
-from jaxforget.files import read_json
+from jaxforget.files import check, read_model
 
 QUANTITIES = ("familiarity", "retained", "perplexity")
 ATTACKING = ("prompting", "weights", "relearning")
 MODEL_ORDER = ("base", "reinforced", "paper", "unlearned", "control")
+REMEDY = "delete the file and make it again"
+
+
+def _finite(value: Any) -> Any:
+    """Return None for a number that is not finite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _known(values: Any) -> Any:
+    """Return an object without its numbers that are missing or not finite."""
+    return {k: v for k, v in values.items() if _finite(v) is not None} if isinstance(values, dict) else values
+
+
+def _whole_text(text: Any) -> Any:
+    """Return a text without halves of surrogate pairs, which models can write and UTF-8 cannot hold."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text) if isinstance(text, str) else text
+
+
+String = Annotated[str, pydantic.BeforeValidator(_whole_text), pydantic.Strict()]
+Whole = Annotated[int, pydantic.Strict()]
+Figure = Annotated[float, pydantic.Strict()]
+Number = Annotated[Figure | None, pydantic.BeforeValidator(_finite)]
+Numbers = Annotated[dict[String, Figure], pydantic.BeforeValidator(lambda v: {} if v is None else _known(v))]
+Probability = Annotated[Figure, pydantic.BeforeValidator(lambda v: 0.0 if _finite(v) is None else v)]
 
 
 @dataclass(frozen=True)
 class CurveRow:
     """One evaluation during training; a quantity that was not measured is None."""
 
-    step: int
-    familiarity: float | None
-    retained: float | None
-    perplexity: float | None
+    step: Whole
+    familiarity: Number = None
+    retained: Number = None
+    perplexity: Number = None
 
 
 @dataclass(frozen=True)
 class TokenProbability:
     """A next token as it stands in the vocabulary, and its probability."""
 
-    token: str
-    p: float
+    token: String
+    p: Probability = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,8 +80,8 @@ class Dynamics:
 class Completion:
     """One prompt, continued by each model."""
 
-    prompt: str
-    completions: dict[str, str]
+    prompt: String
+    completions: dict[String, String]
 
 
 @dataclass(frozen=True)
@@ -65,21 +91,21 @@ class PassageToken:
     Attributes:
       text: the token as it stands in the vocabulary.
       label: the token that training makes this position predict; None where the position is not trained.
-      anchor: whether the token belongs to an anchor.
+      anchor: True if the token belongs to an anchor.
       probability: by model, that of the token given those before it; empty for the first token.
     """
 
-    text: str
-    label: str | None
-    anchor: bool
-    probability: Mapping[str, float] = field(default_factory=dict)
+    text: String
+    label: String | None = None
+    anchor: bool = False
+    probability: Numbers = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Passage:
     """A block of the target with its labels."""
 
-    document: str
+    document: String
     tokens: tuple[PassageToken, ...]
 
 
@@ -87,29 +113,79 @@ class Passage:
 class AuditedWord:
     """A word of the target, its probability under the model and under the reference (control or base)."""
 
-    text: str
-    model: float
-    reference: float
-    leaked: bool
+    text: String
+    model: Probability = 0.0
+    reference: Probability = 0.0
+    leaked: bool = False
+
+
+@dataclass(frozen=True)
+class LeakingWord:
+    """A word of the target summed over its places; `leaked` counts those at which it leaks."""
+
+    word: String
+    count: Whole
+    leaked: Whole
+    model: Probability = 0.0
+    reference: Probability = 0.0
 
 
 @dataclass(frozen=True)
 class AuditedPassage:
     """A passage of the target by its number; passages are ranked by `excess`."""
 
-    number: int
-    excess: float
+    number: Whole
     words: tuple[AuditedWord, ...]
+    excess: Probability = 0.0
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Words and passages of the target, the worst first; `against` names the reference."""
+
+    against: String
+    words: tuple[LeakingWord, ...]
+    passages: tuple[AuditedPassage, ...]
 
 
 @dataclass(frozen=True)
 class Question:
     """A question with the probability of its whole answer by model; `kind` is "familiarity" or "retained"."""
 
-    kind: str
-    prompt: str
-    answer: str
-    probability: Mapping[str, float]
+    kind: String
+    prompt: String
+    answer: String
+    probability: Numbers = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _TopAt:
+    step: Whole
+    top: tuple[TokenProbability, ...]
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    prompt: String
+    models: dict[String, tuple[TokenProbability, ...]]
+    steps: tuple[_TopAt, ...]
+
+
+@dataclass(frozen=True)
+class _Row:
+    metric: String
+    convention: String
+    model: String
+    value: Number = None
+    low: Number = None
+    high: Number = None
+    n: Whole | None = None
+
+
+@dataclass(frozen=True)
+class _Step:
+    stage: String
+    step: Whole
 
 
 def model_order(names: Iterable[str]) -> list[str]:
@@ -118,148 +194,43 @@ def model_order(names: Iterable[str]) -> list[str]:
     return [m for m in MODEL_ORDER if m in names] + [m for m in names if m not in MODEL_ORDER]
 
 
-class _Record:
-    """A JSON object with its place in the file, which every error message names."""
-
-    def __init__(self, path: Path, place: str, value: Any):
-        if not isinstance(value, dict):
-            raise self._error(path, place, f"is {_kind(value)}, not an object")
-        self.path, self.place, self.value = path, place, value
-
-    @staticmethod
-    def _error(path: Path, place: str, fault: str) -> UserError:
-        return UserError(f"{path}: {place or 'the file'} {fault}; delete the file and make it again")
-
-    def _at(self, key: str) -> str:
-        return f"{self.place}.{key}" if self.place else key
-
-    def text(self, key: str) -> str:
-        value = self.value.get(key)
-        if not isinstance(value, str):
-            raise self._error(self.path, self._at(key), f"is {_kind(value)}, not text")
-        return value
-
-    def optional_text(self, key: str) -> str | None:
-        return None if self.value.get(key) is None else self.text(key)
-
-    def number(self, key: str) -> float | None:
-        """Return the number, or None if it is missing, null or not finite."""
-        value = self.value.get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self._error(self.path, self._at(key), f"is {_kind(value)}, not a number")
-        return float(value) if math.isfinite(value) else None
-
-    def integer(self, key: str) -> int:
-        value = self.number(key)
-        if value is None or value != int(value):
-            raise self._error(self.path, self._at(key), "is not a whole number")
-        return int(value)
-
-    def records(self, key: str) -> list["_Record"]:
-        value = self.value.get(key)
-        if not isinstance(value, list):
-            raise self._error(self.path, self._at(key), f"is {_kind(value)}, not a list")
-        return [_Record(self.path, f"{self._at(key)}[{i}]", item) for i, item in enumerate(value)]
-
-    def numbers(self, key: str) -> dict[str, float]:
-        """Return the finite numbers of an object by name; an absent object has none."""
-        if self.value.get(key) is None:
-            return {}
-        inner = self.record(key)
-        return {name: value for name in inner.value if (value := inner.number(name)) is not None}
-
-    def record(self, key: str) -> "_Record":
-        return _Record(self.path, self._at(key), self.value.get(key))
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "missing"
-    return {dict: "an object", list: "a list", str: "text", bool: "true or false"}.get(type(value), "a number")
-
-
-def _open(path: Path) -> _Record | None:
-    return _Record(path, "", read_json(path)) if path.exists() else None
+def _read(path: Path, schema: Any, key: str | None = None) -> Any:
+    """Return a JSON file, or the list under `key` in it, as `schema`; None where there is no file."""
+    if not path.exists():
+        return None
+    if key is None:
+        return read_model(path, schema, remedy=REMEDY)
+    file = pydantic.create_model("File", **{key: (tuple[schema, ...], ...)})
+    return getattr(read_model(path, file, remedy=REMEDY), key)
 
 
 def read_curve(run: Path) -> tuple[CurveRow, ...] | None:
     """Read evals/curve.json; the rows are in the order of their steps."""
-    root = _open(run / "evals/curve.json")
-    if root is None:
-        return None
-    rows = [CurveRow(r.integer("step"), *(r.number(q) for q in QUANTITIES)) for r in root.records("rows")]
-    return tuple(sorted(rows, key=lambda row: row.step))
-
-
-def _top(record: _Record, key: str) -> tuple[TokenProbability, ...]:
-    return tuple(TokenProbability(r.text("token"), r.number("p") or 0.0) for r in record.records(key))
+    rows = _read(run / "evals/curve.json", CurveRow, "rows")
+    return None if rows is None else tuple(sorted(rows, key=lambda row: row.step))
 
 
 def read_dynamics(run: Path) -> tuple[Dynamics, ...] | None:
     """Read evals/dynamics.json."""
-    root = _open(run / "evals/dynamics.json")
-    if root is None:
+    prompts = _read(run / "evals/dynamics.json", _Prompt, "prompts")
+    if prompts is None:
         return None
-    found = []
-    for prompt in root.records("prompts"):
-        models = prompt.record("models")
-        steps = {r.integer("step"): _top(r, "top") for r in prompt.records("steps")}
-        tops = {name: _top(models, name) for name in models.value}
-        found.append(Dynamics(prompt.text("prompt"), tops, dict(sorted(steps.items()))))
-    return tuple(found)
+    return tuple(Dynamics(p.prompt, p.models, dict(sorted((at.step, at.top) for at in p.steps))) for p in prompts)
 
 
 def read_completions(run: Path) -> tuple[Completion, ...] | None:
     """Read evals/completions.json."""
-    root = _open(run / "evals/completions.json")
-    if root is None:
-        return None
-    found = []
-    for prompt in root.records("prompts"):
-        texts = prompt.record("completions")
-        found.append(Completion(prompt.text("prompt"), {name: texts.text(name) for name in texts.value}))
-    return tuple(found)
+    return _read(run / "evals/completions.json", Completion, "prompts")
 
 
 def read_passage(run: Path) -> Passage | None:
     """Read evals/passage.json."""
-    root = _open(run / "evals/passage.json")
-    if root is None:
-        return None
-    tokens = (
-        PassageToken(t.text("text"), t.optional_text("label"), bool(t.value.get("anchor")), t.numbers("probability"))
-        for t in root.records("tokens")
-    )
-    return Passage(root.text("document"), tuple(tokens))
+    return _read(run / "evals/passage.json", Passage)
 
 
-def read_audit(run: Path) -> tuple[str, list[dict[str, Any]], list[AuditedPassage]] | None:
-    """Read evals/audit/unlearned.json.
-
-    Returns:
-      The name of the reference, words {"word", "count", "leaked", "model", "reference"} and passages; the worst first.
-    """
-    root = _open(run / "evals/audit/unlearned.json")
-    if root is None:
-        return None
-
-    def numbers(record: _Record) -> dict[str, float]:
-        return {name: record.number(name) or 0.0 for name in ("model", "reference")}
-
-    words = [
-        {"word": w.text("word"), "count": w.integer("count"), "leaked": w.integer("leaked"), **numbers(w)}
-        for w in root.records("words")
-    ]
-    passages = []
-    for passage in root.records("passages"):
-        spelled = (
-            AuditedWord(w.text("text"), leaked=bool(w.value.get("leaked")), **numbers(w))
-            for w in passage.records("words")
-        )
-        passages.append(AuditedPassage(passage.integer("number"), passage.number("excess") or 0.0, tuple(spelled)))
-    return root.text("against"), words, passages
+def read_audit(run: Path) -> Audit | None:
+    """Read evals/audit/unlearned.json."""
+    return _read(run / "evals/audit/unlearned.json", Audit)
 
 
 def read_attack_metrics(run: Path) -> frozenset[str]:
@@ -274,42 +245,21 @@ def read_suites(run: Path) -> dict[tuple[str, str], str]:
     """
     found: dict[tuple[str, str], str] = {}
     for path in sorted((run / "evals/rows").glob("*/*.json")):
-        root = _open(path)
-        for row in root.records("rows") if root is not None else ():
-            metric, convention = row.text("metric"), row.text("convention")
-            found.setdefault((metric, convention), path.parent.name)
-            found.setdefault((metric + ABOVE, convention + MINUS_CONTROL), path.parent.name)
+        for row in _read(path, _Row, "rows") or ():
+            found.setdefault((row.metric, row.convention), path.parent.name)
+            found.setdefault((row.metric + ABOVE, row.convention + MINUS_CONTROL), path.parent.name)
     return found
 
 
 def read_questions(run: Path) -> tuple[Question, ...] | None:
     """Read evals/questions.json."""
-    root = _open(run / "evals/questions.json")
-    if root is None:
-        return None
-    return tuple(
-        Question(q.text("kind"), q.text("prompt"), q.text("answer"), q.numbers("probability"))
-        for q in root.records("questions")
-    )
+    return _read(run / "evals/questions.json", Question, "questions")
 
 
 def read_summary(run: Path) -> tuple[Row, ...] | None:
     """Read evals/summary.json."""
-    root = _open(run / "evals/summary.json")
-    if root is None:
-        return None
-    return tuple(
-        Row(
-            r.text("metric"),
-            r.text("convention"),
-            r.text("model"),
-            r.number("value"),
-            r.number("low"),
-            r.number("high"),
-            None if r.value.get("n") is None else r.integer("n"),
-        )
-        for r in root.records("rows")
-    )
+    rows = _read(run / "evals/summary.json", _Row, "rows")
+    return None if rows is None else tuple(Row(**vars(row)) for row in rows)
 
 
 def read_metrics(run: Path) -> dict[str, list[dict[str, float]]] | None:
@@ -330,11 +280,11 @@ def read_metrics(run: Path) -> dict[str, list[dict[str, float]]] | None:
             value = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}: line {number}: not JSON: {error.msg}; remove the line") from None
-        record = _Record(path, f"line {number}", value)
-        if record.value.get("kind", "train") != "train":
+        record = check(value, _Step, f"{path}: line {number}", remedy="remove the line")
+        if value.get("kind", "train") != "train":
             continue
         figures = {k: v for k, v in value.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        stages.setdefault(record.text("stage"), {})[record.integer("step")] = figures
+        stages.setdefault(record.stage, {})[record.step] = figures
     return {stage: [steps[n] for n in sorted(steps)] for stage, steps in stages.items()}
 
 
@@ -345,8 +295,7 @@ def read_manifest(run: Path) -> dict[str, Any] | None:
 
 def read_object(path: Path) -> dict[str, Any] | None:
     """Read any JSON object."""
-    root = _open(path)
-    return None if root is None else root.value
+    return _read(path, dict[str, Any])
 
 
 def read_config(run: Path) -> tuple[str, dict[str, Any]] | None:
@@ -362,7 +311,7 @@ def read_config(run: Path) -> tuple[str, dict[str, Any]] | None:
         where = f"line {mark.line + 1}: " if mark else ""
         raise UserError(f"{path}: {where}not YAML; fix it or run the chain again") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path}: holds {_kind(value)}, not settings; fix it or run the chain again")
+        raise UserError(f"{path}: holds no settings; fix it or run the chain again")
     values = flatten(value)
     # A run's own configuration writes its folder as ${out}; a reader wants the place.
     shown = {

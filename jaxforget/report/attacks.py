@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from jaxforget.evals.rows import Row
-from jaxforget.report.artefacts import AuditedPassage, model_order
+from jaxforget.report.artefacts import Audit, LeakingWord, model_order
 from jaxforget.report.plots import quantity_chart
 from jaxforget.report.tones import figure, share
 from jaxforget.report.verdict import ABOVE, attack_name, attacks_above
@@ -115,27 +115,25 @@ def _reading(values: Mapping[tuple[str, str], Row], rows: Sequence[Row], student
     )
 
 
-def _information(word: Mapping[str, Any]) -> float:
+def _information(word: LeakingWord) -> float:
     """Return the information about a word that the model has and the control has not, summed over its places, in nats.
 
     The sum of probabilities would put common words first: "his" is a little more probable in many places. Names of the
     target are improbable under the control, so the logarithm of the ratio is large for them.
     """
-    model, reference = max(word["model"], 1e-9), max(word["reference"], 1e-6)
-    return word["count"] * model * math.log(model / reference)
+    model, reference = max(word.model, 1e-9), max(word.reference, 1e-6)
+    return word.count * model * math.log(model / reference)
 
 
-def audit(
-    found: tuple[str, Sequence[Mapping[str, Any]], Sequence[AuditedPassage]] | None,
-) -> dict[str, Any] | None:
+def audit(found: Audit | None) -> dict[str, Any] | None:
     """Return words and passages, the worst first; None where no audit was made."""
     if found is None:
         return None
-    against, words, passages = found
-    if against == "control":
+    words = found.words
+    if found.against == "control":
         words = sorted(words, key=_information, reverse=True)
     shown = []
-    for passage in passages[:PASSAGES]:
+    for passage in found.passages[:PASSAGES]:
         pieces = [
             {
                 "text": word.text.strip() or "·",
@@ -149,10 +147,8 @@ def audit(
         ]
         shown.append({"number": passage.number, "excess": figure(passage.excess), "words": pieces})
     return {
-        "against": against,
-        "words": [
-            (w["word"], w["count"], w["leaked"], figure(w["model"]), figure(w["reference"])) for w in words[:NAMED]
-        ],
+        "against": found.against,
+        "words": [(w.word, w.count, w.leaked, figure(w.model), figure(w.reference)) for w in words[:NAMED]],
         "passages": shown,
-        "left_out": max(0, len(passages) - PASSAGES),
+        "left_out": max(0, len(found.passages) - PASSAGES),
     }

@@ -34,7 +34,7 @@ class RunData:
     completions: tuple[artefacts.Completion, ...] | None
     passage: artefacts.Passage | None
     questions: tuple[artefacts.Question, ...] | None
-    audit: Any
+    audit: artefacts.Audit | None
     anchors: Anchors | None
     diagnosis: dict[str, Any] | None
 

@@ -90,7 +90,9 @@ const links = new Map([...document.querySelectorAll("nav a")].map(link => [link.
 function open() {
   const at = document.getElementById(location.hash.slice(1));
   const fold = at && at.querySelector(":scope > details");
-  if (fold) fold.open = true;
+  if (!fold || fold.open) return;
+  fold.open = true;
+  at.scrollIntoView();  // the page has grown, so what was its end may now reach the top
 }
 addEventListener("hashchange", open);
 open();

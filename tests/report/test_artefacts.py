@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from jaxforget.errors import UserError
 from jaxforget.report.artefacts import flatten, model_order, read_curve, read_metrics, read_suites
 from tests.report.synthetic import write_run
 
@@ -27,6 +30,13 @@ def test_figures_that_are_not_finite_count_as_absent_and_rows_are_ordered(tmp_pa
     first, second = read_curve(tmp_path)
     assert (first.step, first.familiarity, first.retained) == (0, 0.5, None)
     assert (second.step, second.familiarity) == (20, None)
+
+
+@pytest.mark.parametrize("value", [True, "0.5", [0.5]])
+def test_a_figure_of_another_kind_is_refused_and_not_converted(tmp_path, value):
+    run = write_run(tmp_path, curve={"rows": [{"step": 0, "familiarity": value}]})
+    with pytest.raises(UserError, match=r"curve\.json: rows\[0\]\.familiarity is .*, but must be a number"):
+        read_curve(run)
 
 
 def test_nested_settings_get_dotted_names():

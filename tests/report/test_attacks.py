@@ -7,6 +7,7 @@ import pytest
 
 from jaxforget.errors import UserError
 from jaxforget.evals.rows import Row
+from jaxforget.report.artefacts import Audit, LeakingWord
 from jaxforget.report.attacks import attacks, audit
 from jaxforget.report.page import render
 from tests.report.synthetic import attack_rows, attacked, write_run
@@ -94,9 +95,9 @@ def test_the_page_shows_attacks_once_and_the_words_to_read(tmp_path):
 def test_names_of_the_target_stand_before_common_words():
     """Before, the figures of a demo were listed with "his" first."""
     figures = {"his": (105, 0.802, 0.439), "had": (187, 0.604, 0.551), "Flovkin": (344, 0.034, 1e-5)}
-    words = [{"word": w, "count": n, "leaked": 1, "model": p, "reference": r} for w, (n, p, r) in figures.items()]
-    assert [word[0] for word in audit(("control", words, []))["words"]] == ["Flovkin", "his", "had"]
-    assert [word[0] for word in audit(("base", words, []))["words"]] == ["his", "had", "Flovkin"]
+    words = tuple(LeakingWord(word, n, 1, p, r) for word, (n, p, r) in figures.items())
+    assert [word[0] for word in audit(Audit("control", words, ()))["words"]] == ["Flovkin", "his", "had"]
+    assert [word[0] for word in audit(Audit("base", words, ()))["words"]] == ["his", "had", "Flovkin"]
 
 
 def test_a_run_without_attacks_says_how_to_try_them(tmp_path):
@@ -134,10 +135,10 @@ def test_hostile_words_stay_text(tmp_path, hostile):
     [
         (
             {"against": "base", "words": [{"word": 3}], "passages": []},
-            r"audit/unlearned\.json: words\[0\]\.word is a number",
+            r"audit/unlearned\.json: words\[0\]\.word is 3, but must be a string",
         ),
         ({"against": "base", "words": [], "passages": [{"number": "x"}]}, r"passages\[0\]"),
-        ([], r"the file is a list"),
+        ([], r"it is a list, but must be an object"),
     ],
 )
 def test_a_malformed_audit_is_one_line(tmp_path, content, fault):
