@@ -62,7 +62,7 @@ def method_config(config: Config, method: str) -> Config:
     targets, retain, forget = config.targets, config.retain, config.forget
     if "targets.cache" not in taken:
         targets = dataclasses.replace(targets, cache=False)
-    if "never" not in fields:
+    if "targets.suppress" not in taken:
         targets = dataclasses.replace(targets, suppress="seen")
     if kind.constrained:
         retain = dataclasses.replace(retain, loss="nll")

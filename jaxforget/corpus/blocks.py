@@ -91,7 +91,8 @@ def prepare_blocks(
       batches are padded. `splits` is the number of blocks of each split, `tokens` that of tokens, and `trained` that
       of positions with a label. For questions, `answer_tokens` is the number of tokens of their answers (0 for a text),
       `alternates` that of rows with an alternative answer, `cut` that of rows whose answer does not fit, and `longest`
-      the length of the longest row.
+      the length of the longest row. `anchor_first_tokens` are the first tokens of all anchors in every spelling;
+      `term_tokens` are those that begin an anchor in at least half of their occurrences in the text.
 
     Raises:
       UserError: `holdout`, `seed`, `length` or `mode` is invalid, or there is too little text.
@@ -142,6 +143,7 @@ def prepare_blocks(
             "retain": retain,
             "anchors": tally.anchors(),
             "anchor_first_tokens": [] if translator is None else list(translator.first_tokens),
+            "term_tokens": tally.term_tokens(),
         }
         write_json(partial / "blocks.json", summary)
     return summary
@@ -155,6 +157,8 @@ class _Tally:
         self._counts = np.zeros(0 if translator is None else len(translator.keys), np.int64)
         self.highest = -1
         self._in_text: Counter[str] = Counter()
+        self._first: Counter[int] = Counter()
+        self._begins: Counter[int] = Counter()
         self.longest = self.suppressed = self.trained = self._positions = self._reached = 0
 
     def read(self, documents: Iterable[Document]) -> Iterator[Document]:
@@ -173,10 +177,22 @@ class _Tally:
         self.suppressed = max(self.suppressed, len(block.suppress_ids))
         trained = block.position_map >= 0
         self.trained += int((trained if row.answer is None else trained[:-1] & (row.answer[1:] > 0)).sum())
+        if self._translator is not None:
+            met = row.tokens[np.isin(row.tokens, self._translator.first_tokens)]
+            self._first.update(met.tolist())
         if len(block.spans):
             np.add.at(self._counts, block.spans[:, 2], 1)
+            self._begins.update(row.tokens[block.spans[:, 0]].tolist())
         self._positions += len(block.position_map)
         self._reached += int(within_reach(len(block.position_map), block.spans).sum())
+
+    def term_tokens(self) -> list[int]:
+        """Return the first tokens of anchors that begin one in at least half of their occurrences, ascending.
+
+        A first token such as "The" mostly occurs as an ordinary word, so its prediction does not show whether a model
+        knows the text.
+        """
+        return sorted(token for token, count in self._first.items() if 2 * self._begins[token] >= count)
 
     def anchors(self) -> dict[str, Any]:
         """Return the keys' matches, their coverage, and the missed occurrences.

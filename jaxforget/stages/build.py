@@ -4,7 +4,7 @@ The stages, which run a step, and the plan, which only compiles it, both use the
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -69,19 +69,12 @@ def make_objective(config: Config, stage: str = "forget") -> Objective:
         raise UserError(f"targets.cache: stores labels, of which method={kind.name} has none; set targets.cache=false")
     shared = {name: value_of(config, option) for option, name in taken.items()}
     objective = kind(**shared, **check_settings(kind, config.objective, "objective."))
-    if config.targets.suppress == "all" and not kind.generic_targets:
+    if config.targets.suppress == "all" and "targets.suppress" not in taken:
         raise UserError(f"targets.suppress=all: method={kind.name} has no generic targets; set targets.suppress=seen")
     if not kind.trains and (config.forget.weights != "full" or config.retain.weight):
         raise UserError(f"method={kind.name}: nothing trains; set forget.weights=full and retain.weight=0")
     if kind.needs_retain and not config.retain.weight:
         raise UserError(f"method={kind.name}: needs a retain term; set retain.path, retain.rows and retain.weight")
-    return objective
-
-
-def complete_objective(objective: Objective, config: Config, summary: Mapping[str, Any]) -> Objective:
-    """Return the objective with what only the prepared blocks can tell (`summary`, their blocks.json)."""
-    if config.targets.suppress == "all" and objective.generic_targets:
-        return dataclasses.replace(objective, never=tuple(summary["anchor_first_tokens"]))
     return objective
 
 

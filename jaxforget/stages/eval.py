@@ -18,16 +18,15 @@ from jaxforget.lm.completion import complete
 from jaxforget.lm.forward import make_forward
 from jaxforget.models.tokenizer import load_tokenizer
 from jaxforget.sharding import put_rows, row_shards
-from jaxforget.stages.build import complete_objective
 from jaxforget.stages.frozen import load_base, load_reinforced
 from jaxforget.stages.hashes import hash_followed
+from jaxforget.stages.labels import label_objective
 from jaxforget.stages.measure import Models, compared_models, measure_model, missing_input, write_table
 from jaxforget.stages.page_details import PASSAGE_MODELS, add_answers, add_token_probabilities, questions_of_page
 from jaxforget.stages.prepare import read_dictionary
 from jaxforget.stages.questions import questions_of
 from jaxforget.stages.run import Run, fetch
 from jaxforget.stages.stage import Needs, Stage
-from jaxforget.train.objectives.whp import Whp
 from jaxforget.train.step import StepOptions, make_label_step
 from jaxforget.train.types import Frozen
 
@@ -135,11 +134,11 @@ def passage(run: Run) -> dict[str, Any]:
 
 def _passage_labels(run: Run, record: dict[str, Any]) -> np.ndarray:
     """Return the generic labels of one block, int32 [S], from the training step's own label function."""
-    config = run.config
     base = load_base(run)
     batch = collate([record], [read_summary(run.blocks)], row_shards(run.mesh))
-    objective = complete_objective(Whp(alpha=config.targets.alpha), config, read_summary(run.blocks))
-    step = make_label_step(make_forward(base.module), objective, StepOptions(tile=config.targets.tile), run.mesh)
+    step = make_label_step(
+        make_forward(base.module), label_objective(run), StepOptions(tile=run.config.targets.tile), run.mesh
+    )
     return fetch(step(Frozen(base.params, load_reinforced(run, base)), put_rows(batch, run.mesh)))[0]
 
 

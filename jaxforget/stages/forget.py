@@ -12,7 +12,7 @@ from jaxforget.files import write_json
 from jaxforget.lm.forward import make_forward
 from jaxforget.lm.model import Model, load, materialize
 from jaxforget.lm.scoring import Scorer
-from jaxforget.stages.build import complete_objective, make_adamw, make_training_step, passes
+from jaxforget.stages.build import make_adamw, make_training_step, passes
 from jaxforget.stages.card import model_card
 from jaxforget.stages.fit import batches_from, count_steps, fit, load_student, save
 from jaxforget.stages.frozen import load_base, load_reinforced
@@ -65,7 +65,7 @@ def forget(run: Run, fingerprint: str) -> None:
         say_label_share(run, labels[:sample])
     elif run.objective.generic_targets:
         say_label_share(run, compute_labels(run, base, frozen.reinforced, sample))
-    objective = complete_objective(run.objective, config, summary)
+    objective = run.objective.prepared(summary)
     del base  # frees its memory if the step reads cached labels and does not need base
     student = load_student(run, config.forget.weights)
     steps = count_steps(summary["splits"]["train"], config.forget)

@@ -11,11 +11,11 @@ from jaxforget.lm.forward import configured_module, make_forward
 from jaxforget.lm.model import Model
 from jaxforget.manifest import fingerprint
 from jaxforget.sharding import put_rows
-from jaxforget.stages.build import complete_objective, step_options
+from jaxforget.stages.build import step_options
 from jaxforget.stages.frozen import load_reinforced
 from jaxforget.stages.hashes import hash_model
 from jaxforget.stages.run import Run, fetch, wait_for_all
-from jaxforget.train.objectives.whp import Whp
+from jaxforget.train.objectives.whp import GenericTargets, Whp
 from jaxforget.train.step import make_label_step
 from jaxforget.train.types import Frozen, Params
 
@@ -50,8 +50,7 @@ def compute_labels(run: Run, base: Model, reinforced: Params, count: int) -> np.
     """Return the generic labels of the first `count` training blocks, int32 [count, S]; -1 where none is trained."""
     config = run.config
     module = configured_module(config.model, base.config, run.mesh)
-    objective = complete_objective(Whp(alpha=config.targets.alpha), config, read_summary(run.blocks))
-    label_step = make_label_step(make_forward(module), objective, step_options(config, "forget"), run.mesh)
+    label_step = make_label_step(make_forward(module), label_objective(run), step_options(config, "forget"), run.mesh)
     frozen = Frozen(base=base.params, reinforced=reinforced)
     rows = config.forget.batch + config.retain.rows
     found: list[np.ndarray] = []
@@ -61,6 +60,12 @@ def compute_labels(run: Run, base: Model, reinforced: Params, count: int) -> np.
             break
         found.append(fetch(label_step(frozen, put_rows(batch, run.mesh))))
     return np.concatenate(found)[:count]
+
+
+def label_objective(run: Run) -> GenericTargets:
+    """Return the objective whose generic labels the run computes; equation 1 where its method has none."""
+    objective = run.objective if run.objective.generic_targets else Whp(alpha=run.config.targets.alpha)
+    return objective.prepared(read_summary(run.blocks))
 
 
 def label_share(labels: np.ndarray, summary: dict[str, Any]) -> tuple[int, int]:

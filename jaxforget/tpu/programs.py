@@ -242,8 +242,7 @@ def training_program(
 def _trace_label(config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths, rows: int) -> Any:
     """Trace the labelling pass of `targets.cache`, which runs before the student exists."""
     module = configured_module(config.model, llama, mesh)
-    objective = dataclasses.replace(make_objective(config), cached=False)
-    step = make_label_step(make_forward(module), objective, step_options(config, "forget"), mesh)
+    step = make_label_step(make_forward(module), make_objective(config), step_options(config, "forget"), mesh)
     frozen = Frozen(base=_base(config, llama, mesh), reinforced=_reinforced(config, llama, mesh))
     batch = _batch(config, mesh, widths, rows)
     return step.trace(frozen, {name: batch[name] for name in batch if name != "labels"})

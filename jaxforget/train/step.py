@@ -26,7 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxforget.train.objectives.objective import Objective, shifted
 from jaxforget.train.objectives.retain import Retain
 from jaxforget.train.objectives.rmu import Rmu
-from jaxforget.train.objectives.whp import Whp
+from jaxforget.train.objectives.whp import GenericTargets
 from jaxforget.train.precision import compute_params
 from jaxforget.train.state import update_state
 from jaxforget.train.tiles import Tile, TileInputs, TileOptions, tiled_labels, tiled_log_probabilities, tiled_loss
@@ -162,17 +162,19 @@ def make_loss(forward: Forward, objective: Objective, options: StepOptions, mesh
     return loss
 
 
-def make_label_step(forward: Forward, objective: Whp, options: StepOptions, mesh: Mesh):
+def make_label_step(forward: Forward, objective: GenericTargets, options: StepOptions, mesh: Mesh):
     """Return `(frozen, batch) -> int32 [B, S]`: generic labels alone, -1 where a position does not train.
 
     They are computed by the functions that the training step computes them by, so they are equal bit for bit.
     """
+    if objective.cacheable:
+        objective = dataclasses.replace(objective, cached=False)
     tiles = TileOptions(mesh=mesh, tile=options.tile, soft_cap=forward.soft_cap)
 
     def labels_of(frozen: Frozen, batch: Batch) -> Array:
         trained = objective.counted(batch) > 0
         inputs = _tile_inputs(forward, frozen, _without_padding(batch, trained), objective, None)
-        return tiled_labels(trained, inputs, objective.label, tiles)
+        return tiled_labels(trained, inputs, objective.generic_label, tiles)
 
     def step(frozen: Frozen, batch: Batch) -> Array:
         if options.accumulate == 1:

@@ -5,7 +5,8 @@ plan, the FLOP counts, the advice, the model card and the report ask the objecti
 """
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
 
@@ -82,6 +83,10 @@ class Objective:
     def settings(cls) -> tuple[dataclasses.Field, ...]:
         """Return the fields that `objective.FIELD=VALUE` sets."""
         return tuple(field for field in dataclasses.fields(cls) if "option" not in field.metadata)
+
+    def prepared(self, summary: Mapping[str, Any]) -> Self:
+        """Return the objective with what only the prepared blocks can tell; `summary` is their blocks.json."""
+        return self
 
     def counted(self, batch: Batch) -> Array:
         """Return fp32 [B, S], the weight of each position in the mean; 0 where nothing is trained."""

@@ -1,7 +1,8 @@
 """Generic targets of WHP (arXiv 2310.02238, section 2.3, equation 1): labels (`whp`), distributions (`whp_soft`)."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +17,17 @@ from jaxforget.train.types import Array, Batch
 
 @dataclasses.dataclass(frozen=True)
 class GenericTargets(Objective):
-    """The targets that both methods share: base on the translated tokens, reinforced on the original ones.
+    """The targets that these methods share: base on the translated tokens, reinforced on the original ones.
 
     Attributes:
       alpha: strength of equation 1 (targets.alpha).
-      never: token ids that no target may name, suppressed in v_generic at every position. `targets.suppress=all` takes
-        the first tokens of all anchors: a base that knows the text by heart names them in the translated context too.
+      suppress: "all" sets `never` to the first tokens of all anchors (targets.suppress): a base that knows the text by
+        heart names them in the translated context too.
+      never: token ids that no target may name, suppressed in v_generic at every position.
     """
 
     alpha: float = dataclasses.field(default=5.0, metadata={"option": "targets.alpha"})
+    suppress: str = dataclasses.field(default="seen", metadata={"option": "targets.suppress"})
     never: tuple[int, ...] = dataclasses.field(default=(), metadata={"option": None})
 
     needs_reinforced: ClassVar[bool] = True
@@ -42,6 +45,11 @@ class GenericTargets(Objective):
     def base_input(self) -> str:
         return "translated"
 
+    def prepared(self, summary: Mapping[str, Any]) -> Self:
+        if self.suppress != "all":
+            return self
+        return dataclasses.replace(self, never=tuple(summary["anchor_first_tokens"]))
+
     def counted(self, batch: Batch) -> Array:
         return jnp.where(batch["position_map"] >= 0, batch["weights"], 0.0) * answers(batch)
 
@@ -54,6 +62,10 @@ class GenericTargets(Objective):
         position = tile.of_token("position_map")
         v_base = suppress(tile.logits("base", position), tile.of_row("suppression"), position)
         return without(generic_logits(v_base, tile.logits("reinforced"), self.alpha), self.never)
+
+    def generic_label(self, tile: Tile) -> Array:
+        """Return the generic labels of a tile's tokens, the argmax of v_generic, int32 [T]."""
+        return argmax(self.generic(tile))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +98,7 @@ class Whp(GenericTargets):
 
     def label(self, tile: Tile) -> Array:
         """Return the generic labels of a tile's tokens, int32 [T]."""
-        return tile.of_token("labels") if self.cached else argmax(self.generic(tile))
+        return tile.of_token("labels") if self.cached else self.generic_label(tile)
 
     def tile_loss(self, logits: Array, tile: Tile) -> tuple[Array, Array]:
         return cross_entropy(logits, self.label(tile))
