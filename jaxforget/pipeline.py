@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from jaxforget.config import Config, naming_options, to_yaml, told_options
-from jaxforget.errors import UserError
+from jaxforget.errors import Preempted, UserError
 from jaxforget.evals.catalogue import choose
 from jaxforget.evals.tables import attack_lines, effective_attack_lines
 from jaxforget.files import write_text
@@ -26,7 +26,7 @@ from jaxforget.stages.measure import measure_suites, preview_suites
 from jaxforget.stages.run import Run, on_first_process, wait_for_all
 from jaxforget.stages.stage import Needs, Stage
 from jaxforget.train.checkpoint import discard
-from jaxforget.train.loop import Preempted, hosts_preempted
+from jaxforget.train.loop import hosts_preempted
 from jaxforget.train.metrics import duration
 
 # The commands, in the order in which a run without surprises passes them; `order` puts them as their needs require.
@@ -59,7 +59,7 @@ def run_chain(
 
     Raises:
       UserError: a mistake of the user.
-      jaxforget.train.loop.Preempted: stopped by SIGTERM, or in training by SIGINT; everything is saved.
+      jaxforget.errors.Preempted: stopped by SIGTERM, or in training by SIGINT; everything is saved.
     """
     with naming_options(config):
         run = Run(config)

@@ -13,13 +13,12 @@ import pytest
 
 from jaxforget import pipeline
 from jaxforget.config import config_from
-from jaxforget.errors import UserError
+from jaxforget.errors import Preempted, UserError
 from jaxforget.files import write_text
 from jaxforget.manifest import Manifest
 from jaxforget.pipeline import STAGES, run_chain, stage_seconds
 from jaxforget.stages import estimate
 from jaxforget.stages.run import Run
-from jaxforget.train.loop import Preempted
 from tests.tiny_run import settings
 
 NAMES = tuple(stage.name for stage in STAGES)

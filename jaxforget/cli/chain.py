@@ -2,7 +2,6 @@
 
 import argparse
 
-from jaxforget.cli.faults import tell
 from jaxforget.cli.parser import add_config, number, option_table, options_of, read_config
 from jaxforget.config import Config, check_places
 from jaxforget.errors import UserError, printable
@@ -86,22 +85,17 @@ def run(given: argparse.Namespace) -> int:
     check_places(config, (*HELP, "report") if given.name == "run" else (given.name,))
     start_jax(alone=given.name == "anchors" and given.dry_run)
     from jaxforget.pipeline import preview_anchors, run_chain, run_suites
-    from jaxforget.train.loop import Preempted
 
     names = None if given.name == "run" else (given.name,)
     given.out = config.out or ""
-    try:
-        if given.name == "run" and given.dry_run:
-            show_estimate(config, given)
-        elif given.name == "anchors" and given.dry_run:
-            print(printable(preview_anchors(config)))
-        elif suites:
-            run_suites(config, suites[-1].removeprefix("suite="), dry_run=given.dry_run)
-        else:
-            run_chain(config, names, again=given.again, force=given.force)
-    except Preempted as stopped:
-        tell(str(stopped))
-        return 128 + stopped.signal
+    if given.name == "run" and given.dry_run:
+        show_estimate(config, given)
+    elif given.name == "anchors" and given.dry_run:
+        print(printable(preview_anchors(config)))
+    elif suites:
+        run_suites(config, suites[-1].removeprefix("suite="), dry_run=given.dry_run)
+    else:
+        run_chain(config, names, again=given.again, force=given.force)
     return 0
 
 

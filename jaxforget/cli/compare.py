@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from jaxforget.cli.faults import tell
 from jaxforget.cli.parser import add_config, read_config
 from jaxforget.config import check_places
 from jaxforget.errors import UserError
@@ -47,13 +46,8 @@ def run(given: argparse.Namespace) -> int:
     given.out = config.out or ""
     start_jax()
     from jaxforget.compare.protocol import compare
-    from jaxforget.train.loop import Preempted
 
-    try:
-        compare(config, methods, seeds, trials[0], again=given.again)
-    except Preempted as stopped:
-        tell(str(stopped))
-        return 128 + stopped.signal
+    compare(config, methods, seeds, trials[0], again=given.again)
     print((Path(config.out) / "compare.md").read_text(encoding="utf-8"), end="")
     return 0
 

@@ -4,7 +4,6 @@ import argparse
 import os
 from pathlib import Path
 
-from jaxforget.cli.faults import tell
 from jaxforget.cli.parser import check_seed
 from jaxforget.errors import UserError
 from jaxforget.start import start_jax
@@ -24,11 +23,6 @@ def run(given: argparse.Namespace) -> int:
         raise UserError(f"--out {given.out}: is not a folder; name a folder, as --out runs/demo")
     start_jax()
     from jaxforget.demo.demo import run_demo
-    from jaxforget.train.loop import Preempted
 
-    try:
-        run_demo(Path(given.out), given.seed)
-    except Preempted as stopped:
-        tell(str(stopped))
-        return 128 + stopped.signal
+    run_demo(Path(given.out), given.seed)
     return 0

@@ -13,6 +13,7 @@ import jaxforget
 from jaxforget.cli import chain, chat, compare, completion, demo, generate, plan, profile, report, review
 from jaxforget.cli.faults import Terminated, leave, quiet_threads, silence, tell, terminable, users_fault
 from jaxforget.cli.parser import LAYOUT, Parser
+from jaxforget.errors import Preempted
 from jaxforget.interrupts import Ending
 
 EXAMPLES = """\
@@ -76,6 +77,9 @@ def _run(words: list[str], ending: Ending | None) -> int:
             return status
     except (KeyboardInterrupt, Terminated) as error:
         return _stopped(error, resumable)
+    except Preempted as stopped:
+        tell(str(stopped))
+        return 128 + stopped.signal
     except BrokenPipeError:
         silence(sys.stdout)  # the reader closed the pipe, as `| head` does
         return 141

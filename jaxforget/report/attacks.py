@@ -10,6 +10,7 @@ from markupsafe import Markup
 from jaxforget.evals.rows import Row
 from jaxforget.report.artefacts import Audit, LeakingWord, model_order
 from jaxforget.report.plots import quantity_chart
+from jaxforget.report.texts import piece
 from jaxforget.report.tones import figure, share
 from jaxforget.report.verdict import ABOVE, attack_name, attacks_above
 
@@ -136,9 +137,7 @@ def audit(found: Audit | None) -> dict[str, Any] | None:
     for passage in found.passages[:PASSAGES]:
         pieces = [
             {
-                "text": word.text.strip() or "·",
-                "space": word.text[:1].isspace(),
-                "break": "\n" in word.text,
+                **piece(word.text),
                 "leaked": word.leaked,
                 "model": figure(word.model),
                 "reference": figure(word.reference),

@@ -75,7 +75,7 @@ def passage(found: Passage | None) -> dict[str, Any] | None:
         below = None if label is None else plain(label)
         words.append(
             {
-                **_piece(text),
+                **piece(text),
                 "label": None if below is None else below.strip() or ("⏎" if "\n" in below else "·"),
                 "same": below is not None and below.strip() == text.strip(),
                 "anchor": token.anchor,
@@ -103,13 +103,13 @@ def heat(found: Passage | None) -> dict[str, Any] | None:
         for token in tokens:
             p = token.probability.get(model)
             shade = 0 if p is None else min(int(p * SHADES + 0.5), SHADES)
-            words.append({**_piece(plain(token.text)), "shade": shade, "p": "" if p is None else figure(p)})
+            words.append({**piece(plain(token.text)), "shade": shade, "p": "" if p is None else figure(p)})
         maps.append((model, words))
     return {"document": found.document, "maps": maps, "left_out": max(0, len(found.tokens) - HEAT_TOKENS)}
 
 
-def _piece(text: str) -> dict[str, Any]:
-    """Return a token's text as it is shown, whether a space precedes it, and whether a line ends with it."""
+def piece(text: str) -> dict[str, Any]:
+    """Return a token as {"text": what is shown, "space": True after a space, "break": True before a new line}."""
     shown = text.strip() or ("⏎" if "\n" in text else "·")
     return {"text": shown, "space": text[:1].isspace(), "break": "\n" in text}
 

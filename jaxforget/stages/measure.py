@@ -16,7 +16,7 @@ import jax
 from jaxforget.config.schema import EndpointOptions
 from jaxforget.corpus.text import Source
 from jaxforget.endpoint import model_name
-from jaxforget.errors import UserError
+from jaxforget.errors import Preempted, UserError
 from jaxforget.evals.catalogue import CATALOGUE, Entry
 from jaxforget.evals.rows import COLUMNS, Row, above_control
 from jaxforget.evals.suite import MissingInput, ModelReference, RunInputs, Suite, Workspace
@@ -28,7 +28,7 @@ from jaxforget.models.adapters import is_adapter
 from jaxforget.models.folders import resolve_folder
 from jaxforget.stages.hashes import hash_data, hash_model, hash_source, hash_tokenizer_files
 from jaxforget.stages.run import Run, wait_for_all
-from jaxforget.train.loop import Preempted, hosts_preempted
+from jaxforget.train.loop import hosts_preempted
 
 ROWS = "rows"  # in evals/
 LONGEST = 200  # characters of a value that a fingerprint shows as it is

@@ -15,26 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxforget.errors import UserError
+from jaxforget.errors import Preempted, UserError
 from jaxforget.train.checkpoint import Checkpoints
 from jaxforget.train.metrics import MetricsLog
 from jaxforget.train.precision import compute_params
 from jaxforget.train.types import Batch, TrainState
-
-
-class Preempted(Exception):
-    """A signal stopped the run after its state was saved; the same command continues from there.
-
-    Args:
-      stage: the stage that was stopped.
-      step: the last saved step; None if the stage had not begun.
-      signal: SIGTERM (a preemption) or SIGINT (Ctrl-C).
-    """
-
-    def __init__(self, stage: str, step: int | None = None, signal: signal.Signals = signal.SIGTERM):
-        self.signal = signal
-        how = "not begun" if step is None else f"saved at step {step}"
-        super().__init__(f"{stage}: stopped by {signal.name}, {how}; run the same command to continue")
 
 
 class Diverged(UserError):

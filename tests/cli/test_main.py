@@ -283,7 +283,7 @@ def test_a_last_line_that_nobody_reads_does_not_change_the_status():
 import sys
 import jaxforget.pipeline
 from jaxforget.cli import chain, main
-from jaxforget.train.loop import Preempted
+from jaxforget.errors import Preempted
 def stopped(*_, **__):
     raise Preempted("forget", 3)
 jaxforget.pipeline.run_chain = stopped

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
-from jaxforget.errors import UserError
+from jaxforget.errors import Preempted, UserError
 from jaxforget.train.checkpoint import Checkpoints
-from jaxforget.train.loop import Preempted, hosts_preempted
+from jaxforget.train.loop import hosts_preempted
 from jaxforget.train.metrics import MetricsLog, read_records
 from tests.train.looping import SCHEDULE, STEPS, batches, compiled, fit, fresh, opened
 from tests.train.tiny import assert_same_bits

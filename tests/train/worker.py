@@ -12,8 +12,8 @@ from pathlib import Path
 
 import jax
 
+from jaxforget.errors import Preempted
 from jaxforget.start import join_processes
-from jaxforget.train.loop import Preempted
 from tests.evals.asking import placed, scorer
 from tests.train.looping import fit
 
