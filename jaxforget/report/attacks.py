@@ -7,12 +7,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from jaxforget.evals.rows import Row
+from jaxforget.evals.rows import ABOVE, Row
 from jaxforget.report.artefacts import Audit, LeakingWord, model_order
 from jaxforget.report.plots import quantity_chart
 from jaxforget.report.texts import piece
 from jaxforget.report.tones import figure, share
-from jaxforget.report.verdict import ABOVE, attack_name, attacks_above
+from jaxforget.report.verdict import attack_name, attacks_above
 
 RELEARNED = re.compile(r"(relearn_\w+)_(\d+)")
 NAMES = {"relearn_target": "Relearning on target text", "relearn_neighbours": "Relearning on neighbours' text"}

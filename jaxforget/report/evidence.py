@@ -42,7 +42,10 @@ def evidence(
     found = []
     for suite, lines in tables.items():
         models = model_order(model for cells in lines.values() for model in cells)
-        shown = [_line(line, models) for line in _merged(lines)]
+        merged = _merged(lines)
+        names = [line["metric"] for line in merged]
+        # A metric of several lines needs its convention beside its name.
+        shown = [_line(line, models, twice=names.count(line["metric"]) > 1) for line in merged]
         found.append({"suite": suite, "says": SAYS.get(suite, ""), "models": models, "lines": shown})
     # Most of the reading is in the probabilities, which every run has.
     return sorted(found, key=lambda table: table["suite"] != "probability")
@@ -67,7 +70,7 @@ def _merged(lines: Mapping[tuple[str, str], Mapping[str, Row]]) -> list[dict[str
     return sorted(merged.values(), key=lambda line: order.index(line["metric"]))
 
 
-def _line(line: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
+def _line(line: Mapping[str, Any], models: Sequence[str], *, twice: bool) -> dict[str, Any]:
     metric, cells = line["metric"], line["cells"]
     better, sentence = meaning(metric)
     counts = sorted({row.n for row in cells.values() if row.n is not None})
@@ -83,6 +86,7 @@ def _line(line: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
         "arrow": better,
         "better": BETTER[better],
         "sentence": sentence,
+        "under": ", ".join(line["conventions"]) if twice else "",
         "also": [name.replace("_", " ") for name in dict.fromkeys(line["also"])],
         "conventions": line["conventions"],
         "n": ", ".join(f"{n:,}" for n in counts),

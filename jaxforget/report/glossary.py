@@ -2,6 +2,8 @@
 
 import re
 
+from jaxforget.evals.rows import ABOVE
+
 DOWN, UP, ZERO = "↓", "↑", "→ 0"
 BETTER = {DOWN: "lower is better", UP: "higher is better", ZERO: "closer to 0 is better", "": ""}
 
@@ -12,6 +14,10 @@ METRICS: tuple[tuple[str, str, str], ...] = (
     (r"familiarity_token_mean", DOWN, "Mean over the answers' tokens; the end of a name follows from its beginning."),
     (r"retained_first_token", UP, "Probability of the first token of the right answers about other things."),
     (r"retained_token_mean", UP, "Mean over the tokens of the right answers about other things."),
+    (r"target_acc\w*", DOWN, "Share of multiple-choice questions about the target answered right."),
+    (r"retained_acc\w*", UP, "Share of multiple-choice questions about other things answered right."),
+    (r"target_margin", ZERO, "Advantage of the right choice over the mean of the wrong ones, in nats."),
+    (r"retained_margin", UP, "Advantage of the right choice over the wrong ones about other things, in nats."),
     (r"retained.*", UP, "Probability of the right answers to questions about other things."),
     (r"perplexity", DOWN, "Surprise at general text that no model was trained on."),
     (r"familiarity_completion.*", DOWN, "Knowledge of the target that a grader finds in completions."),
@@ -42,6 +48,8 @@ METRICS: tuple[tuple[str, str, str], ...] = (
 
 def meaning(metric: str) -> tuple[str, str]:
     """Return (direction, sentence) of a metric; both are empty for an unknown one."""
+    if metric.endswith(ABOVE):
+        return ZERO, f"Distance of {metric.removesuffix(ABOVE).replace('_', ' ')} to the control's."
     for pattern, direction, sentence in METRICS:
         if re.fullmatch(pattern, metric):
             return direction, sentence

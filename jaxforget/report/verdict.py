@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TextIO
 
 from jaxforget.evals.familiarity import ANSWER
-from jaxforget.evals.rows import Row
+from jaxforget.evals.rows import ABOVE, Row
 from jaxforget.report.artefacts import read_summary
 
 # Metrics of knowledge of the target, the first one that was measured counts; the same for knowledge to keep.
 FORGOTTEN_BY = ("familiarity", "knowmem_forget", "forget_prob", "familiarity_completion")
 KEPT_BY = ("retained", "knowmem_retain", "model_utility")
-ABOVE = "_above_control"
 # Plain questions are no attack. Interpolation towards base brings back anything in the end: it measures how thin the
 # forgetting is.
 NO_ATTACK = ("plain", "back_to_base")

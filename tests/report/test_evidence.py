@@ -2,7 +2,7 @@
 
 from jaxforget.evals.rows import Row
 from jaxforget.report.evidence import evidence
-from jaxforget.report.glossary import DOWN, UP, meaning
+from jaxforget.report.glossary import DOWN, UP, ZERO, meaning
 
 
 def row(metric, convention, model, value, n=10) -> Row:
@@ -32,6 +32,8 @@ def test_models_are_columns_and_every_suite_has_one_table():
     assert first["lines"][0]["cells"][0]["bounds"] == "0.800 to 1"
     assert first["lines"][0]["arrow"] == DOWN
     assert [line["conventions"] for line in muse["lines"]] == [["muse"], ["open-unlearning"]]
+    assert [line["under"] for line in muse["lines"]] == ["muse", "open-unlearning"]
+    assert first["lines"][0]["under"] == "", "one line needs no convention beside its name"
 
 
 def test_conventions_with_equal_figures_share_a_line_and_others_never_do():
@@ -67,4 +69,8 @@ def test_every_metric_of_the_suites_is_explained():
     assert meaning("forget_prob")[0] == DOWN
     assert meaning("retain_prob")[0] == UP
     assert meaning("forget_truth_ratio")[0] == UP
+    assert meaning("target_acc_norm")[0] == DOWN
+    assert meaning("retained_acc") == (UP, "Share of multiple-choice questions about other things answered right.")
+    assert meaning("retained_margin")[0] == UP
+    assert meaning("target_margin_above_control") == (ZERO, "Distance of target margin to the control's.")
     assert meaning("nobody's") == ("", "")
