@@ -20,6 +20,7 @@ KEPT_BY = ("retained", "knowmem_retain", "model_utility")
 NO_ATTACK = ("plain", "back_to_base")
 
 NAMES = {
+    "plain": "asked plainly",
     "few_shot": "examples in the prompt",
     "in_context": "sentences of the text in the prompt",
     "rephrased": "other phrasings",
@@ -191,8 +192,10 @@ def attack_name(attack: str) -> str:
     if found := re.fullmatch(r"relearn_(\w+?)_(\d+)", attack):
         source = "" if found[1] == "target" else f" on {found[1].replace('_', ' ')}"
         return f"relearning {found[2]} steps{source}"
-    if found := re.fullmatch(r"int(\d+)", attack):
-        return f"rounding to {found[1]} bits"
+    if found := re.fullmatch(r"int(\d+)(_retained)?", attack):
+        return f"{'other knowledge after ' * bool(found[2])}rounding to {found[1]} bits"
+    if found := re.fullmatch(r"back_to_base_(\d+)", attack):
+        return f"{found[1]} % of the way back to base's weights"
     name = attack.removesuffix("_worst")
     return NAMES.get(name, name.replace("_", " ")) + (", the worst variant" if name != attack else "")
 

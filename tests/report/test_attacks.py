@@ -33,7 +33,7 @@ def test_every_attack_stands_beside_the_control():
     found = attacks(measured(rows), frozenset(row["metric"] for row in rows))
     assert found["models"] == ["base", "unlearned", "control"]
     assert [row["attack"] for row in found["rows"]] == [
-        "plain",
+        "asked plainly",
         "rounding to 4 bits",
         "relearning 0 steps",
         "relearning 24 steps",

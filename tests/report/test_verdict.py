@@ -82,6 +82,8 @@ def test_the_strongest_attack_is_the_furthest_above_the_control():
         ("relearn_target_12", "relearning 12 steps"),
         ("relearn_neighbours_24", "relearning 24 steps on neighbours"),
         ("int4", "rounding to 4 bits"),
+        ("int4_retained", "other knowledge after rounding to 4 bits"),
+        ("back_to_base_25", "25 % of the way back to base's weights"),
         ("few_shot", "examples in the prompt"),
         ("languages_worst", "other languages, the worst variant"),
         ("my_phrasing", "my phrasing"),
