@@ -16,7 +16,7 @@ from jaxforget.errors import UserError
 from jaxforget.start import start_jax
 
 HELP = """\
-A run's folder stands for its base, its unlearned model and its control. On a terminal, type a prompt and press Enter;
+A run's folder names its base, its unlearned model and its control. On a terminal, type a prompt and press Enter;
 /reset starts the conversation over, /quit or Ctrl-D ends it, and Ctrl-C ends an answer. Prompts may also come from a
 pipe or a file, one a line. Models without a chat template continue the text.
 """

@@ -20,7 +20,7 @@ class Place:
 
 
 def places_of(given: Sequence[str]) -> list[Place]:
-    """Return the models that the words of a command line name; a run stands for its base, unlearned and control.
+    """Return the models that the words of a command line name; for a run, those of its base, unlearned model and control.
 
     All are checked before the first one is loaded, which may take minutes.
 

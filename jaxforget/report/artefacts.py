@@ -61,7 +61,7 @@ class CurveRow:
 
 @dataclass(frozen=True)
 class TokenProbability:
-    """A next token as it stands in the vocabulary, and its probability."""
+    """A next token as the vocabulary spells it, and its probability."""
 
     token: String
     p: Probability = 0.0
@@ -89,7 +89,7 @@ class PassageToken:
     """One token of the target.
 
     Attributes:
-      text: the token as it stands in the vocabulary.
+      text: the token as the vocabulary spells it.
       label: the token that training makes this position predict; None where the position is not trained.
       anchor: True if the token belongs to an anchor.
       probability: by model, that of the token given those before it; empty for the first token.

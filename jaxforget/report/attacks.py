@@ -62,14 +62,14 @@ def _distance(row: Row | None) -> str:
 
 
 def _students(models: Sequence[str]) -> list[str]:
-    """Return the unlearned models; on a page of several runs the run's name stands before each."""
+    """Return the unlearned models; on a page of several runs each name begins with its run's."""
     return [model for model in models if model.split(": ")[-1] == "unlearned"]
 
 
 def _bars(values: Mapping[tuple[str, str], Row], rows: Sequence[Row], students: Sequence[str]) -> list[dict[str, Any]]:
     """Return the strongest attacks on the unlearned models, each with bars for them and for the control, in percent.
 
-    Of relearning on one text, the number of steps that brings most back stands for all.
+    Of relearning on one text, only the number of steps that brings most back is kept.
     """
     found: dict[str, float] = {}
     for student in students:

@@ -16,7 +16,7 @@ SAYS = {
     "muse": "MUSE, under its own conventions and those of open-unlearning",
     "tofu": "TOFU, under its own conventions and those of open-unlearning",
     "memorization": "how much of the target comes back word for word",
-    "membership": "whether the target can be told from text that no model read",
+    "membership": "how well the target can be told from text that no model read",
     "completion": "completions, graded",
     "audit": "words of the target that are still predicted",
 }

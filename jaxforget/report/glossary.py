@@ -29,7 +29,7 @@ METRICS: tuple[tuple[str, str, str], ...] = (
     (r"knowmem_forget", DOWN, "Overlap of answers about the target with the right ones."),
     (r"knowmem_retain", UP, "Overlap of answers about other text with the right ones."),
     (r"privleak_auc\w*", "", "Chance that read text looks more familiar than unread text; 0.5 tells nothing."),
-    (r"privleak", ZERO, "Whether the target can be told from unread text, relative to the control."),
+    (r"privleak", ZERO, "How well the target can be told from unread text, relative to the control."),
     (r"forget_quality", UP, "p-value of the test that the model and the control answer alike."),
     (r"model_utility", UP, "Harmonic mean of nine scores on everything but the target."),
     (r"forget_truth_ratio", UP, "How close right and wrong answers about the target are in probability."),

@@ -80,7 +80,7 @@ def render(*folders: Path, price: float | None = None) -> str:
         "questions": texts.questions(first.questions),
         "attacks": attacks.attacks(summary, attacking),
         "audit": attacks.audit(first.audit),
-        # Attacks have a table of their own, where each stands beside the control.
+        # Attacks have their own table, which compares each with the control.
         "evidence": None if first.summary is None else evidence(summary, suites, attacking),
         "anchors": sections.anchors(first.anchors, first.diagnosis),
         "cost": [(run.name, sections.cost(run.manifest or {}, run.metrics or {}, price)) for run in runs],
@@ -140,7 +140,7 @@ def write_report(
 ) -> Path:
     """Write the page of a run, or of several side by side, atomically.
 
-    A missing artefact leaves a note with the command that makes it; the rest of the page stands.
+    In place of a missing artefact the page names the command that makes it.
 
     Args:
       run, others: folders of runs.

@@ -16,7 +16,7 @@ LEFT = 42  # width of the tick labels of the vertical axis
 
 @dataclass(frozen=True)
 class Line:
-    """A polyline through (x, y) in data units; a y of None breaks it. `label` stands beside its last point."""
+    """A polyline through (x, y) in data units; a y of None breaks it. `label` is written beside its last point."""
 
     points: tuple[tuple[float, float | None], ...]
     tone: str
@@ -60,7 +60,7 @@ def chart(
 
     Args:
       described: the figure in words, for screen readers.
-      y_label: stands above the vertical axis.
+      y_label: written above the vertical axis.
       width, height: of the view box, pixels.
     """
     shown = [line for line in lines if any(y is not None for _, y in line.points)]

@@ -159,7 +159,7 @@ def _median(values: Sequence[float | None]) -> float | None:
 
 
 def outdated(manifest: Mapping[str, Any]) -> bool:
-    """Return whether the result was trained again since the models were last measured."""
+    """Return True if the result was trained again after the models were last measured."""
     found = manifest.get("stages")
     measured = found.get("eval") if isinstance(found, Mapping) else None
     if not isinstance(measured, Mapping) or not isinstance(measured.get("inputs"), Mapping):

@@ -38,7 +38,7 @@ def term_pattern(terms: Iterable[str]) -> re.Pattern[str] | None:
 
 
 def marked(text: str, pattern: re.Pattern[str] | None) -> list[tuple[str, bool]]:
-    """Return the text in pieces (piece, whether it is a term of the target)."""
+    """Return the text in pieces: (piece, True for a term of the target)."""
     pieces, end = [], 0
     for match in pattern.finditer(text) if pattern else ():
         pieces += [(text[end : match.start()], False), (match[0], True)]

@@ -1,4 +1,4 @@
-"""The verdict of a run: whether the target was forgotten, what that cost, and what the strongest attack brings back."""
+"""The verdict of a run: how much of the target is left, what harm was done, and what attacks bring back."""
 
 import math
 import os
@@ -146,7 +146,7 @@ def _unchanged(rows: Collection[Row], model: str) -> int:
 
 
 def _harm(rows: Collection[Row], model: str) -> tuple[bool, list[str]]:
-    """Return whether other knowledge was harmed, and the figures that say so."""
+    """Return (True if other knowledge was harmed, the figures that show it)."""
     harmed, said = False, []
     kept = _values(rows, KEPT_BY, model)
     if kept and kept["base"] > 0:
