@@ -22,7 +22,8 @@ class Place:
 def places_of(given: Sequence[str]) -> list[Place]:
     """Return the models that the words of a command line name.
 
-    A run names its base, its unlearned model and its control. All are checked before the first one is loaded, which may take minutes.
+    A run names its base, its unlearned model and its control. All are checked before the first one is loaded, which
+    may take minutes.
 
     Raises:
       UserError: a folder is no model, or a run has no unlearned model yet.
