@@ -34,9 +34,10 @@ PAPER: dict[str, Any] = {
     "evals": {"every": 10},
 }
 RECOMMENDED: dict[str, Any] = {
-    "forget": {"max_steps": 40, "batch": BATCH, "learning_rate": 5e-4},
-    "retain": {"weight": 25.0, "rows": 16},
-    "evals": {"every": 10},
+    "method": "whp_flat",
+    "forget": {"max_steps": 80, "batch": BATCH, "learning_rate": 2e-3},
+    "retain": {"weight": 100.0, "rows": 16},
+    "evals": {"every": 20},
 }
 
 
