@@ -93,17 +93,19 @@ def check_settings_used(config: Config, methods: Sequence[str]) -> None:
 def search(config: Config, method: str) -> list[Trial]:
     """Return the trials of a method, from the configured settings outwards.
 
-    Every method has the learning rate, unless nothing trains, and the option that its objective names. An option of
-    value 0, as the weight of a retain term that the configuration lacks, is not searched.
+    Every method has the learning rate, unless nothing trains, and one strength: the weight of the retain term where
+    there is one, otherwise the setting that its objective names in `searched`. An option of value 0 is not searched.
     """
     kind, config = find_method(method, "methods"), method_config(config, method)
     values = {RATE: value_of(config, RATE)} if kind.trains else {}
-    section, _, key = kind.searched.partition(".")
+    weighted = kind.trains and not kind.constrained and config.retain.weight
+    strength = "retain.weight" if weighted else kind.searched
+    section, _, key = strength.partition(".")
     if section == "objective":
         default = next(field.default for field in dataclasses.fields(kind) if field.name == key)
-        values[kind.searched] = config.objective.get(key, default)
+        values[strength] = config.objective.get(key, default)
     else:
-        values[kind.searched] = value_of(config, kind.searched)
+        values[strength] = value_of(config, strength)
     values = {option: value for option, value in values.items() if value}
     grid = itertools.product(*(RATES if option == RATE else STRENGTHS for option in values))
     trials = []

@@ -59,7 +59,7 @@ def test_the_result_has_every_measure_of_every_method(compared):
             assert set(each[measure]) == {"mean", "std"}
     assert result["base"]["relearned"] is None
     npo = result["methods"]["npo"]
-    assert npo["settings"] == {"method": "npo", "forget.learning_rate": 1e-3, "objective.beta": 0.1}
+    assert npo["settings"] == {"method": "npo", "forget.learning_rate": 1e-3, "retain.weight": 1.0}
     assert npo["seconds_per_step"] > 0
 
 
@@ -73,7 +73,7 @@ def test_the_figures_are_those_of_the_questions_for_the_report(compared, tiny_wo
         assert halves[0] | halves[1] == set(getattr(everything, group))
         assert not halves[0] & halves[1]
         assert all(halves)
-    model = jaxforget.load(work / "npo" / "npo-learning_rate_0.001-beta_0.1" / "unlearned")
+    model = jaxforget.load(work / "npo" / "npo-learning_rate_0.001-weight_1" / "unlearned")
     rows = jaxforget.evaluate(model, suite="probability", probes=work / "test" / "probes.json")
     value = next(row["value"] for row in rows if row["metric"] == "familiarity")
     first, second = (

@@ -26,6 +26,13 @@ def test_what_a_configuration_lacks_is_not_searched():
     assert [set(trial.settings) for trial in search(config, "task_vector")] == [{"objective.strength"}] * 3
 
 
+def test_the_strength_is_the_weight_of_the_retain_term_where_there_is_one():
+    with_term, without = config_from({"retain": RETAIN}), config_from({})
+    assert set(search(with_term, "npo")[0].settings) == {"forget.learning_rate", "retain.weight"}
+    assert set(search(without, "npo")[0].settings) == {"forget.learning_rate", "objective.beta"}
+    assert set(search(with_term, "pdu")[0].settings) == {"forget.learning_rate", "objective.epsilon"}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_trials_that_its_objective_accepts(method):
     values = {"method": "npo", "objective": {"beta": 0.2}, "retain": {**RETAIN, "loss": "kl"}}
@@ -37,7 +44,7 @@ def test_every_method_has_trials_that_its_objective_accepts(method):
             section, _, key = option.partition(".")
             if section == "objective":
                 assert getattr(objective, key) == value
-        assert (configured.objective == {"beta": 0.2}) == (method == "npo" and trial.settings["objective.beta"] == 0.2)
+        assert (configured.objective == {"beta": 0.2}) == (method == "npo")
 
 
 def test_options_of_another_method_are_reset_and_described():

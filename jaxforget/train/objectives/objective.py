@@ -36,7 +36,8 @@ class Objective:
       cacheable: the targets are labels that can be computed beforehand (targets.cache).
       constrained: the weight of the retain loss is a Lagrange multiplier in the state, see `pdu`.
       on_states: the loss is on hidden states in the middle of the model, see `rmu`.
-      searched: the option that `jaxforget compare` searches over beside the learning rate.
+      searched: the option that `jaxforget compare` searches over beside the learning rate, where the run has no retain
+        term whose weight it could search.
       alternates: every forget row comes with an alternative answer, batch["alternate"]; it is appended as a row.
     """
 

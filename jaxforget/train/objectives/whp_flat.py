@@ -40,8 +40,8 @@ class WhpFlat(Whp):
       terms: token ids that begin an anchor in at least half of their occurrences in the text (blocks.json).
     """
 
-    flat: float = 150.0
-    spread: float = 0.2
+    flat: float = 200.0
+    spread: float = 0.3
     terms: tuple[int, ...] = dataclasses.field(default=(), metadata={"option": None})
 
     name: ClassVar[str] = "whp_flat"
