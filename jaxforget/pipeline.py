@@ -75,6 +75,11 @@ def run_chain(
                 run.say(expected)
             for number, stage in enumerate(chain, 1):
                 run_stage(run, stage, again=again, place=f"stage {number} of {len(chain)}, " if len(chain) > 1 else "")
+                if expected is None and stage.trains and number < len(chain):
+                    # A new run knows nothing at its start; the first stage that trains tells the time of the rest.
+                    expected = _expected_time(run, chain[number:])
+                    if expected is not None:
+                        run.say(expected)
             if "eval" in stages:
                 say_verdict(run, closing="report" in stages)
     return run

@@ -455,3 +455,18 @@ def test_a_chain_says_its_expected_time_where_the_run_measured_it(stubbed, monke
     assert estimate.measured_step_seconds(run, "forget") == pytest.approx(0.3)  # of half the rows
     monkeypatch.setattr(estimate, "current_devices", lambda: {"count": 1, "kind": "TPU v4", "processes": 1})
     assert estimate.measured_step_seconds(run, "forget") is None
+
+
+def test_a_new_chain_says_the_time_of_the_rest_after_its_first_training_stage(stubbed, monkeypatch):
+    asked: list[list[str]] = []
+
+    def expected(run, rest):
+        asked.append([stage.name for stage in rest])
+        return None if len(asked) == 1 else "expected time: 9 s for forget"
+
+    monkeypatch.setattr(pipeline, "_expected_time", expected)
+    said = stubbed()[1]
+    assert asked[1:] == [["forget", "eval", "export", "report"]]
+    place = said.index("expected time: 9 s for forget")
+    assert any("reinforce" in line for line in said[:place])
+    assert any("forget" in line for line in said[place + 1 :])
