@@ -15,7 +15,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxforget.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = PartitionSpec(("data", "fsdp"))
+ROW_AXES = ("data", "fsdp")  # those that split the rows of a batch
+BATCH = PartitionSpec(ROW_AXES)
 
 # The first match that divides wins; a parameter that no rule names is an error. The leading axis of stacked layers is
 # never split.

@@ -25,10 +25,10 @@ SCRIPTS = [
 
 # A room may import rooms of a lower rank, and itself; rooms of one rank are strangers.
 RANKS = [
-    {"errors", "cpu", "interrupts"},
-    {"files", "config"},
+    {"errors", "cpu", "interrupts", "projection"},
+    {"files", "config", "sharding"},
     {"endpoint"},
-    {"models", "corpus", "sharding"},
+    {"models", "corpus"},
     {"train", "manifest", "start"},
     {"lm"},
     {"evals", "anchors"},

@@ -18,8 +18,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxforget.lm.generate import cache_sharding
 from jaxforget.models.tokenizer import check_ids
 from jaxforget.models.transformer import Cache, Transformer, empty_cache
+from jaxforget.projection import logits_of
 from jaxforget.sharding import put_batch, row_shards
-from jaxforget.train.types import Params, soft_capped
+from jaxforget.train.types import Params
 
 SHORT, LONG = 8, 32  # beginnings up to 64 tokens are padded to a multiple of SHORT, longer ones to a multiple of LONG
 # Tokens of the beginnings of a batch on each device, and as many of its continuations: enough to keep a matrix unit
@@ -179,8 +180,7 @@ def _score(
 
     def answer(states: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return both results for labels [R, N] that may follow each of the states [R, D']."""
-        logits = jnp.einsum("rd,dv->rv", states, head, preferred_element_type=jnp.float32)
-        logits = soft_capped(logits, module.config.logit_soft_cap)
+        logits = logits_of(states, head, module.config.logit_soft_cap)
         picked = jnp.take_along_axis(logits, jnp.maximum(labels, 0), axis=-1)
         logp = jnp.where(labels >= 0, picked - jax.nn.logsumexp(logits, axis=-1, keepdims=True), 0.0)
         return logp, (jnp.argmax(logits, axis=-1)[:, None] == labels) | (labels < 0)

@@ -16,7 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxforget.errors import UserError
 from jaxforget.models.tokenizer import check_ids
 from jaxforget.models.transformer import Cache, Transformer, empty_cache
-from jaxforget.train.types import soft_capped
+from jaxforget.projection import logits_of
+from jaxforget.sharding import ROW_AXES
 
 Array = jax.Array
 # (token ids of each prompt, maximum new tokens) -> the new token ids of each prompt; greedy, without the end token
@@ -25,7 +26,6 @@ Complete = Callable[[Sequence[Sequence[int]], int], list[list[int]]]
 Settings = tuple[Array, Array, Array, Array]
 # tokens made so far [], last hidden states [B, D], rows that go on [B], new tokens [B, room], cache
 Carry = tuple[Array, Array, Array, Array, Cache]
-ROW_AXES = ("data", "fsdp")  # mesh axes that split the rows, as they split a training batch
 NOTHING = -1  # in the output: after a row's end
 
 
@@ -219,8 +219,7 @@ def advance(
 
     def step(carry: Carry) -> Carry:
         index, state, running, made, cache = carry
-        logits = jnp.einsum("bd,dv->bv", state, head, preferred_element_type=jnp.float32)
-        logits = soft_capped(logits, model.config.logit_soft_cap)
+        logits = logits_of(state, head, model.config.logit_soft_cap)
         token = _choose(logits, mode, settings, keys, index)
         running = running & ~jnp.isin(token, ends)
         made = made.at[:, index].set(jnp.where(running, token, NOTHING))

@@ -9,9 +9,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxforget.models.tokenizer import check_ids
+from jaxforget.projection import logits_of
 from jaxforget.sharding import put_batch, row_shards
 from jaxforget.train.tiles import tiled_log_probabilities
-from jaxforget.train.types import Forward, Params, soft_capped
+from jaxforget.train.types import Forward, Params
 
 BUCKET = 32
 
@@ -47,8 +48,7 @@ class Scorer:
         def next_token(params: Params, tokens: jax.Array, last: jax.Array) -> jax.Array:
             hidden = forward.hidden(params, tokens)
             hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]  # [B, D]: no [B, S, V] array
-            logits = jnp.dot(hidden, forward.head(params), preferred_element_type=jnp.float32)
-            return jax.nn.softmax(soft_capped(logits, forward.soft_cap), axis=-1)
+            return jax.nn.softmax(logits_of(hidden, forward.head(params), forward.soft_cap), axis=-1)
 
         self._vocabulary = lambda params: jax.eval_shape(forward.head, params).shape[-1]
         self._log_probabilities = make_score_step(forward, mesh, tile)

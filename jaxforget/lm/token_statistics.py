@@ -9,8 +9,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxforget.lm.scoring import BUCKET, Scorer
+from jaxforget.projection import logits_of
 from jaxforget.sharding import put_batch, row_shards
-from jaxforget.train.types import Forward, Params, soft_capped
+from jaxforget.train.types import Forward, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +45,7 @@ class StatisticsScorer(Scorer):
 
             def tile_of(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
                 states, label = inputs  # [B, T, D], [B, T]
-                logits = jnp.einsum("btd,dv->btv", states, head, preferred_element_type=jnp.float32)
-                logits = soft_capped(logits, forward.soft_cap)
+                logits = logits_of(states, head, forward.soft_cap)
                 logp = jax.nn.log_softmax(logits, axis=-1)
                 p = jnp.exp(logp)
                 mean = jnp.sum(p * logp, axis=-1)

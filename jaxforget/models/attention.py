@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxforget.projection import soft_capped
+
 Array = jax.Array
 SCORES = 4096
 FEW = 128  # queries of a part where there are few scores
@@ -50,11 +52,6 @@ class Scope:
 
 
 EVERYTHING = Scope()
-
-
-def soft_capped(x: Array, soft_cap: float | None) -> Array:
-    """Return x [...] bounded smoothly to within +-soft_cap (Gemma 2); None leaves it as it is."""
-    return x if soft_cap is None else soft_cap * jnp.tanh(x / soft_cap)
 
 
 def attend(

@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxforget.models.attention import EVERYTHING, KEPT_NAME, Scope, attend
+from jaxforget.sharding import ROW_AXES
 
 Array = jax.Array
 SHORTEST = 128  # tokens; the scores of shorter blocks are few
@@ -48,7 +49,7 @@ class CudnnAttention:
         if not self.serves(query, key) or scope.soft_cap is not None:
             return attend(query, key, value, positions, scope, layer)
         scope = scope.within(key.shape[1])
-        rows = PartitionSpec(("data", "fsdp"), None, "tensor")
+        rows = PartitionSpec(ROW_AXES, None, "tensor")
         mapped = jax.shard_map(
             functools.partial(self._local, scope.windows),
             mesh=self.mesh,

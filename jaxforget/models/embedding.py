@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from jaxforget.sharding import ROW_AXES
+
 Array = jax.Array
 
 
@@ -50,7 +52,7 @@ class ShardedLookUp:
     """
 
     mesh: Mesh
-    rows: tuple[str, ...] = ("data", "fsdp")
+    rows: tuple[str, ...] = ROW_AXES
     columns: str = "fsdp"
 
     def __call__(self, table: Array, tokens: Array) -> Array:

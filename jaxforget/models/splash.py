@@ -14,6 +14,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxforget.models.attention import EVERYTHING, KEPT_NAME, Scope, attend
+from jaxforget.sharding import ROW_AXES
 
 Array = jax.Array
 LANES = 128  # width of a vector; a tile is a multiple of it
@@ -50,7 +51,7 @@ class SplashAttention:
         if not self.serves(query, key):
             return attend(query, key, value, positions, scope, layer)
         scope = scope.within(key.shape[1])
-        rows = PartitionSpec(("data", "fsdp"), None, "tensor")
+        rows = PartitionSpec(ROW_AXES, None, "tensor")
         # One window is static; of several, the layer's index picks the kernel.
         layer = None if len(scope.windows) == 1 else layer
         mapped = jax.shard_map(

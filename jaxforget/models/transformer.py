@@ -19,11 +19,12 @@ import numpy as np
 from flax import struct
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxforget.models.attention import KEPT_NAME, Scope, attend, soft_capped
+from jaxforget.models.attention import KEPT_NAME, Scope, attend
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.embedding import look_up
 from jaxforget.models.rope import Rope, layer_frequencies
 from jaxforget.models.weights import Dense
+from jaxforget.projection import logits_of
 
 Array = jax.Array
 SMALL = 2**26  # bytes of [B, S, F], over all devices, above which saving memory is worth a loop
@@ -249,8 +250,7 @@ class Transformer(nn.Module):
 
     def __call__(self, tokens: Array) -> Array:
         """Return logits, fp32 [B, S, V], of int tokens [B, S]. Holds the vocabulary axis: small inputs only."""
-        logits = jnp.einsum("bsd,dv->bsv", self.hidden(tokens), self.head(), preferred_element_type=jnp.float32)
-        return soft_capped(logits, self.config.logit_soft_cap)
+        return logits_of(self.hidden(tokens), self.head(), self.config.logit_soft_cap)
 
     def hidden(self, tokens: Array) -> Array:
         """Return final normed states, compute dtype [B, S, D], of int tokens [B, S], right-padded.

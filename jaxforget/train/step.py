@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxforget.sharding import BATCH
 from jaxforget.train.objectives.objective import Objective, shifted
 from jaxforget.train.objectives.retain import Retain
 from jaxforget.train.objectives.rmu import Rmu
@@ -183,7 +184,7 @@ def make_label_step(forward: Forward, objective: GenericTargets, options: StepOp
         labels = jax.lax.map(lambda microbatch: labels_of(frozen, microbatch), microbatches)  # [count, B / count, S]
         return jnp.swapaxes(labels, 0, 1).reshape(-1, labels.shape[-1])
 
-    return jax.jit(step, out_shardings=NamedSharding(mesh, PartitionSpec(("data", "fsdp"))))
+    return jax.jit(step, out_shardings=NamedSharding(mesh, BATCH))
 
 
 def _prepared(batch: Batch, objective: Objective, retain: Retain | None, mesh: Mesh) -> tuple[Batch, dict[str, Array]]:
@@ -220,7 +221,7 @@ def _prepared(batch: Batch, objective: Objective, retain: Retain | None, mesh: M
 
 def _with_alternates(batch: Batch, mesh: Mesh) -> Batch:
     """Return the batch with its alternative answers as rows behind the others: [2 B, ...]."""
-    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    rows = NamedSharding(mesh, BATCH)
 
     def joined(first: Array, second: Array) -> Array:
         return jax.lax.with_sharding_constraint(jnp.concatenate([first, second]), rows)

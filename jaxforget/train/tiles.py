@@ -20,10 +20,10 @@ from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxforget.cpu import transposed
-from jaxforget.train.types import soft_cap_gradient, soft_capped
+from jaxforget.projection import logits_of, soft_cap_gradient
+from jaxforget.sharding import BATCH, ROW_AXES
 
 Array = jax.Array
-ROWS = ("data", "fsdp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Tile:
         hidden = self.inputs.rows[f"{model}_hidden"]
         flat = hidden.reshape(-1, hidden.shape[-1])
         index = self.index if position is None else self.row * hidden.shape[1] + position
-        return _logits(_take(flat, index), self.inputs.heads[f"{model}_head"], self.soft_cap)
+        return logits_of(_take(flat, index), self.inputs.heads[f"{model}_head"], self.soft_cap)
 
 
 # (student's logits fp32 [T, V], tile) -> (loss fp32 [T], its gradient by the logits fp32 [T, V]); static and hashable.
@@ -106,7 +106,7 @@ TileLoss = Callable[[Array, Tile], tuple[Array, Array]]
 
 def _specs(inputs: TileInputs) -> TileInputs:
     return TileInputs(
-        rows=jax.tree.map(lambda _: PartitionSpec(ROWS), inputs.rows),
+        rows=jax.tree.map(lambda _: BATCH, inputs.rows),
         heads=jax.tree.map(lambda _: PartitionSpec(), inputs.heads),
     )
 
@@ -114,11 +114,6 @@ def _specs(inputs: TileInputs) -> TileInputs:
 def _product(left: Array, right: Array) -> Array:
     """Return the product of [T, D] states and a [D, V] head, or of [D, T] and [T, V], accumulated in fp32."""
     return jnp.dot(left, right, preferred_element_type=jnp.float32)
-
-
-def _logits(states: Array, head: Array, soft_cap: float | None) -> Array:
-    """Return the model's logits, fp32 [T, V], of states [T, D] and a head [D, V]."""
-    return soft_capped(_product(states, head), soft_cap)
 
 
 def _take(array: Array, index: Array) -> Array:
@@ -150,7 +145,7 @@ def _local_loss(
         counts = coefficient != 0
         h = jnp.where(counts[:, None], _take(flat, index), 0)
         place = Tile(index, length, inputs, options.soft_cap)
-        logits = _logits(h, head, options.soft_cap)
+        logits = logits_of(h, head, options.soft_cap)
         loss, gradient = loss_of(logits, place)
         d_logits = jnp.where(counts[:, None], coefficient[:, None] * gradient, 0.0)
         d_logits = soft_cap_gradient(logits, d_logits, options.soft_cap)
@@ -177,7 +172,7 @@ def _local_loss(
 def _sharded(local, mesh: Mesh, in_specs: Any, out_specs: Any):
     # Rows are split by hand; the tensor axis stays with the partitioner, which splits the heads' vocabulary over it.
     return jax.shard_map(
-        local, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=set(ROWS), check_vma=False
+        local, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=set(ROW_AXES), check_vma=False
     )
 
 
@@ -188,7 +183,7 @@ def _loss_and_gradients(hidden, head, coefficients, inputs, loss_of, options):
     def local(hidden, head, coefficients, inputs):
         losses, d_hidden, d_head = _local_loss(hidden, head, coefficients, inputs, loss_of=loss_of, options=options)
         if mesh.size > 1:  # a single device would only copy its own arrays
-            losses = jax.lax.psum(losses, ROWS)
+            losses = jax.lax.psum(losses, ROW_AXES)
             # Each device needs only its part of the head's gradient: reduce-scatter, half an all-reduce's traffic.
             d_head = jax.lax.psum_scatter(d_head, "fsdp", tiled=True) if scatter else jax.lax.psum(d_head, "fsdp")
             d_head = jax.lax.psum(d_head, "data")
@@ -197,7 +192,7 @@ def _loss_and_gradients(hidden, head, coefficients, inputs, loss_of, options):
         # array of the whole head's size.
         return jax.lax.optimization_barrier((losses, d_hidden, d_head))
 
-    rows = PartitionSpec(ROWS)
+    rows = BATCH
     in_specs = (rows, PartitionSpec(), rows, _specs(inputs))
     out_specs = (PartitionSpec(), rows, PartitionSpec("fsdp") if scatter else PartitionSpec())
     return _sharded(local, mesh, in_specs, out_specs)(hidden, head, coefficients, inputs)
@@ -251,8 +246,8 @@ def tiled_labels(trained: Array, inputs: TileInputs, label_of: Callable[[Tile], 
         labels = jax.lax.fori_loop(0, tiles, body, jnp.full(rows * length, -1, jnp.int32)).reshape(rows, length)
         return jnp.where(trained, labels, -1)
 
-    in_specs = (PartitionSpec(ROWS), _specs(inputs))
-    return _sharded(local, options.mesh, in_specs, PartitionSpec(ROWS))(trained, inputs)
+    in_specs = (BATCH, _specs(inputs))
+    return _sharded(local, options.mesh, in_specs, BATCH)(trained, inputs)
 
 
 def tiled_log_probabilities(
@@ -268,7 +263,7 @@ def tiled_log_probabilities(
 
         def body(i, out):
             index = jax.lax.dynamic_slice_in_dim(padded, i * size, size)
-            logits = _logits(_take(flat, index), head, soft_cap)
+            logits = logits_of(_take(flat, index), head, soft_cap)
             label = _take(flat_labels, index)
             picked = jnp.take_along_axis(logits, jnp.maximum(label, 0)[:, None], axis=-1)[:, 0]
             return out.at[index].set(picked - jax.nn.logsumexp(logits, axis=-1), mode="drop")
@@ -276,5 +271,5 @@ def tiled_log_probabilities(
         out = jax.lax.fori_loop(0, tiles, body, jnp.zeros(rows * length, jnp.float32)).reshape(rows, length)
         return jnp.where(labels >= 0, out, 0.0)
 
-    rows = PartitionSpec(ROWS)
+    rows = BATCH
     return _sharded(local, mesh, (rows, PartitionSpec(), rows), rows)(hidden, head, labels)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import struct
 
@@ -18,16 +17,6 @@ def _no_delta(base: Params, delta: Params) -> Params:
     return delta
 
 
-def soft_capped(logits: Array, soft_cap: float | None) -> Array:
-    """Return logits [...] bounded smoothly to within +-soft_cap (Gemma 2); None leaves them as they are."""
-    return logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
-
-
-def soft_cap_gradient(capped: Array, gradient: Array, soft_cap: float | None) -> Array:
-    """Return the gradient [...] by the logits before the cap, from the one by the `capped` logits."""
-    return gradient if soft_cap is None else gradient * (1 - jnp.square(capped / soft_cap))
-
-
 @dataclasses.dataclass(frozen=True)
 class Forward:
     """A causal language model as pure functions, so that no step ever needs all of its logits at once.
@@ -36,7 +25,7 @@ class Forward:
       hidden: (params, tokens int [B, S]) -> final hidden states [B, S, D]; right padding is allowed.
       head: (params) -> output projection [D, V].
       apply_delta: (base's params or None, delta) -> params. A delta that holds every weight is the params themselves.
-      soft_cap: logits are `soft_capped(states @ head, soft_cap)`; None means the product itself.
+      soft_cap: logits are `jaxforget.projection.logits_of(states, head, soft_cap)`; None means the product itself.
       states: (params, tokens int [B, S], layer) -> hidden states [B, S, D] after the first `layer` layers; None where
         the model does not offer them.
     """
