@@ -233,7 +233,9 @@ def trade_off(
     for right_half in (False, True):
         # Labels of points in the right half stand to their left, inside the plot.
         group = [(m, px(x), py(y)) for m, (x, y) in points.items() if (x > middle) == right_half]
-        places = spread([y for _, _, y in group], 13, 30, height - 42)
+        # A label beside a bar of its point's height would be struck through, so it is written above the bar.
+        wanted = [y - (11 if (intervals or {}).get(model, (0.0, 0.0))[0] else 0) for model, _, y in group]
+        places = spread(wanted, 13, 30, height - 42)
         for (model, x, y), at in zip(group, places, strict=True):
             end, anchor = (x - 14, "end") if right_half else (x + 14, "start")
             label_x = end + (-3 if right_half else 3)

@@ -61,6 +61,7 @@ _RULES = (
     ("svg .grid", "stroke:var(--grid)"),
     ("svg .line", "fill:none;stroke:var(--tone);stroke-width:2;stroke-linejoin:round;stroke-linecap:round"),
     ("svg .dashed", "stroke-width:1.3;stroke-dasharray:5 4"),
+    ("svg .interval", "stroke-width:1.2"),
     ("svg .dot", "fill:var(--tone)"),
     ("svg .hollow", "fill:var(--page);stroke:var(--tone);stroke-width:1.6"),
     ("svg .leader", "stroke:var(--tone);stroke-width:.7;opacity:.6"),

@@ -3,6 +3,7 @@
 import re
 from xml.etree import ElementTree
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -86,3 +87,12 @@ def test_the_scatter_puts_better_models_to_the_left_and_to_the_top():
     assert len(labels) == 4
     assert abs(labels[0] - labels[1]) >= 13, "labels of neighbouring points do not touch"
     assert "&lt;harmful&gt;" in svg
+
+
+def test_a_label_is_not_written_over_the_interval_of_its_point():
+    points = {"base": (0.9, 0.9), "npo": (0.1, 0.5)}
+    svg = trade_off(points, model_tones(points), intervals={"base": (0.1, 0.0), "npo": (0.0, 0.0)})
+    found = re.findall(r'cx="[\d.]+" cy="([\d.]+)"/><text class="label"[^>]* y="([\d.]+)"[^>]*>(\w+)<', svg)
+    shift = {name: float(dot) - (float(text) - 4) for dot, text, name in found}
+    assert shift["base"] == pytest.approx(11, abs=0.2)
+    assert shift["npo"] == pytest.approx(0, abs=0.2)
