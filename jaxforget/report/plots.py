@@ -229,23 +229,55 @@ def trade_off(
                 f'<g class="t-{tones[model]}"><path class="line interval" d="M{px(low):.1f} {py(y):.1f}'
                 f'H{px(high):.1f}M{px(x):.1f} {py(y - along):.1f}V{py(y + along):.1f}"/></g>'
             )
-    middle = (x_values[0] + x_values[-1]) / 2
-    for right_half in (False, True):
-        # Labels of points in the right half stand to their left, inside the plot.
-        group = [(m, px(x), py(y)) for m, (x, y) in points.items() if (x > middle) == right_half]
+    middle = px((x_values[0] + x_values[-1]) / 2)
+    labels_at = []
+    for model, (x, y) in points.items():
+        # Labels of points in the right half are to their left, inside the plot.
+        side = -1 if px(x) > middle else 1
         # A label beside a bar of its point's height would be struck through, so it is written above the bar.
-        wanted = [y - (11 if (intervals or {}).get(model, (0.0, 0.0))[0] else 0) for model, _, y in group]
-        places = spread(wanted, 13, 30, height - 42)
-        for (model, x, y), at in zip(group, places, strict=True):
-            end, anchor = (x - 14, "end") if right_half else (x + 14, "start")
-            label_x = end + (-3 if right_half else 3)
+        raised = 11 if (intervals or {}).get(model, (0.0, 0.0))[0] else 0
+        labels_at.append(_Label(model[:24], px(x), py(y), side, py(y) - raised, tones[model]))
+    for group in _overlapping(labels_at):
+        places = spread([label.wanted for label in group], 13, 30, height - 42)
+        for label, at in zip(group, places, strict=True):
+            end, anchor = label.x + 14 * label.side, "end" if label.side < 0 else "start"
             out.append(
-                f'<g class="t-{tones[model]}"><path class="leader" d="M{x:.1f} {y:.1f}L{end:.1f} {at:.1f}"/>'
-                f'<circle class="dot" r="5" cx="{x:.1f}" cy="{y:.1f}"/>'
-                f'<text class="label" text-anchor="{anchor}" x="{label_x:.1f}" y="{at + 4:.1f}">'
-                f"{escape(model[:24])}</text></g>"
+                f'<g class="t-{label.tone}"><path class="leader" d="M{label.x:.1f} {label.y:.1f}L{end:.1f} {at:.1f}"/>'
+                f'<circle class="dot" r="5" cx="{label.x:.1f}" cy="{label.y:.1f}"/>'
+                f'<text class="label" text-anchor="{anchor}" x="{end + 3 * label.side:.1f}" y="{at + 4:.1f}">'
+                f"{escape(label.text)}</text></g>"
             )
     return "".join([*out, "</svg>"])
+
+
+@dataclass(frozen=True)
+class _Label:
+    """A label of a point at (x, y), to its right (side 1) or left (side -1), at the height `wanted` if it can."""
+
+    text: str
+    x: float
+    y: float
+    side: int
+    wanted: float
+    tone: str
+
+    def extent(self) -> tuple[float, float]:
+        """Return the left and the right end of the label and its leader, in pixels."""
+        end = self.x + self.side * (17 + 6.5 * len(self.text))
+        return min(self.x, end), max(self.x, end)
+
+
+def _overlapping(labels: Sequence[_Label]) -> list[list[_Label]]:
+    """Return the labels in groups: those of two groups share no column of pixels, so they cannot touch."""
+    groups: list[list[_Label]] = []
+    reached = -math.inf
+    for label in sorted(labels, key=_Label.extent):
+        low, high = label.extent()
+        if low > reached:
+            groups.append([])
+        groups[-1].append(label)
+        reached = max(reached, high)
+    return groups
 
 
 def bucketed(points: Sequence[tuple[float, float | None]], limit: int = 300) -> tuple[tuple[float, float | None], ...]:

@@ -96,3 +96,18 @@ def test_a_label_is_not_written_over_the_interval_of_its_point():
     shift = {name: float(dot) - (float(text) - 4) for dot, text, name in found}
     assert shift["base"] == pytest.approx(11, abs=0.2)
     assert shift["npo"] == pytest.approx(0, abs=0.2)
+
+
+def test_labels_of_points_on_both_sides_of_the_middle_do_not_touch():
+    """Before, the label of a point left of the middle and that of one right of it were written over each other."""
+    points = {"undial": (4.6, 0.91), "whp": (5.9, 0.92), "base": (9.7, 0.92), "control": (0.0, 0.9)}
+    svg = trade_off(points, model_tones(points))
+    drawn = re.findall(r'text-anchor="(\w+)" x="([\d.]+)" y="([\d.]+)">(\w+)<', svg.split("</text><g", 1)[1])
+    boxes = []
+    for anchor, x, y, name in drawn:
+        if name in points:
+            left = float(x) - (6 * len(name) if anchor == "end" else 0)
+            boxes.append((left, left + 6 * len(name), float(y)))
+    assert len(boxes) == 4
+    for i, (left, right, y) in enumerate(boxes):
+        assert all(other[0] > right or other[1] < left or abs(other[2] - y) >= 12.9 for other in boxes[i + 1 :])
