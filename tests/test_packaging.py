@@ -15,6 +15,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKS = ["requirements.lock", "requirements-test.lock"]
 SCRIPTS = [
     "scripts/demo",
+    "scripts/novel",
     "scripts/test",
     "scripts/lock",
     "scripts/tpu_vm",

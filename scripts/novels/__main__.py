@@ -1,0 +1,35 @@
+"""The command line of scripts/novel."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from jaxforget.errors import UserError
+from jaxforget.start import start_jax
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "novel"
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command; a user's mistake is one line and exit status 2."""
+    parser = argparse.ArgumentParser("scripts/novel", description=(__doc__ or "") + " See configs/novel/README.md.")
+    parser.add_argument("--out", type=Path, default=Path("runs/novel"), help="folder of everything [runs/novel]")
+    parser.add_argument("--model", type=Path, help="a Hugging Face folder of your own instead of the one fetched")
+    parser.add_argument("--texts", type=Path, help="a folder with your own emma.txt, persuasion.txt, …; none fetched")
+    parser.add_argument("--configs", type=Path, default=CONFIGS, help="folder of the configuration [configs/novel]")
+    parser.add_argument("--full", action="store_true", help="take whole books: for a GPU or TPU")
+    parser.add_argument("--only", help="stop after this stage")
+    given = parser.parse_args(words)
+    try:
+        start_jax()
+        from novels.chain import run_novel
+
+        run_novel(given.out, given.configs, model=given.model, texts=given.texts, full=given.full, last=given.only)
+    except UserError as error:
+        print(f"scripts/novel: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""scripts/novel on tiny random models and novels written here: every stage, without the network."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.scripts.scripts import SCRIPTS
+from tests.tiny_run import make_world, sentences
+
+sys.path.insert(0, str(SCRIPTS))
+from novels import chain, convert, fetch
+from novels.books import read_chapters, split_tokens
+
+from jaxforget.errors import UserError
+
+CONFIGS = SCRIPTS.parent / "configs" / "novel"
+SMALL = {"blocks": {"length": 32}, "reinforce": {"max_steps": 2, "batch": 8, "warmup_steps": 0}}
+TEXTS = {"tokens": 400, "unread": 200, "heldout_tokens": 200, "replay_tokens": 8}
+
+
+def novel(names: tuple[str, ...], places: tuple[str, ...], seed: int) -> str:
+    """Return a novel of four chapters, its lines broken as in old plain texts."""
+    chapters = []
+    for number in range(4):
+        paragraphs = [sentences(names, places, 3, seed + 10 * number + part).strip() for part in range(7)]
+        chapters.append("\n\n".join(paragraph.replace(". ", ".\n") for paragraph in paragraphs))
+    return "A NOVEL\n\n" + "".join(f"CHAPTER {number + 1}\n\n{text}\n\n" for number, text in enumerate(chapters))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    """A folder with a tiny model, three novels, and the configuration in a small size."""
+    folder = tmp_path_factory.mktemp("novel")
+    make_world(folder / "world")
+    (folder / "texts").mkdir()
+    for number, (name, who, where) in enumerate(
+        (
+            ("emma", ("Zorvath", "Quillon", "Brindle Mox", "Ysolda"), ("Thornspire", "Gloomwater")),
+            ("persuasion", ("Mary", "Edward", "Susan"), ("London", "Oxford")),
+            ("prideprejudice", ("John", "Anna", "Peter"), ("the market", "York")),
+        )
+    ):
+        (folder / "texts" / f"{name}.txt").write_text(novel(who, where, 100 * number))
+    shutil.copytree(CONFIGS, folder / "configs")
+    for path in (folder / "configs").glob("*.yaml"):
+        values = yaml.safe_load(path.read_text())
+        changes = TEXTS if path.stem == "texts" else SMALL
+        for name, change in changes.items():
+            values[name] = {**values[name], **change} if isinstance(change, dict) and name in values else change
+        if "model" in values:
+            values["model"]["dtype"] = "float32"
+        path.write_text(yaml.safe_dump(values))
+    return folder
+
+
+def test_a_small_run_and_its_repetition(inputs, tmp_path):
+    out = tmp_path / "out"
+    settings = {"model": inputs / "world" / "base", "texts": inputs / "texts", "full": False}
+    chain.run_novel(out, inputs / "configs", **settings)
+    target, unread = ((out / "excerpts" / part / "emma.txt").read_text() for part in ("target", "unread"))
+    assert "Zorvath" in target
+    assert unread
+    assert unread not in target
+    read = {name: "".join(p.read_text() for p in (out / "texts" / name).glob("*")) for name in ("base", "control")}
+    assert "Zorvath" in read["base"]
+    assert "Zorvath" not in read["control"]
+    trained = {name: out / name / "reinforced" / "model.safetensors" for name in ("base", "control")}
+    before = {name: path.read_bytes() for name, path in trained.items()}
+    assert before["base"] != before["control"]
+    changed = {path: path.stat().st_mtime_ns for path in trained.values()}
+    chain.run_novel(out, inputs / "configs", **settings)
+    assert {path: path.stat().st_mtime_ns for path in trained.values()} == changed, "a finished stage ran again"
+    assert set(json.loads((out / "seconds.json").read_text())) == set(chain.TYPICAL)
+
+
+def test_rows_of_queries_are_put_in_the_other_order():
+    """llama.cpp's own permutation of Hugging Face's rows, undone."""
+    heads, width = 3, 8
+    rows = np.random.default_rng(0).normal(size=(heads * width, 5))
+    stored = rows.reshape(heads, 2, width // 2, 5).swapaxes(1, 2).reshape(rows.shape)
+    np.testing.assert_array_equal(convert.halves(stored, width), rows)
+    assert not np.array_equal(stored, rows)
+
+
+def test_chapters_without_contents_headings_and_line_breaks(tmp_path):
+    path = tmp_path / "novel.txt"
+    body = "The _first_ line\nof a paragraph.\n\n" + "More words follow here. " * 30
+    path.write_text(f"Title\n\nCHAPTER I\nCHAPTER II\n\nCHAPTER I\n\n{body}\n\nVOLUME II\n\nCHAPTER II\n\n{body}")
+    chapters = read_chapters(path)
+    assert len(chapters) == 2
+    assert chapters[0].startswith("The first line of a paragraph.\n\nMore")
+    assert "VOLUME" not in "".join(chapters)
+
+
+def test_an_excerpt_ends_with_a_paragraph():
+    first, rest = split_tokens("a b c\n\nd e\n\nf g h", 5, lambda text: len(text.split()))
+    assert (first, rest) == ("a b c\n\nd e", "f g h")
+
+
+def test_novels_need_apt(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="no apt-get here.*--texts"):
+        fetch.fetch_books(tmp_path / "downloads", tmp_path / "novels")
+    assert not (tmp_path / "novels").exists()
+
+
+def test_a_failed_download_is_one_line(tmp_path, monkeypatch):
+    tool = tmp_path / "apt-get"
+    tool.write_text("#!/bin/sh\necho 'E: Unable to locate package' >&2\nexit 100\n")
+    tool.chmod(0o755)
+    (tmp_path / "dpkg-deb").symlink_to(tool)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    with pytest.raises(UserError, match="apt-get update.*--texts.*Unable to locate package") as caught:
+        fetch.fetch_books(tmp_path / "downloads", tmp_path / "novels")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_on_the_command_line_is_one_line(tmp_path):
+    words = [sys.executable, "-m", "novels", "--out", str(tmp_path / "out"), "--configs", str(tmp_path)]
+    done = subprocess.run(words, cwd=SCRIPTS, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if line.startswith("scripts/novel: ")]
+    assert "Traceback" not in done.stderr
