@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxforget.config import Config, naming_options, options, value_of
+from jaxforget.config import TRAINING, Config, naming_options, options, value_of
 from jaxforget.errors import UserError
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.layout import parameter_count
@@ -20,7 +20,6 @@ from jaxforget.pipeline import needed_stages, order
 from jaxforget.stages.build import trained_shapes
 from jaxforget.stages.check import check
 from jaxforget.stages.estimate import (
-    TRAINING,
     Blocks,
     Planned,
     estimate_blocks,
@@ -173,7 +172,7 @@ def _stage(run: Run, llama: ModelConfig, planned: Planned, blocks: dict[str, Blo
         return StageEstimate(
             planned, seconds=expected_seconds(run, planned), disk=_result_bytes(run, llama, name, blocks)
         )
-    steps = training_steps(run, name, blocks["target"])
+    steps = training_steps(run, name, blocks["retain" if name == "undo" else "target"])
     left = max(steps - planned.resumes, 0)
     each, bound = measured_step_seconds(run, name), False
     per_chip, peak = peak_of(jax.devices()[0].device_kind)

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from jaxforget.config import Config, naming_options, to_yaml, told_options
+from jaxforget.config import TRAINING, Config, naming_options, to_yaml, told_options
 from jaxforget.errors import Preempted, UserError
 from jaxforget.evals.catalogue import choose
 from jaxforget.evals.tables import attack_lines, effective_attack_lines
@@ -18,9 +18,9 @@ from jaxforget.files import write_text
 from jaxforget.manifest import fingerprint
 from jaxforget.report.artefacts import read_attack_metrics
 from jaxforget.report.verdict import judge_run
-from jaxforget.stages import anchors, eval, export, forget, prepare, reinforce, report
+from jaxforget.stages import anchors, eval, export, forget, prepare, reinforce, report, undo
 from jaxforget.stages.check import check
-from jaxforget.stages.estimate import TRAINING, expected_seconds, plan_chain
+from jaxforget.stages.estimate import expected_seconds, plan_chain
 from jaxforget.stages.folder import check_folder, locked
 from jaxforget.stages.measure import measure_suites, preview_suites
 from jaxforget.stages.run import Run, on_first_process, wait_for_all
@@ -35,6 +35,7 @@ STAGES: tuple[Stage, ...] = (
     prepare.STAGE,
     reinforce.STAGE,
     forget.STAGE,
+    undo.STAGE,
     eval.STAGE,
     export.STAGE,
     report.STAGE,
@@ -88,6 +89,8 @@ def run_chain(
 def needed_stages(run: Run) -> tuple[str, ...]:
     """Return the names of the stages that the run's method needs: some need no anchors or no reinforced model."""
     unneeded = set() if run.objective.needs_reinforced else {"reinforce"}
+    if not run.undoes:
+        unneeded.add("undo")
     if not run.translates and not run.anchored:
         unneeded.add("anchors")
     return tuple(stage.name for stage in STAGES if stage.name not in unneeded)
@@ -231,7 +234,7 @@ def preview_anchors(config: Config) -> str:
 
 
 def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
-    """Measure evaluation suites on the models of a run whose stage forget is finished.
+    """Measure evaluation suites on the models of a run whose unlearned model is finished.
 
     Args:
       config: the run's configuration.
@@ -239,7 +242,7 @@ def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
       dry_run: measure nothing; say what each suite would ask an endpoint, with one prompt in full.
 
     Raises:
-      UserError: an unknown name, a run whose stage forget is not up to date, data that is missing or unfit. What was
+      UserError: an unknown name, a run whose unlearned model is not up to date, data that is missing or unfit. What was
         measured before is kept, and the same call resumes.
     """
     suites = choose(names)
@@ -248,7 +251,7 @@ def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
         check_folder(run, force=True)
         check(run, ("eval",))
         with _opened(run, STAGES):
-            require(run, "forget")
+            require(run, run.unlearning[-1])
             if dry_run:
                 preview_suites(run, suites)
                 return run

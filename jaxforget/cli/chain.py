@@ -14,6 +14,7 @@ HELP = {
     "prepare": "tokenise, cut and translate the text into blocks",
     "reinforce": "train the base model further on the text",
     "forget": "train the student to forget the text",
+    "undo": "add noise to the unlearned weights and distil the unlearned model (undo.alpha)",
     "eval": "measure all models of the run side by side",
     "export": "write the unlearned model in the Hugging Face format",
 }

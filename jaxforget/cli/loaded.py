@@ -50,7 +50,7 @@ def _of_run(folder: Path) -> list[Place]:
 
     run = Run(read_config(str(folder), []))
     if not run.unlearned.is_dir():
-        raise UserError(f"{folder}: this run has no unlearned model yet; run jaxforget forget {folder}")
+        raise UserError(f"{folder}: this run has no unlearned model yet; run jaxforget {run.unlearning[-1]} {folder}")
     over = run.base if is_adapter(run.unlearned) else None
     found = [Place("base", run.base), Place("unlearned", run.unlearned, over)]
     return found if run.control is None else [*found, Place("control", run.control)]

@@ -8,7 +8,7 @@ import sys
 from jaxforget.cli.parser import add_config, option_table, read_config
 from jaxforget.config import naming_options
 
-PLANNED = ("reinforce", "label", "forget", "score", "decode")
+PLANNED = ("reinforce", "label", "forget", "undo", "score", "decode")
 PLAN_EPILOG = """\
 The real steps, built as the run builds them, are compiled by the TPU compiler (pip install libtpu;
 no TPU is needed). The table says whether a step fits and how much memory it needs. Where a training

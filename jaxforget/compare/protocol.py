@@ -107,7 +107,7 @@ class _Seed:
         self._trained: dict[str, Path | None] = {}
 
     def train(self, trial: Trial) -> Path | None:
-        """Run the chain of a trial up to `forget`; return the unlearned model, or None if training diverged."""
+        """Run the unlearning stages of a trial; return the unlearned model, or None if training diverged."""
         if trial.name not in self._trained:
             self._trained[trial.name] = self._train(trial)
         return self._trained[trial.name]
@@ -136,7 +136,7 @@ class _Seed:
             run.say("  diverged in an earlier attempt")
             return None
         lend_blocks(shared, run)
-        stages = tuple(name for name in needed_stages(run) if name in (*SHARED, "forget"))
+        stages = tuple(name for name in needed_stages(run) if name in (*SHARED, *run.unlearning))
         try:
             run_chain(config, stages, again=self._again, force=True)
         except Diverged as error:
@@ -150,7 +150,7 @@ class _Seed:
 def _check(config: Config, folder: Path) -> None:
     """Check the run of a method before any run starts."""
     run = Run(dataclasses.replace(config, out=str(folder)))
-    check(run, [name for name in needed_stages(run) if name in (*SHARED, "forget")])
+    check(run, [name for name in needed_stages(run) if name in (*SHARED, *run.unlearning)])
 
 
 def _compare(

@@ -2,10 +2,13 @@
 
 from jaxforget.config.effects import result_options, stages_of, told_options, value_of
 from jaxforget.config.load import config_from, load_config, run_folder, to_yaml
+from jaxforget.config.option import TRAINING
 from jaxforget.config.places import check_places, naming_options
-from jaxforget.config.schema import Config, ForgetOptions, TrainOptions, options
+from jaxforget.config.schema import Config, options
+from jaxforget.config.training import ForgetOptions, TrainOptions
 
 __all__ = [
+    "TRAINING",
     "Config",
     "ForgetOptions",
     "TrainOptions",

@@ -19,7 +19,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from jaxforget.config.option import MOST
+from jaxforget.config.option import MOST, TRAINING
 from jaxforget.config.schema import RESERVED_NAMES, SECTIONS, Config, options
 from jaxforget.errors import UserError, first_line
 
@@ -324,7 +324,7 @@ def _check(config: Config, where: Callable[..., str]) -> None:
         value = values[section][key] if section else values[key]
         if fault := _fault(value, field):
             raise UserError(f"{where(name)}{name} is {value!r}; it must be {fault}")
-    for stage in ("reinforce", "forget"):
+    for stage in TRAINING:
         train = values[stage]
         rows = train["batch"] + (config.retain.rows if stage == "forget" else 0)
         if rows % train["accumulate"]:
@@ -345,6 +345,9 @@ def _check(config: Config, where: Callable[..., str]) -> None:
     if retain.weight > 0 and retain.path is None:
         place = where("retain.weight", "retain.path")
         raise UserError(f"{place}retain.weight is set but retain.path names no text; set it, or retain.weight=0")
+    if config.undo.alpha > 0 and retain.path is None:
+        place = where("undo.alpha", "retain.path")
+        raise UserError(f"{place}undo.alpha is set but retain.path names no text to distil on; set it, or undo.alpha=0")
     for name, folder in config.evals.compare.items():
         key = f"evals.compare.{name}"
         if not isinstance(folder, str):

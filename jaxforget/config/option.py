@@ -7,6 +7,20 @@ from typing import Any
 RESULT, LAYOUT, PLACE = "result", "layout", "place"
 MOST = 2**31 - 1  # a whole number beyond int32 overflows on a device
 
+# Groups of stages that options matter to.
+OWN = ()  # the stage named like the section
+TEXTS = ("anchors", "prepare", "reinforce")  # stages that read the text itself
+CUT = ("prepare", "reinforce")  # stages that depend on how the text is cut
+RETAINED = ("anchors", "prepare")
+ADAPTED = ("reinforce", "forget")  # stages that may train an adapter
+TRAINING = (*ADAPTED, "undo")
+FORGET = ("forget",)
+WATCHED = ("forget", "eval")
+MODELS = ("anchors", *TRAINING, "eval")  # stages that run a model
+SUITES = ("suites",)
+ASKING = ("anchors", "suites")  # stages that may ask a language model behind an endpoint
+MOST_ROWS = 2**20  # rows of a step: more would only fill the memory of the host
+
 
 def result(default: Any, stages: Sequence[str], description: str, choices: Sequence[str] = (), **rules: Any) -> Any:
     """Declare an option that changes what a stage computes: another value makes the stage run again.

@@ -56,7 +56,7 @@ def _unread(config: Config) -> set[tuple[str, str]]:
     found = config.anchors.path is None and config.anchors.extractor != "none"
     reads = {
         "corpus.path": {"prepare": True, "reinforce": False, "anchors": found},
-        "retain.path": {"prepare": config.retain.rows > 0, "anchors": found},
+        "retain.path": {"prepare": config.retain.rows > 0 or config.undo.alpha > 0, "anchors": found},
         "anchors.model": {"anchors": found and config.anchors.extractor == "local"},
     }
     for name in ("model.folder", "model.reinforced"):

@@ -7,19 +7,24 @@ enter by content. The help of a stage lists all options that matter to it.
 import dataclasses
 from collections.abc import Iterator
 
-from jaxforget.config.option import layout, place, result
-
-OWN = ()  # the stage named like the section
-TEXTS = ("anchors", "prepare", "reinforce")  # stages that read the text itself
-CUT = ("prepare", "reinforce")  # stages that depend on how the text is cut
-RETAINED = ("anchors", "prepare")
-TRAINING = ("reinforce", "forget")
-FORGET = ("forget",)
-WATCHED = ("forget", "eval")
-MODELS = ("anchors", "reinforce", "forget", "eval")  # stages that run a model
-SUITES = ("suites",)
-ASKING = ("anchors", "suites")  # stages that may ask a language model behind an endpoint
-MOST_ROWS = 2**20  # rows of a step: more would only fill the memory of the host
+from jaxforget.config.option import (
+    ADAPTED,
+    ASKING,
+    CUT,
+    FORGET,
+    MODELS,
+    MOST_ROWS,
+    OWN,
+    RETAINED,
+    SUITES,
+    TEXTS,
+    TRAINING,
+    WATCHED,
+    layout,
+    place,
+    result,
+)
+from jaxforget.config.training import ForgetOptions, LoraOptions, ReinforceOptions, UndoOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +45,7 @@ class ModelOptions:
         "a model that never read the text, shown beside the others; null where there is none",
     )
     reinforced: str | None = place(
-        None, ("anchors", *TRAINING), "model", "an existing reinforced model; null trains one"
+        None, ("anchors", *ADAPTED), "model", "an existing reinforced model; null trains one"
     )
     dtype: str = result("bfloat16", MODELS, "dtype of activations and of frozen weights", ("bfloat16", "float32"))
     base: str = result(
@@ -161,74 +166,7 @@ class TargetOptions:
         "seen", FORGET, "no target names translations already seen (paper), or no anchor at all", ("seen", "all")
     )
     cache: bool = layout(False, FORGET, "compute every label once beforehand; bit-equal to labels computed in the step")
-    tile: int = layout(1024, ("reinforce", "forget", "eval"), "tokens per device whose logits exist at a time", above=0)
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainOptions:
-    """A training stage: steps, batch and AdamW."""
-
-    epochs: float = result(1.0, OWN, "passes over the blocks where max_steps is null", above=0, most=1e6)
-    max_steps: int | None = result(None, OWN, "number of steps; null takes epochs", above=0, essential=True)
-    batch: int = result(
-        128, OWN, "blocks in a step, over all devices and microbatches", above=0, most=MOST_ROWS, essential=True
-    )
-    accumulate: int = layout(1, OWN, "microbatches that the batch of a step is split into", above=0, most=MOST_ROWS)
-    learning_rate: float = result(
-        1e-6, OWN, "peak learning rate; decays linearly to 0", above=0, most=1, essential=True
-    )
-    warmup_steps: int = result(0, OWN, "steps of linear warm-up from 0", least=0)
-    b1: float = result(0.9, OWN, "AdamW's decay of the first moment", least=0, below=1)
-    b2: float = result(0.98, OWN, "AdamW's decay of the second moment", least=0, below=1)
-    eps: float = result(1e-8, OWN, "AdamW's term against division by 0", above=0)
-    weight_decay: float = result(0.0, OWN, "AdamW's weight decay, multiplied by the learning rate", least=0)
-    clip_norm: float | None = result(
-        None, OWN, "global gradient norm that a step is clipped to; null does not clip", above=0
-    )
-    moment_dtype: str = result("float32", OWN, "dtype of AdamW's moments", ("float32", "bfloat16"))
-
-
-@dataclasses.dataclass(frozen=True)
-class ReinforceOptions(TrainOptions):
-    """Training the base model further on the text."""
-
-    weights: str = result(
-        "full",
-        TRAINING,
-        "what trains: every parameter (full), a LoRA adapter (lora), or every parameter, held afterwards as int8 "
-        "differences from base (int8-delta)",
-        ("full", "lora", "int8-delta"),
-    )
-
-    epochs: float = result(3.0, OWN, "passes over the blocks where max_steps is null", above=0, most=1e6)
-    learning_rate: float = result(
-        3e-6, OWN, "peak learning rate; decays linearly to 0", above=0, most=1, essential=True
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class ForgetOptions(TrainOptions):
-    """Unlearning: training the student from the base model."""
-
-    weights: str = result(
-        "full", OWN, "what trains: every parameter (full) or a LoRA adapter over base (lora)", ("full", "lora")
-    )
-
-    epochs: float = result(2.0, OWN, "passes over the blocks where max_steps is null", above=0, most=1e6)
-    select: str = result(
-        "last",
-        OWN,
-        "which checkpoint becomes the result: the last, or the best by a measure",
-        ("last", "familiarity", "retained", "perplexity"),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class LoraOptions:
-    """The adapters of stages whose weights are lora: a product of two thin matrices beside every dense layer."""
-
-    rank: int = result(16, TRAINING, "columns of the first matrix and rows of the second", above=0)
-    alpha: float = result(32.0, TRAINING, "the product is multiplied by alpha / rank", above=0)
+    tile: int = layout(1024, (*TRAINING, "eval"), "tokens per device whose logits exist at a time", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -371,9 +309,9 @@ class Config:
     """A run."""
 
     out: str | None = place(
-        None, (*TEXTS, "forget", "eval", "export", "report"), "run", "the run's folder", essential=True
+        None, (*TEXTS, "forget", "undo", "eval", "export", "report"), "run", "the run's folder", essential=True
     )
-    seed: int = result(0, (*TEXTS, "forget"), "seed of all random choices", least=0, most=2**32 - 1)
+    seed: int = result(0, (*TEXTS, "forget", "undo"), "seed of all random choices", least=0, most=2**32 - 1)
     method: str = result("whp", FORGET, "the unlearning method; the paper's is whp", essential=True)
     objective: dict[str, float] = result(
         {}, FORGET, "settings of the method, as name: value; on the command line objective.NAME=VALUE"
@@ -386,6 +324,7 @@ class Config:
     targets: TargetOptions = dataclasses.field(default_factory=TargetOptions)
     reinforce: ReinforceOptions = dataclasses.field(default_factory=ReinforceOptions)
     forget: ForgetOptions = dataclasses.field(default_factory=ForgetOptions)
+    undo: UndoOptions = dataclasses.field(default_factory=UndoOptions)
     lora: LoraOptions = dataclasses.field(default_factory=LoraOptions)
     evals: EvalOptions = dataclasses.field(default_factory=EvalOptions)
     checkpoints: CheckpointOptions = dataclasses.field(default_factory=CheckpointOptions)

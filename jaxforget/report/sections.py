@@ -164,8 +164,14 @@ def outdated(manifest: Mapping[str, Any]) -> bool:
     measured = found.get("eval") if isinstance(found, Mapping) else None
     if not isinstance(measured, Mapping) or not isinstance(measured.get("inputs"), Mapping):
         return False
-    trained = found.get("forget")
-    return not isinstance(trained, Mapping) or measured["inputs"].get("forget") != trained.get("fingerprint")
+    trained, undone = found.get("forget"), found.get("undo")
+    if not isinstance(trained, Mapping) or measured["inputs"].get("forget") != trained.get("fingerprint"):
+        return True
+    undone = undone if isinstance(undone, Mapping) else {}
+    if "undo" in measured["inputs"]:
+        return measured["inputs"]["undo"] != undone.get("fingerprint")
+    # Measured without the stage undo: before that stage ran for the first time, or after it was switched off.
+    return undone.get("finished", "") > measured.get("finished", "")
 
 
 def headline(summary: Sequence[Row], curve: Sequence[CurveRow]) -> list[dict[str, Any]]:
@@ -277,7 +283,7 @@ def training(metrics: Mapping[str, Sequence[Mapping[str, float]]] | None) -> lis
             if not ys:
                 continue
             low = min(ys) if key == "loss" and min(ys) > 0.5 * max(ys) else min(0.0, *ys)
-            line = Line(bucketed(points), "unlearned" if stage == "forget" else "reinforced", figure(ys[-1]))
+            line = Line(bucketed(points), "reinforced" if stage == "reinforce" else "unlearned", figure(ys[-1]))
             drawn = chart(
                 [line], step_ticks(x for x, _ in points), ticks(low, max(ys)), x_label="steps", height=190,
                 described=f"{title} of the {stage} stage against steps, {figure(ys[0])} to {figure(ys[-1])}",

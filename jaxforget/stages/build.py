@@ -16,7 +16,7 @@ from jaxforget.errors import UserError
 from jaxforget.lm.forward import param_shapes
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.weights import adapter_shapes
-from jaxforget.train.objectives import NextToken, Objective, Retain, check_settings, find_method
+from jaxforget.train.objectives import Distillation, NextToken, Objective, Retain, check_settings, find_method
 from jaxforget.train.optimizer import linear_schedule, make_optimizer
 from jaxforget.train.state import state_shardings
 from jaxforget.train.step import StepOptions, make_step
@@ -55,13 +55,15 @@ def student_shardings(
 
 
 def make_objective(config: Config, stage: str = "forget") -> Objective:
-    """Return the objective of a training stage, "reinforce" or "forget", with the settings of the run.
+    """Return the objective of a training stage, "reinforce", "forget" or "undo", with the settings of the run.
 
     Raises:
       UserError: an unknown method, a setting that the method lacks, a value of the wrong type or out of range.
     """
     if stage == "reinforce":
         return NextToken()
+    if stage == "undo":
+        return Distillation()
     kind = find_method(config.method, "method")
     # The schema holds the options that several methods share; a field of a method names the option that it takes.
     taken = {field.metadata["option"]: field.name for field in dataclasses.fields(kind) if field.metadata.get("option")}
@@ -94,7 +96,8 @@ class Passes:
     """The models that a training step is given.
 
     Attributes:
-      base: base's weights are an argument of the step: for a pass of its own, or under an adapter.
+      base: base's weights are an argument of the step: for a pass of its own, or under an adapter. In "undo" the
+        model before the noise takes base's place.
       reinforced: the reinforced model's weights are an argument of the step.
       frozen: number of forward passes of frozen models over the rows of a step.
       trained: number of forward and backward passes of the student over the rows.
@@ -107,7 +110,7 @@ class Passes:
 
 
 def passes(config: Config, stage: str) -> Passes:
-    """Return the models that the step of a training stage, "reinforce" or "forget", is given."""
+    """Return the models that the step of a training stage is given."""
     objective = make_objective(config, stage)
     retain = make_retain(config) if stage == "forget" else None
     base = objective.uses_base or (retain is not None and retain.uses_base)
@@ -121,7 +124,7 @@ def passes(config: Config, stage: str) -> Passes:
 
 
 def step_options(config: Config, stage: str) -> StepOptions:
-    """Return the static options of the step of a training stage, "reinforce" or "forget"."""
+    """Return the static options of the step of a training stage."""
     return StepOptions(tile=config.targets.tile, accumulate=getattr(config, stage).accumulate)
 
 

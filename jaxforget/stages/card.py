@@ -24,7 +24,7 @@ FINGERPRINTS = (
 
 
 def what_trains(config: Config, stage: str) -> str:
-    """Return what a training stage ("reinforce" or "forget") trains, in words."""
+    """Return what a training stage trains, in words."""
     if getattr(config, stage).weights != "lora":
         return "every parameter"
     base = f"{config.model.base} base" if config.model.base != "full" else "base"
@@ -89,6 +89,10 @@ def model_card(config: Config, what: str, evidence: str = "") -> str:
     forget, retain = config.forget, config.retain
     term = make_retain(config)
     kept = f"{term.describe()}, on {retain.path}" if term else "no retain term"
+    undo, undone = config.undo, ""
+    if undo.alpha:
+        noise = f"alpha {undo.alpha:g}, beta {undo.beta:g}, then distilled at learning rate {undo.learning_rate}"
+        undone = f"| noise (UNDO, arXiv 2506.06278) | {noise} |\n"
     return f"""---
 library_name: transformers
 tags: [unlearning, jaxforget]
@@ -106,7 +110,7 @@ Made by jaxforget, after "Who's Harry Potter? Approximate Unlearning in LLMs" (a
 | unlearning | learning rate {forget.learning_rate}, {forget.batch} blocks of {config.blocks.length} tokens a step |
 | what trained | {what_trains(config, "forget")} |
 | retained | {kept} |
-
+{undone}
 {evidence}
 ## Limits
 

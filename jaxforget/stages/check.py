@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from jaxforget.config import Config
+from jaxforget.config import TRAINING, Config
 from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.questions import read_alternates
 from jaxforget.corpus.rows import check_questions
@@ -25,7 +25,7 @@ from jaxforget.stages.build import make_retain
 from jaxforget.stages.run import Run
 from jaxforget.train.metrics import import_wandb
 
-MODEL_STAGES = {"prepare", "reinforce", "forget", "eval", "export"}
+MODEL_STAGES = {"prepare", *TRAINING, "eval", "export"}
 
 
 def check(run: Run, stages: Collection[str]) -> None:
@@ -37,7 +37,7 @@ def check(run: Run, stages: Collection[str]) -> None:
     """
     config, wanted = run.config, set(stages)
     make_retain(config)  # checks the method, its settings and the retain term
-    if config.log.wandb and wanted & {"reinforce", "forget"}:
+    if config.log.wandb and wanted & set(TRAINING):
         import_wandb()
     base = None
     if run.reinforces_first and "anchors" in wanted:
@@ -54,7 +54,7 @@ def check(run: Run, stages: Collection[str]) -> None:
     trains = run.reinforces_first and "reinforce" in wanted and config.model.reinforced is None
     replies = "forget" in wanted and run.objective.alternates
     if "prepare" in wanted or trains or replies or (run.finder is not None and "anchors" in wanted):
-        _check_texts(run, retain=config.retain.rows > 0 or run.finder is not None, replies=replies)
+        _check_texts(run, retain=run.retain_blocks is not None or run.finder is not None, replies=replies)
     if run.finder == "local" and "anchors" in wanted and config.anchors.model is not None:
         _check_model(resolve_folder(config.anchors.model))
     dictionary = run.finder is None and (run.translates or run.config.anchors.path is not None)
@@ -62,13 +62,15 @@ def check(run: Run, stages: Collection[str]) -> None:
         Anchors.load(run.dictionary)
     if "anchors" in wanted and not run.translates and run.config.anchors.path is None:
         raise UserError(f"method={config.method}: needs no anchors, so there is no stage anchors to run")
-    if base is not None and wanted & {"reinforce", "forget", "eval"}:
+    if "undo" in wanted and not run.undoes:
+        raise UserError("undo.alpha is 0, so there is no stage undo to run; set undo.alpha, as undo.alpha=0.3")
+    if base is not None and wanted & {*TRAINING, "eval"}:
         if config.model.reinforced is not None:
             _check_reinforced(run, base)
         if "lora" in (config.reinforce.weights, config.forget.weights):
             check_rank(config, base)
-        for stage in sorted(wanted & {"reinforce", "forget"}):
-            if stage == "forget" or config.model.reinforced is None:
+        for stage in sorted(wanted & set(TRAINING)):
+            if stage != "reinforce" or config.model.reinforced is None:
                 check_rows(config, run.mesh, stage)
     if base is not None and wanted & {"forget", "eval"}:
         load_probes(config.evals.probes)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from jaxforget.config import Config, load_config
+from jaxforget.config import TRAINING, Config, load_config
 from jaxforget.corpus.loader import read_summary
 from jaxforget.corpus.text import Document, Source
 from jaxforget.corpus.tokens import cut_blocks, tokenize
@@ -19,7 +19,6 @@ from jaxforget.stages.stage import Stage
 from jaxforget.train.checkpoint import saved_step
 from jaxforget.train.metrics import read_records
 
-TRAINING = ("reinforce", "forget")
 # A multiplication and an addition for every weight and token of a forward pass. Backward does as much for the inputs,
 # and as much again for the weights where they train.
 FORWARD, BACKWARD = 2, 4
@@ -106,7 +105,7 @@ def _characters_per_token(documents: Iterable[Document], tokenizer: Any) -> floa
 
 
 def training_steps(run: Run, stage: str, blocks: Blocks) -> int:
-    """Return the number of steps of "reinforce" or "forget"; a method that computes weights takes one."""
+    """Return the number of steps of a training stage over its blocks; a method that computes weights takes one."""
     if stage == "forget" and not run.objective.trains:
         return 1
     return count_steps(blocks.train, getattr(run.config, stage))
@@ -122,7 +121,7 @@ def model_flops_per_token(config: Config, step: str, parameters: int) -> int:
 
 
 def step_flops(config: Config, stage: str, parameters: int) -> float:
-    """Return the model FLOP of a whole step of "reinforce" or "forget", over all devices."""
+    """Return the model FLOP of a whole step of a training stage, over all devices."""
     rows = getattr(config, stage).batch + (config.retain.rows if stage == "forget" else 0)
     return float(model_flops_per_token(config, stage, parameters)) * rows * config.blocks.length
 
@@ -130,7 +129,7 @@ def step_flops(config: Config, stage: str, parameters: int) -> float:
 def measured_step_seconds(run: Run, stage: str) -> float | None:
     """Return the seconds of a step that metrics.jsonl of the run tells; None if it tells none for these devices.
 
-    A step of other rows, of another length or of the other training stage counts in proportion to its model FLOP.
+    A step of other rows, of another length or of another training stage counts in proportion to its model FLOP.
 
     Configuration and manifest in the folder tell what computed the steps, so call this before they are replaced.
     """
@@ -186,9 +185,9 @@ def expected_seconds(run: Run, planned: Planned) -> float | None:
 
     A training stage counts its steps at the measured seconds of a step, another stage takes as long as last time.
     """
-    blocks = run.reinforce_blocks if planned.name == "reinforce" else run.blocks
-    trains = planned.name == "forget" or (planned.name == "reinforce" and run.config.model.reinforced is None)
-    if trains and (blocks / "blocks.json").is_file():
+    blocks = {"reinforce": run.reinforce_blocks, "undo": run.retain_blocks}.get(planned.name, run.blocks)
+    trains = planned.name in TRAINING and (planned.name != "reinforce" or run.config.model.reinforced is None)
+    if trains and blocks is not None and (blocks / "blocks.json").is_file():
         seconds = measured_step_seconds(run, planned.name)
         if seconds is not None:
             return seconds * max(training_steps(run, planned.name, prepared_blocks(blocks)) - planned.resumes, 0)

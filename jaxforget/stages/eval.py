@@ -16,6 +16,7 @@ from jaxforget.evals.watch import changed_questions, measure_ends, prompt_top_to
 from jaxforget.files import read_json, write_json
 from jaxforget.lm.completion import complete
 from jaxforget.lm.forward import make_forward
+from jaxforget.lm.model import load
 from jaxforget.models.tokenizer import load_tokenizer
 from jaxforget.sharding import put_rows, row_shards
 from jaxforget.stages.frozen import load_base, load_reinforced
@@ -35,7 +36,7 @@ def needs(run: Run) -> Needs:
     """Return the inputs: the questions, and every model of the tables with its tokenizer."""
     evals, models = run.config.evals, compared_models(run)
     return Needs(
-        ("forget",),
+        run.unlearning,
         texts={"evals.heldout": run.heldout},
         files={"evals.probes": evals.probes, "evals.prompts": evals.prompts},
         models={f"model {name}": folder for name, folder in models.items()},
@@ -98,7 +99,11 @@ def measure_changed_questions(run: Run, models: Models) -> None:
         for name in ("base", "control")
         if name in models
     }
-    ends = {0: models["base"].params, read_json(run.unlearned / "steps.json")["steps"]: models["unlearned"].params}
+    # The curve is that of the stage forget, whatever followed it.
+    last = models["unlearned"]
+    if run.undoes:
+        last = load(run.forgotten, config.model.dtype, run.mesh, attention=config.model.attention)
+    ends = {0: models["base"].params, read_json(run.forgotten / "steps.json")["steps"]: last.params}
     measure_ends(run.folder, scorer, questions, base.tokenizer, ends, references, inputs)
 
 

@@ -18,7 +18,7 @@ COPIED_FILES = (*TOKENIZER_FILES, *LICENCE_FILES, "generation_config.json")
 
 def needs(run: Run) -> Needs:
     """Return the inputs: the unlearned model, and the small files that are copied beside it."""
-    return Needs(("forget",), extra_files={"tokenizer and licence": (run.base, COPIED_FILES)})
+    return Needs(run.unlearning, extra_files={"tokenizer and licence": (run.base, COPIED_FILES)})
 
 
 def export(run: Run) -> None:

@@ -15,7 +15,7 @@ from jaxforget.errors import UserError
 from jaxforget.stages.run import Run, on_first_process
 
 # Names that a run writes into its folder: no input may be among them.
-PRODUCTS = ("anchors.json", "blocks", "reinforced", "unlearned", "export", "labels", "checkpoints", "evals")
+PRODUCTS = ("anchors.json", "blocks", "reinforced", "unlearned", "undone", "export", "labels", "checkpoints", "evals")
 LOCK = ".lock"
 # Names that an empty folder may hold: those of file systems, of `jaxforget profile` and `compare`, and of a run killed
 # at its start.

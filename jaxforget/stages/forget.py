@@ -101,9 +101,9 @@ def forget(run: Run, fingerprint: str) -> None:
     else:
         params, step = _computed(run, student, watch(0)), 1
     card = model_card(config, f"unlearned: {step} steps of {config.method}")
-    save(run, run.unlearned, student, params, card, config.forget.weights)
+    save(run, run.forgotten, student, params, card, config.forget.weights)
     if jax.process_index() == 0:
-        write_json(run.unlearned / "steps.json", {"steps": step})
+        write_json(run.forgotten / "steps.json", {"steps": step})
 
 
 def _computed(run: Run, student: Model, watch: Callable[[int, Any], dict[str, float]]) -> Params:
@@ -129,7 +129,7 @@ STAGE = Stage(
     "forget",
     needs,
     forget,
-    lambda run: [run.unlearned / "config.json", run.unlearned / "steps.json", run.evals / "curve.json"],
+    lambda run: [run.forgotten / "config.json", run.forgotten / "steps.json", run.evals / "curve.json"],
     trains=True,
     keeps=True,
 )

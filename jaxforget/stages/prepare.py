@@ -33,7 +33,7 @@ def needs(run: Run) -> Needs:
     return Needs(
         after=("anchors",) if run.anchored else (),
         files={**files, "anchors.json": run.anchors} if run.anchored else files,
-        texts={"corpus.path": run.target, "retain.path": run.retained if run.config.retain.rows else None},
+        texts={"corpus.path": run.target, "retain.path": run.retained if run.retain_blocks else None},
         tokenizers={"tokenizer": run.base},
         unused=(*SOURCE, "retain") if run.anchored else (*SOURCE, "retain", "anchors"),
     )

@@ -142,13 +142,28 @@ class Run:
 
     @property
     def retain_blocks(self) -> Path | None:
-        """Blocks of the text to keep, or None."""
-        return self.folder / "blocks" / "retain" if self.config.retain.rows else None
+        """Blocks of the text to keep, or None where no step reads them."""
+        return self.folder / "blocks" / "retain" if self.config.retain.rows or self.undoes else None
+
+    @property
+    def undoes(self) -> bool:
+        """True if the stage undo follows the stage forget (undo.alpha)."""
+        return self.config.undo.alpha > 0
+
+    @property
+    def unlearning(self) -> tuple[str, ...]:
+        """The stages that make the unlearned model, in their order."""
+        return ("forget", "undo") if self.undoes else ("forget",)
+
+    @property
+    def forgotten(self) -> Path:
+        """The model that the stage forget wrote, in the dtype that trained."""
+        return self.folder / "unlearned"
 
     @property
     def unlearned(self) -> Path:
-        """The unlearned model, in the dtype that trained."""
-        return self.folder / "unlearned"
+        """The unlearned model of the run, in the dtype that trained: that of its last unlearning stage."""
+        return self.folder / "undone" if self.undoes else self.forgotten
 
     @property
     def export(self) -> Path:

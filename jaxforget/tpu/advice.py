@@ -42,7 +42,8 @@ def replaced(config: Config, changes: dict[str, Any]) -> Config:
 def candidates(config: Config, mesh: Mesh, name: str) -> list[Option]:
     """Return the options that save memory in the training step `name`.
 
-    First come single options that cost time or precision, then all of these together, then other forms of the weights.
+    First come single options that cost time or precision, then all of these together, then other forms of the weights,
+    which the step undo does not have: it changes every weight.
     """
     options = getattr(config, name)
     shards = row_shards(mesh)
@@ -62,7 +63,7 @@ def candidates(config: Config, mesh: Mesh, name: str) -> list[Option]:
     if len(singles) > 1:
         every = {key: value for single in singles for key, value in single.changes.items()}
         singles.append(Option(every, "; ".join(single.effect for single in singles if single.effect) or None))
-    return singles + _other_forms(config, name)
+    return singles if name == "undo" else singles + _other_forms(config, name)
 
 
 def _other_forms(config: Config, name: str) -> list[Option]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from jaxforget.config import Config
+from jaxforget.config import TRAINING, Config
 from jaxforget.errors import UserError
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.layout import parameter_count
@@ -22,7 +22,6 @@ from jaxforget.tpu.presets import preset_for
 from jaxforget.tpu.programs import STEPS, Widths, batch_widths, check_plan, make_step
 from jaxforget.tpu.topology import Slice, find_slice, slice_devices
 
-TRAINING = ("reinforce", "forget")
 MOST_BLOCKS = 1 << 16
 GIB = 2**30
 
@@ -132,6 +131,8 @@ def missing_steps(config: Config) -> dict[str, str]:
         missing["label"] = "targets.cache is false"
     if not objective.trains:
         missing["forget"] = f"method={objective.name} trains nothing"
+    if not config.undo.alpha:
+        missing["undo"] = "undo.alpha is 0"
     return missing
 
 
@@ -233,7 +234,9 @@ def _weights(config: Config, name: str) -> str:
         student += f" (its {model.dtype} half computes)"
     parts = [student] + ([f"moments {getattr(config, stage).moment_dtype}"] if name in TRAINING else [])
     needed = passes(config, stage)
-    if needed.base:
+    if stage == "undo":
+        parts.append(f"unlearned model {model.dtype}")
+    elif needed.base:
         parts.append(f"base {_held(model.base, model.dtype)}")
     if needed.reinforced:
         parts.append(f"reinforced {forms[config.reinforce.weights]}")

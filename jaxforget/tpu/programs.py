@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxforget.config import Config
+from jaxforget.config import TRAINING, Config
 from jaxforget.corpus.loader import read_summary
 from jaxforget.corpus.rows import ALTERNATES
 from jaxforget.corpus.text import Source, source_of
@@ -36,7 +36,7 @@ from jaxforget.train.state import abstract_state
 from jaxforget.train.step import make_label_step
 from jaxforget.train.types import Frozen, TrainState
 
-STEPS = ("reinforce", "label", "forget", "score", "decode")
+STEPS = ("reinforce", "label", "forget", "undo", "score", "decode")
 PROMPT = 128  # tokens of a prompt, and prompts at a time, that a completion is planned for
 PROMPTS = 32
 
@@ -81,12 +81,12 @@ class Step:
 
 def batch_widths(config: Config) -> Widths:
     """Return the widths of the run's prepared blocks, or assume a fifth more translated tokens."""
-    sources = (source_of(config.corpus), source_of(config.retain) if config.retain.rows else None)
+    sources = (source_of(config.corpus), source_of(config.retain) if _keeps(config) else None)
     asks = any(source is not None and _asks(source) for source in sources)
     blocks = None if config.out is None else Path(config.out) / "blocks"
     if blocks is not None and (blocks / "target" / "blocks.json").is_file():
         found = [read_summary(blocks / "target")]
-        if config.retain.rows and (blocks / "retain" / "blocks.json").is_file():
+        if _keeps(config) and (blocks / "retain" / "blocks.json").is_file():
             found.append(read_summary(blocks / "retain"))  # a batch is as wide as the wider of them
         widths = [max(one[name] for one in found) for name in ("length", "translated_length", "suppress")]
         return Widths(*widths, f"blocks prepared in {blocks / 'target'}", asks)
@@ -94,6 +94,11 @@ def batch_widths(config: Config) -> Widths:
     multiple = 128 if length >= 512 else 16  # what preparing rounds to
     translated = -(-length * 6 // 5 // multiple) * multiple
     return Widths(length, translated, max(8, length // 8), "assumed: no blocks are prepared yet", asks)
+
+
+def _keeps(config: Config) -> bool:
+    """Return True if a step of the run reads the text to keep."""
+    return bool(config.retain.rows or config.undo.alpha)
 
 
 def _asks(source: Source) -> bool:
@@ -111,8 +116,8 @@ def check_plan(config: Config, llama: ModelConfig, mesh: Mesh, steps: tuple[str,
             f"blocks.length is {config.blocks.length}, beyond the model's {llama.max_position_embeddings} positions; "
             "make it smaller"
         )
-    for stage, by in (("reinforce", ("reinforce",)), ("forget", ("forget", "label"))):
-        if any(step in steps for step in by):
+    for stage, by in (("reinforce", ("reinforce",)), ("forget", ("forget", "label")), ("undo", ("undo",))):
+        if any(step in steps for step in by) and (stage != "undo" or config.undo.alpha):
             check_rows(config, mesh, stage)
             if "lora" in (config.reinforce.weights, config.forget.weights):
                 check_rank(config, llama)
@@ -134,8 +139,8 @@ def make_step(config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths, na
         length = -(-widths.length // BUCKET) * BUCKET
         trips = _tiles(rows // shards * length, tile)
         return Step(name, rows, rows * length, trips, lambda: _trace_score(config, llama, mesh, rows, length))
-    options = config.reinforce if name == "reinforce" else config.forget
-    rows = options.batch + (0 if name == "reinforce" else config.retain.rows)
+    options = getattr(config, name if name in TRAINING else "forget")
+    rows = options.batch + (0 if name in ("reinforce", "undo") else config.retain.rows)
     # An alternative answer is a row of its own in the step.
     doubled = 2 if name == "forget" and make_objective(config).alternates else 1
     trips = _tiles(doubled * rows // shards // options.accumulate * widths.length, tile)
@@ -182,6 +187,9 @@ def _reinforced(config: Config, llama: ModelConfig, mesh: Mesh) -> Any:
 
 def _frozen(config: Config, llama: ModelConfig, mesh: Mesh, stage: str) -> Frozen:
     needed = passes(config, stage)
+    if stage == "undo":
+        # The unlearned model is held in model.dtype: int8 would round away what unlearning changed.
+        return Frozen(base=_placed(param_shapes(llama, jnp.dtype(config.model.dtype)), mesh))
     return Frozen(
         base=_base(config, llama, mesh) if needed.base else None,
         reinforced=_reinforced(config, llama, mesh) if needed.reinforced else None,
@@ -225,7 +233,7 @@ def _batch(config: Config, mesh: Mesh, widths: Widths, rows: int) -> dict[str, j
 def training_program(
     config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths, stage: str
 ) -> tuple[Callable, tuple[Any, ...]]:
-    """Return the jitted step of "reinforce" or "forget" and its arguments as `ShapeDtypeStruct`s.
+    """Return the jitted step of a training stage and its arguments as `ShapeDtypeStruct`s.
 
     The first argument is the state; the batch is the dict that has "tokens".
     """
@@ -234,8 +242,10 @@ def training_program(
     forward = make_forward(configured_module(config.model, llama, mesh))
     step = make_training_step(config, stage, forward, optimizer, mesh, shardings)
     batch = _batch(config, mesh, widths, rows)
-    if stage == "reinforce":
+    if stage != "forget":
         batch.pop("labels", None)
+    if stage == "undo":
+        batch.pop("retain")
     return step, (state, _frozen(config, llama, mesh, stage), batch)
 
 

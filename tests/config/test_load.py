@@ -14,7 +14,7 @@ from jaxforget.errors import UserError
 from jaxforget.tpu.topology import find_slice
 
 PRESETS = Path(__file__).parents[2] / "configs"
-STAGES = {"anchors", "prepare", "reinforce", "forget", "eval", "export", "report", "suites"}
+STAGES = {"anchors", "prepare", "reinforce", "forget", "undo", "eval", "export", "report", "suites"}
 # WHP, section 3 (arXiv 2310.02238): the paper's table, key by key.
 PAPER = {
     "model.folder": "meta-llama/Llama-2-7b-chat-hf",
@@ -177,8 +177,8 @@ def test_a_section_without_keys_is_the_default(tmp_path):
         ("froget.batch=3", "forget.batch"),
         ("anchor.path=x", "anchors.path"),
         ("sed=3", "seed"),
-        ("batch=3", "reinforce.batch or forget.batch or evals.batch"),
-        ("max_step=3", "reinforce.max_steps or forget.max_steps"),
+        ("batch=3", "reinforce.batch or forget.batch or undo.batch or evals.batch"),
+        ("max_step=3", "reinforce.max_steps or forget.max_steps or undo.max_steps"),
         ("froget=3", "forget"),
         ("outt=x", "out"),
         ("suit=all", "`jaxforget eval CONFIG suite=NAME`"),

@@ -55,6 +55,13 @@ def test_reinforce_costs_three_passes_and_what_remat_repeats(model, remat, accum
     assert counted(config, "reinforce") == passes + 3 * 2 * WIDTH * WORDS
 
 
+def test_undo_costs_a_forward_pass_more_than_reinforce(model, tmp_path):
+    config = tiny_config(model, "model.remat=none", "undo.alpha=0.3", f"retain.path={tmp_path}")
+    # Both models project to the vocabulary; the head's own gradient makes the fourth product.
+    assert counted(config, "undo") == 4 * forward(LENGTH, LENGTH) + 4 * 2 * WIDTH * WORDS
+    assert model_flops_per_token(config, "undo", 1) == 2 + 6
+
+
 def test_forget_costs_two_more_passes_one_of_them_over_the_translated_tokens(model):
     config = tiny_config(model, "model.remat=none")
     translated = batch_widths(config).translated

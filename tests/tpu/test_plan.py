@@ -46,6 +46,22 @@ def impossible(tmp_path_factory):
         return plan(config, ["v5e-8"], steps=["forget"])[0]
 
 
+def test_undo_is_planned_where_the_run_has_it(model, tmp_path):
+    config = tiny_config(model, "undo.alpha=0.3", f"retain.path={tmp_path}")
+    [row] = plan(config, ["v5e-8"], steps=["undo"])
+    assert row["fits"]
+    assert row["trainable"] == "every parameter"
+    assert row["weights"].endswith("unlearned model bfloat16")
+    assert {option.arguments[0].partition("=")[0] for option in candidates(config, make_mesh(), "undo")} <= {
+        "model.remat",
+        "targets.tile",
+        "undo.accumulate",
+        "undo.moment_dtype",
+    }
+    with pytest.raises(UserError, match=r"no step undo: undo.alpha is 0"):
+        plan(tiny_config(model), ["v5e-8"], steps=["undo"])
+
+
 def test_every_step_of_a_tiny_model_fits(rows):
     assert list(rows) == ["reinforce", "forget", "score", "decode"]
     for row in rows.values():

@@ -1,4 +1,5 @@
-"""Objectives by the name of their method: `method=NAME` for `jaxforget forget`, and `next_token` for `reinforce`."""
+"""Objectives by the name of their method: `method=NAME` for `jaxforget forget`, `next_token` for `reinforce`,
+`distillation` for `undo`."""
 
 import difflib
 import math
@@ -7,6 +8,7 @@ from typing import Any
 
 from jaxforget.errors import UserError
 from jaxforget.train.objectives.ceu import Ceu
+from jaxforget.train.objectives.distillation import Distillation
 from jaxforget.train.objectives.dpo import Dpo
 from jaxforget.train.objectives.grad_ascent import GradAscent, GradDiff
 from jaxforget.train.objectives.next_token import NextToken
@@ -42,7 +44,7 @@ METHODS: dict[str, type[Objective]] = {
     )
 }
 
-__all__ = ["METHODS", "NextToken", "Objective", "Retain", "check_settings", "find_method"]
+__all__ = ["METHODS", "Distillation", "NextToken", "Objective", "Retain", "check_settings", "find_method"]
 
 
 def find_method(name: str, key: str) -> type[Objective]:
