@@ -50,6 +50,11 @@ class WhpFlat(Whp):
         return f"{super().describe()}; flat distribution over the text's terms, weight {self.flat:g}"
 
     def prepared(self, summary: Mapping[str, Any]) -> Self:
+        if "term_tokens" not in summary:
+            raise UserError(
+                f"method={self.name}: the blocks were prepared by an older version, which did not note the tokens that "
+                "begin an anchor; remove the run's folder blocks, and the same command prepares them again"
+            )
         terms = tuple(summary["term_tokens"])
         if len(terms) < 2:
             raise UserError(

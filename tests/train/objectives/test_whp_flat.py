@@ -62,3 +62,8 @@ def test_labels_never_name_a_term_and_other_first_tokens_may_be_labels():
 def test_a_text_without_terms_of_its_own_is_refused():
     with pytest.raises(UserError, match=r"method=whp_flat: 1 tokens .*anchors.path"):
         WhpFlat().prepared({"anchor_first_tokens": [3, 4], "term_tokens": [3]})
+
+
+def test_blocks_of_an_older_version_are_refused_with_the_remedy():
+    with pytest.raises(UserError, match="prepared by an older version.*remove the run's folder blocks"):
+        WhpFlat().prepared({"anchor_first_tokens": [3, 4]})
