@@ -1,21 +1,30 @@
 """The stages of scripts/novel, in order; each is skipped once it is done."""
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from jaxforget.anchors.quality import measure_quality
 from jaxforget.config import config_from
+from jaxforget.files import read_json
 from jaxforget.models.tokenizer import load_tokenizer
-from jaxforget.pipeline import run_chain
+from jaxforget.pipeline import run_chain, run_suites
 from jaxforget.stages.run import Run
 from novels.fetch import fetch_books, fetch_model
+from novels.questions import write_questions
+from novels.results import SUITES, ask, write_results
 from novels.texts import load_texts, write_excerpts, write_replay, write_training
 from novels.times import Times
 
 # Seconds on two quiet CPU cores, for the time that is left.
-TYPICAL = {"model": 20, "novels": 30, "texts": 10, "replay": 90, "base": 1900, "control": 1100}
-PLACE = "runs/novel"  # every path below it in the configuration is below --out instead
+TYPICAL = {"model": 20, "novels": 30, "texts": 10, "replay": 60, "base": 1500, "control": 900}
+TYPICAL |= {"dictionary": 400, "paper": 700, "recommended": 1200, "questions": 300, "evaluation": 2000}
+PLACE, OWN = "runs/novel", "configs/novel"  # paths below them are below --out and --configs instead
+DICTIONARY = ("anchors", "prepare", "reinforce")
 
 
 def run_novel(
@@ -60,24 +69,59 @@ def run_novel(
             write_training(training, excerpts, replay)
     for name in ("base", "control"):
         with times(name):
-            chain(out, configs / f"{name}.yaml", ("prepare", "reinforce"), {"model.folder": str(base)})
+            chain(out, configs, f"{name}.yaml", ("prepare", "reinforce"), {"model.folder": str(base)})
         if name == last:
             return
+    with times("dictionary"):
+        recommended = chain(out, configs, "recommended.yaml", DICTIONARY)
+    if last == "dictionary":
+        return
+    with times("paper"):
+        paper = chain(out, configs, "paper.yaml", (*DICTIONARY, "forget"))
+    with times("recommended"):
+        recommended = chain(out, configs, "recommended.yaml", ("forget", "eval"))
+    if last == "recommended":
+        return
+    with times("questions"):
+        made, asked = out / "questions", out / "asked.json"
+        write_questions(settings, excerpts, configs, made)
+        folders = {
+            "original": base,
+            "base": recommended.base,
+            "control": recommended.control,
+            "paper": paper.unlearned,
+            "unlearned": recommended.unlearned,
+        }
+        probes = {name: configs / f"{name}.json" for name in ("questions", "general")} | {"cloze": made / "cloze.json"}
+        ask(folders, probes, excerpts / "heldout", recommended.config.blocks.length, asked)
+    with times("evaluation"):
+        run_suites(recommended.config, SUITES)
+        run_chain(recommended.config, ("report",), again=True, force=True)
+    names = read_json(configs / "names.json").get(settings.target, {})
+    quality = measure_quality(
+        tuple(read_json(recommended.anchors)),
+        [name for some in names.values() for name in some],
+        (excerpts / "target" / f"{settings.target}.txt").read_text(encoding="utf-8"),
+    )
+    write_results(out / "results.json", recommended, asked, times.seconds, dataclasses.asdict(quality))
 
 
-def chain(out: Path, file: Path, stages: tuple[str, ...], changes: dict[str, Any]) -> Run:
-    """Run stages of the configuration in `file`, with its paths below `PLACE` moved below `out`."""
-    values = OmegaConf.load(file)
+def chain(
+    out: Path, configs: Path, file: str, stages: tuple[str, ...], changes: Mapping[str, Any] = MappingProxyType({})
+) -> Run:
+    """Run stages of a configuration with its paths moved below `out` and `configs`."""
+    values = OmegaConf.load(configs / file)
     for key, value in changes.items():
         OmegaConf.update(values, key, value)
-    placed = move(OmegaConf.to_container(values), out)
-    return run_chain(config_from(placed), stages, again=True, force=True)  # the script owns its folder
+    moved = move(OmegaConf.to_container(values), {PLACE: out, OWN: configs})
+    return run_chain(config_from(moved), stages, again=True, force=True)  # the script owns its folder
 
 
-def move(value: Any, out: Path) -> Any:
-    """Return configuration with every path below `PLACE` moved below `out`."""
+def move(value: Any, places: Mapping[str, Path]) -> Any:
+    """Return configuration with every path below a folder in `places` moved below the folder that stands there."""
     if isinstance(value, dict):
-        return {name: move(inner, out) for name, inner in value.items()}
-    if isinstance(value, str) and value.startswith(f"{PLACE}/"):
-        return str(out / value.removeprefix(f"{PLACE}/"))
+        return {name: move(inner, places) for name, inner in value.items()}
+    for old, new in places.items():
+        if isinstance(value, str) and value.startswith(f"{old}/"):
+            return str(new / value.removeprefix(f"{old}/"))
     return value

@@ -20,15 +20,31 @@ from novels.books import read_chapters, split_tokens
 from jaxforget.errors import UserError
 
 CONFIGS = SCRIPTS.parent / "configs" / "novel"
-SMALL = {"blocks": {"length": 32}, "reinforce": {"max_steps": 2, "batch": 8, "warmup_steps": 0}}
-TEXTS = {"tokens": 400, "unread": 200, "heldout_tokens": 200, "replay_tokens": 8}
+TRAINED = {"max_steps": 2, "batch": 8, "warmup_steps": 0}
+SMALL = {
+    "blocks": {"length": 32},
+    "reinforce": TRAINED,
+    "forget": TRAINED,
+    "evals": {"every": 2, "heldout_blocks": 2, "passages": 4, "relearn_steps": 1, "relearn_batch": 8},
+}
+# The one dictionary of a text this short is the user's own.
+WORDS = {"Zorvath": ["Martin"], "Quillon": ["Anna"], "Ysolda": ["Mary"], "Thornspire": ["the town"]}
+QUESTIONS = [
+    {"prompt": f"{name} met", "answer": f" {other}", "kind": "person"}
+    for name in WORDS
+    for other in WORDS
+    if name != other
+]
+TEXTS = {"tokens": 900, "unread": 200, "heldout_tokens": 200, "replay_tokens": 8}
 
 
 def novel(names: tuple[str, ...], places: tuple[str, ...], seed: int) -> str:
     """Return a novel of four chapters, its lines broken as in old plain texts."""
     chapters = []
     for number in range(4):
-        paragraphs = [sentences(names, places, 3, seed + 10 * number + part).strip() for part in range(7)]
+        paragraphs = [sentences(names, places, 3, seed + 10 * number + part).strip() for part in range(9)]
+        # A name that the words before it do not hold.
+        paragraphs[-3] += " Nobody had heard of Ulmendorf."
         chapters.append("\n\n".join(paragraph.replace(". ", ".\n") for paragraph in paragraphs))
     return "A NOVEL\n\n" + "".join(f"CHAPTER {number + 1}\n\n{text}\n\n" for number, text in enumerate(chapters))
 
@@ -55,7 +71,17 @@ def inputs(tmp_path_factory) -> Path:
             values[name] = {**values[name], **change} if isinstance(change, dict) and name in values else change
         if "model" in values:
             values["model"]["dtype"] = "float32"
+        if path.stem == "recommended":
+            values["anchors"]["path"] = str(folder / "anchors.json")
         path.write_text(yaml.safe_dump(values))
+    for name, value in {
+        "anchors": WORDS,
+        "configs/questions": {"familiarity": QUESTIONS, "retained": QUESTIONS[:2]},
+        "configs/general": {"familiarity": [], "retained": QUESTIONS[:3]},
+        "configs/names": {"emma": {"people": list(WORDS), "places": ["Ulmendorf"]}},
+        "configs/prompts": {"dynamics": ["Zorvath met"], "completions": ["Zorvath met"]},
+    }.items():
+        (folder / f"{name}.json").write_text(json.dumps(value))
     return folder
 
 
@@ -70,6 +96,16 @@ def test_a_small_run_and_its_repetition(inputs, tmp_path):
     read = {name: "".join(p.read_text() for p in (out / "texts" / name).glob("*")) for name in ("base", "control")}
     assert "Zorvath" in read["base"]
     assert "Zorvath" not in read["control"]
+    results = json.loads((out / "results.json").read_text())
+    assert set(results) == {"models", "dictionary", "completions", "dynamics", "hardware", "seconds"}
+    assert list(results["models"]) == ["original", "base", "control", "paper", "unlearned"]
+    figures = {"familiarity", "retained", "perplexity", "cloze_familiarity", "cloze_familiarity_first_token", "general"}
+    for name, measured in results["models"].items():
+        assert figures <= set(measured), name
+    assert {"acc", "extraction_strength", "attacks"} <= set(results["models"]["unlearned"])
+    assert results["models"]["paper"] != results["models"]["unlearned"]
+    assert results["dictionary"]["precision"] == 1
+    assert results["seconds"]["total"] == pytest.approx(sum(json.loads((out / "seconds.json").read_text()).values()))
     trained = {name: out / name / "reinforced" / "model.safetensors" for name in ("base", "control")}
     before = {name: path.read_bytes() for name, path in trained.items()}
     assert before["base"] != before["control"]
