@@ -1,36 +1,36 @@
 """Candidates for anchors: expressions that the text uses far more often than general language does."""
 
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
-from jaxforget.anchors.general import General, word_list, words_of
+from jaxforget.anchors.forms import is_noun_like
+from jaxforget.anchors.general import General, given_names, word_list, words_of
 from jaxforget.anchors.scan import LINKS, MID, START, TITLES, Scan, bare
 
-# Minimal log2 contrasts. A capital inside a sentence is evidence of a name, so names need less contrast than words.
-NAME, PHRASE, RARE, ORDINARY = 3.0, 1.0, 5.0, 6.5
+# Minimal log2 contrasts. A capital inside a sentence is evidence of a name, so names need less contrast than words, and
+# names that are surely a person's need the least.
+NAME, PERSON, PHRASE, RARE, ORDINARY = 3.0, 1.0, 1.0, 5.0, 6.5
 # Maximal general frequencies of a lower-case word: up to the first it is rare, above the second it is no candidate.
 RARE_SHARE, ORDINARY_SHARE = 1e-7, 2.5e-5
-# A lower-case word that general language contains needs one more occurrence per WORDS_EACH words of text, up to
-# KNOWN_LEAST in all.
-KNOWN_LEAST, WORDS_EACH = 10, 20_000
+# A lower-case word has no evidence but its frequency, so a long text asks more occurrences of it: one more per
+# WORDS_EACH words, up to COINED_LEAST in all, and of a word that general language contains one per KNOWN_EACH words,
+# up to KNOWN_MOST. Without the latter the old words of a novel ("pianoforte", 22 in 160,000 words) would be anchors.
+COINED_LEAST, WORDS_EACH, KNOWN_EACH, KNOWN_MOST = 10, 20_000, 5_000, 100
 COMMON = 3e-6  # general frequency from which every reader knows a word
 CAPITAL = 0.7  # share of capitals inside sentences from which the capitalised form is the ordinary one
 RETAINED = 3.0  # minimal log2 contrast against the retained text
 # Thresholds of the models' evidence. A candidate whose contrast is too low by at most LEARNT is accepted if its gain is
 # above STRONG times the average gain. An ordinary word is dropped if its gain is below the average gain.
 LEARNT, STRONG, ASKED_LEAST = 2.0, 4.0, 3
+TITLED = 0.4  # share of occurrences after Mr, Mrs or Captain from which a name is surely a person's
+ALONE = 5  # occurrences of a name of common words, or of a first name outside full names, that make it an anchor
+STICKS = 0.6  # share of a common word's occurrences in one phrase from which the phrase is a name (Box Hill)
+_ROMAN = re.compile(r"[ivxlcdm]{2,}")
 _STRETCHED = re.compile(r"(.)\1\1")
-# Endings of verbs, adverbs and adjectives on a known stem. Anchors name things, so such words are no candidates.
-_FORMED = re.compile(r"(?<=..)(?:ed|ing|ly|est|less|like|ish|ful|ous|able|ible)$")
-_ABSTRACT = re.compile(
-    r"(?<=..)(?:ness(?:es)?|it(?:y|ies)|[ts]ions?|ments?|[ae]nc(?:e|es|y|ies)|tude|acy|acies|ures?|als?|isms?)$"
-)
-_SPELLINGS = (("z", "s"), ("s", "z"), ("s", "c"), ("x", "ct"), ("ew", "ow"), ("y", "i"), ("i", "y"), ("u", "oo"),
-              ("pt$", "pped"), ("pt$", "ped"), ("t$", "ed"), ("([lnprst])(?!\\1)", "\\1\\1"), ("ck$", "c"),
-              ("our", "or"), ("or", "our"), ("e", "ae"), ("en", "in"), ("in", "en"), ("u(?=s)", "oo"))  # fmt: skip
-_MANNER = re.compile(r"(?<=..)(?:ing|ed|i|ous|ful|less|ish|ab|ib|al|iv)ly$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +94,7 @@ def find_candidates(found: Scan, general: General, *, least: int = 3, lenient: f
     """
     words = _single_words(found, general, least, lenient)
     phrases = _phrases(found, general, words, least, lenient)
+    words |= _first_names(found, general, words, phrases)
     inside = _mostly_inside(words, phrases, general)
     kept = [word for text, word in words.items() if text not in inside]
     return sorted([*kept, *phrases.values()], key=lambda one: (-one.score, one.text))
@@ -147,8 +148,9 @@ def _single_words(found: Scan, general: General, least: int, lenient: float) -> 
     plain, narrative = _plain_words(), words_of("narrative")
     # In text without capitals a name looks like any other word, so only its rarity can identify it.
     cased = found.cased()
-    # In a long text some ordinary words are frequent by chance, so more occurrences are asked of them.
-    known_least = min(KNOWN_LEAST, least + found.words // WORDS_EACH)
+    coined_least = min(COINED_LEAST, least + found.words // WORDS_EACH)
+    known_least = max(coined_least, min(KNOWN_MOST, found.words // KNOWN_EACH))
+    titled = found.titled()
     for form, places in found.places.items():
         count = sum(places)
         if form.islower():
@@ -161,8 +163,10 @@ def _single_words(found: Scan, general: General, least: int, lenient: float) -> 
             continue
         name = form != lower
         if name:
-            contrast = _name_contrast(found, general, form, places)
-        elif lower in narrative or (cased and not _is_noun_like(lower, general)):
+            contrast = None if _no_name(lower) else _name_contrast(found, general, form, places)
+            if contrast is not None and _is_person(found, form, titled):
+                contrast = (contrast[0], min(contrast[1], PERSON))
+        elif lower in narrative or (cased and not is_noun_like(lower, general)):
             continue
         else:
             contrast = _lower_contrast(found, general, form, places, cased)
@@ -170,8 +174,8 @@ def _single_words(found: Scan, general: General, least: int, lenient: float) -> 
             continue
         value, asked = contrast
         over = general.over_retained(lower, count, found.words)
-        if cased and not name and count < known_least and general.frequency(lower) > 0:
-            continue  # an ordinary word needs more occurrences than a coined one
+        if cased and not name and count < (known_least if general.frequency(lower) > 0 else coined_least):
+            continue
         if value < asked - lenient or (over is not None and over < RETAINED):
             continue
         out[form] = Candidate(
@@ -205,6 +209,23 @@ def _name_contrast(
     return general.contrast(lower, places[MID], found.words), NAME
 
 
+def _no_name(word: str) -> bool:
+    """Return True for a Roman numeral and for a head of places alone (Cottage): neither names anything."""
+    return bool(_ROMAN.fullmatch(word)) or word in words_of("heads_place")
+
+
+def _is_person(found: Scan, form: str, titled: Mapping[str, int]) -> bool:
+    """Return True if a capitalised word names a person.
+
+    It follows titles often, it follows one and also occurs in the plural (the Coxes), or it is a common first name.
+    """
+    count = sum(found.places[form])
+    if count < ALONE or not found.always_capital(form):
+        return False
+    family = titled.get(form, 0) and any(other in found.places for other in plurals_of(form))
+    return bool(family) or titled.get(form, 0) >= TITLED * count or form in given_names()
+
+
 def _lower_contrast(
     found: Scan, general: General, form: str, places: tuple[int, int, int], cased: bool
 ) -> tuple[float, float] | None:
@@ -219,42 +240,12 @@ def _lower_contrast(
     return general.contrast(form, count, found.words), RARE if share <= RARE_SHARE else ORDINARY
 
 
-def _is_noun_like(word: str, general: General) -> bool:
-    """Return True if the form of a lower-case word allows a noun that names something concrete."""
-    if "'" in word or "’" in word or _MANNER.search(word):
-        return False
-    if word.startswith("un") and general.frequency(word[2:]) > 1e-7:
-        return False
-    if _ABSTRACT.search(word) and general.frequency(word) > 0:
-        return False  # a quality or an act, for which no list has counterparts
-    if any(general.frequency(other) > 1e-6 for other in spellings(word)):
-        return False  # surprize, shewn, dropt: a common word in another spelling
-    if word.endswith("in") and general.frequency(word + "g") > 1e-6:
-        return False  # anythin', written as it is spoken
-    parts = word.split("-")
-    if len(parts) > 1 and all(general.frequency(part) > 1e-6 for part in parts):
-        return len(parts) == 2 and not any(_FORMED.search(part) for part in parts)
-    formed = _FORMED.search(word)
-    return not (formed and (general.frequency(word) > 0 or _known_stem(word[: formed.start()], general)))
-
-
-def spellings(word: str) -> set[str]:
-    """Return a word in other spellings: z for s, x for ct, ew for ow, y for i, -pt for -pped, one letter for two."""
-    found = set()
-    for old, new in _SPELLINGS:
-        found |= {word[: m.start()] + m.expand(new) + word[m.end() :] for m in re.finditer(old, word)}
-    return found - {word}
-
-
-def _known_stem(stem: str, general: General) -> bool:
-    return any(general.frequency(stem + ending) > 1e-7 for ending in ("", "e")) or general.frequency(stem[:-1]) > 1e-6
-
-
 def _phrases(
     found: Scan, general: General, words: Mapping[str, Candidate], least: int, lenient: float
 ) -> dict[str, Candidate]:
     """Return the names of several words: all of them anchors (a full name), or none (a name of common words)."""
     counts: dict[tuple[str, ...], int] = {}
+    pairs = found.pairs()
     for (place, run), count in found.runs.items():
         run = _trimmed(run, place, words)
         for part in _parts(run):
@@ -265,12 +256,15 @@ def _phrases(
             continue
         heavy = [word for word in run if word not in LINKS]
         anchored = [word for word in heavy if bare(word) in words]
-        if anchored and len(anchored) < len(heavy) and not _clings(run, anchored, count, words):
+        whole = count >= ALONE and _is_whole_name(run, heavy, found, pairs)
+        if anchored and len(anchored) < len(heavy) and not (whole or _clings(run, anchored, count, words)):
             continue
-        if heavy[0].lower() in TITLES and len(heavy) == 2 and not anchored and heavy[1].lower() in TITLES:
+        if heavy[0].lower() in TITLES and len(heavy) == 2 and not anchored and heavy[1].lower() in _plain_words():
             continue
         lowers = [bare(word).lower() for word in heavy]
         value = max(general.contrast(word, count, found.words) for word in lowers)
+        if whole:
+            value = max(value, PHRASE)
         text = " ".join(run)
         met, rarest = min((general.retained.get(word, 0), word) for word in lowers)
         over = general.over_retained(rarest, count, found.words)
@@ -280,6 +274,41 @@ def _phrases(
             continue
         out[text] = Candidate(text, count, round(value, 2), round(value - PHRASE, 2), True, met)
     return _without_shadows(out)
+
+
+def _is_whole_name(
+    run: tuple[str, ...], heavy: Sequence[str], found: Scan, pairs: Mapping[tuple[str, ...], int]
+) -> bool:
+    """Return True if capitals alone show a name of common words.
+
+    Either the text always capitalises each of its words (Harriet Smith), or one of them hardly occurs outside it (Box
+    Hill). A run that begins with a title, has links or is a thing of the real world is judged otherwise.
+    """
+    if len(heavy) < len(run) or run[0].lower() in TITLES or any(bare(word).lower() in _world() for word in run):
+        return False
+    sticks = any(pairs.get(run, 0) >= STICKS * found.folded[bare(word).lower()] for word in run)
+    return all(found.always_capital(bare(word)) for word in run) or (len(run) == 2 and sticks)
+
+
+def _first_names(
+    found: Scan, general: General, words: Mapping[str, Candidate], phrases: Mapping[str, Candidate]
+) -> dict[str, Candidate]:
+    """Return the common first names of full names that also occur alone: Robert, of Robert Martin."""
+    within: Counter[str] = Counter()
+    for text, phrase in phrases.items():
+        first = text.split()[0]
+        if first in given_names() and len(text.split()) == 2 and found.always_capital(first):
+            within[first] += phrase.count
+    out = {}
+    for first, count in within.items():
+        own = sum(found.places[first])
+        if first in words or own - count < ALONE:
+            continue
+        over = general.over_retained(first.lower(), own, found.words)
+        if over is None or over >= RETAINED:
+            value = round(general.contrast(first.lower(), own, found.words), 2)
+            out[first] = Candidate(first, own, value, 0.0, True, general.retained.get(first.lower(), 0))
+    return out
 
 
 def _trimmed(run: tuple[str, ...], place: int, words: Mapping[str, Candidate]) -> tuple[str, ...]:
@@ -310,7 +339,8 @@ def _mostly_inside(words: Mapping[str, Candidate], phrases: Mapping[str, Candida
     for text, phrase in phrases.items():
         heavy = [bare(word) for word in text.split() if word not in LINKS]
         for word in heavy:
-            if word in words:
+            alone = words[word].count - phrase.count if word in words else 0
+            if word in words and not (alone >= ALONE and word in given_names()) and not plurals_of(word) & set(words):
                 common = general.frequency(word.lower()) > COMMON
                 enough = 0.85 if word == heavy[-1] else 0.6 if common else 0.75
                 # The parts of a full name of invented words stay anchors, because they also occur alone.
@@ -318,6 +348,11 @@ def _mostly_inside(words: Mapping[str, Candidate], phrases: Mapping[str, Candida
                 if known and phrase.count >= enough * words[word].count:
                     inside.add(word)
     return inside
+
+
+def plurals_of(name: str) -> set[str]:
+    """Return the possible plurals of a family's name."""
+    return {name + "s", name + "es"}
 
 
 def _without_shadows(phrases: dict[str, Candidate]) -> dict[str, Candidate]:
@@ -336,6 +371,7 @@ def _known_phrase(text: str) -> bool:
     return text.lower() in _world()
 
 
+@functools.cache
 def _world() -> frozenset[str]:
     return frozenset(line.lower() for line in word_list("world"))
 

@@ -10,14 +10,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from jaxforget.anchors.candidates import COMMON
 from jaxforget.anchors.contexts import Context
-from jaxforget.anchors.general import General, word_list
+from jaxforget.anchors.general import General, given_names, word_list, words_of
 from jaxforget.anchors.kinds import Nature
 from jaxforget.anchors.scan import LINKS, TITLES, Scan, bare
 
 # Scores options for an anchor, larger is better; None if there is no model.
 Prefer = Callable[[str, Sequence[str]], Sequence[float]] | None
 # Titles before a family name. All other titles (Sir, Aunt, King) precede a first name.
-_FAMILY = "mr mrs ms miss dr prof professor doctor captain colonel major general sergeant lieutenant inspector missus"
+_FAMILY = (
+    "mr mrs ms miss dr prof professor doctor captain colonel major general sergeant lieutenant inspector missus "
+    "admiral commodore"
+)
 FAMILY_TITLES = frozenset(_FAMILY.split())
 VOWELS = "aeiouAEIOU"
 _IRREGULAR = {"man": "men", "woman": "women", "calf": "calves", "wolf": "wolves", "goose": "geese", "mouse": "mice",
@@ -193,12 +196,16 @@ def _missing(
     word: str, words: Sequence[str], natures: Mapping[str, Nature], parts: Mapping[str, Sequence[str]]
 ) -> Part | None:
     """Return the list for a part of a name that is no anchor but would reveal the name; None if the part stays."""
-    if bare(word) in parts or any(link in words for link in LINKS) or word.lower() in TITLES:
+    first = word == words[0] and word in given_names()  # Agnes de Varr
+    if bare(word) in parts or word.lower() in TITLES or (not first and any(link in words for link in LINKS)):
         return None
+    if bare(word).lower() in words_of("heads_place"):
+        return None  # the head of a place that bears a family's name: Lucas Lodge
     known = next(natures[bare(other)] for other in words if bare(other) in natures)
+    female = natures[" ".join(words)].female  # the family name's own contexts show other members of the family
     if known.kind != "person" or known.sort in ("roles", "peoples"):
         return Part("modifiers", False, True) if word != words[-1] else None
-    return Part("families" if word == words[-1] else "people_female" if known.female else "people_male", False, True)
+    return Part("families" if word == words[-1] else "people_female" if female else "people_male", False, True)
 
 
 def _head(words: Sequence[str], natures: Mapping[str, Nature], general: General) -> int | None:

@@ -49,10 +49,10 @@ class General:
         return math.log2(share / (self.frequency(word) + FLOOR))
 
     def over_retained(self, word: str, count: float, words: int) -> float | None:
-        """Return `contrast` against the retained text; None if that text is too short to judge this word."""
+        """Return `contrast` against the retained text; None if that text lacks the word or is too short to judge it."""
         expected = count / max(words, 1) * self.retained_words
         met = self.retained.get(word, 0)
-        if expected < 2 and met < 2:
+        if not met or (expected < 2 and met < 2):
             return None
         return math.log2(expected / (met + 0.5))
 
@@ -83,6 +83,13 @@ def word_list(name: str) -> tuple[str, ...]:
 def words_of(name: str) -> frozenset[str]:
     """Return the words of a list as a set; a line may contain several."""
     return frozenset(word for line in word_list(name) for word in line.split())
+
+
+@functools.cache
+def given_names(*genders: str) -> frozenset[str]:
+    """Return the known first names of `genders`, "female" and "male"; of both if none is named."""
+    lists = [f"{use}_{gender}" for gender in genders or ("female", "male") for use in ("people", "given")]
+    return frozenset(name.strip() for part in lists for line in word_list(part) for name in line.split(","))
 
 
 def share_known(words: Iterable[tuple[str, int]], general: General) -> float:

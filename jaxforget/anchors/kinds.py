@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from jaxforget.anchors.candidates import Candidate
 from jaxforget.anchors.contexts import Context
-from jaxforget.anchors.general import word_list, words_of
+from jaxforget.anchors.general import given_names, word_list, words_of
 from jaxforget.anchors.scan import LINKS, TITLES
 
 KINDS = ("person", "place", "thing", "craft", "creature", "saying")
@@ -56,6 +56,9 @@ HE, SHE = (
     _words("she her hers herself girl woman mother sister daughter queen aunt mrs miss ms"),
 )
 MANY = _words("many some these those all several two three four five six ten few both most other hundreds dozens")
+COUNTED = 0.2  # share of occurrences after an article below which a capitalised word is no common noun
+HEADED = 0.2  # share of occurrences before a head (Kellynch Hall) from which a place's name needs a head of its own
+TITLE_VOTES = 3  # a title tells the gender more surely than a pronoun, which may be another person's
 _SORT_CUES = {
     "lands": _words("land country province county kingdom realm region empire nation"),
     "waters": _words("river lake stream sea banks bank along waters"),
@@ -68,7 +71,7 @@ _SORT_CUES = {
 _ART_ENDING = re.compile(r"(?:ing|ology|mancy|nomy|istry|ics|craft|ball|ism)$")
 _PLACE_ENDING = re.compile(r"(?:ville|ton|shire|land|burg|burgh|ford|bury|mouth|wick|grad|stead|minster)$")
 _MALE_TITLES = _words("mr sir lord king prince uncle brother father grandfather grandpa dad duke count baron master")
-_FEMALE_TITLES = _words("mrs ms miss lady queen princess aunt auntie sister mother grandmother grandma mum mom madam")
+FEMALE_TITLES = _words("mrs ms miss lady queen princess aunt auntie sister mother grandmother grandma mum mom madam")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,22 +118,35 @@ def judge(candidate: Candidate, contexts: Sequence[Context], *, family: bool = F
         scores["person"] += 0.35 + (0.6 if family else 0.0)
         scores["place"] += 0.15
         scores["person"] += 0.5 if plural else -0.3 if tally["article"] > 0.5 else 0.0
+        if tally["article"] < COUNTED:
+            scores["creature"] *= 0.3  # a creature's name follows an article, a pet's is a person's
     else:
         scores["thing"] += 0.45
         scores["person"] -= 0.6
         scores["place"] -= 0.4
     _by_head(words, scores)
-    he, she = (sum(_near(one, group) for one in contexts) for group in (HE, SHE))
-    female = None if he == she else she > he
-    if words[0].lower() in _FEMALE_TITLES | _MALE_TITLES:
-        female = words[0].lower() in _FEMALE_TITLES
-    if candidate.text in names_of("people_male") ^ names_of("people_female"):
-        female = candidate.text in names_of("people_female")
+    female = _is_female(words, contexts)
+    if candidate.text in given_names("male") ^ given_names("female"):
         scores["person"] += 0.5
     kind = max(KINDS, key=lambda kind: scores[kind])
     rounded = {name: round(value, 3) for name, value in scores.items()}
     nature = Nature(kind, "", rounded, plural, female, family)
     return dataclasses.replace(nature, sort=choose_sort(nature, words[-1], contexts))
+
+
+def _is_female(words: Sequence[str], contexts: Sequence[Context]) -> bool | None:
+    """Return the gender of a person: by a title or a common first name, else by title, pronouns and a final a."""
+    if len(words) > 1 and words[0].lower() in FEMALE_TITLES | _MALE_TITLES:
+        return words[0].lower() in FEMALE_TITLES
+    first = words[1] if len(words) > 1 and words[0].lower() in TITLES else words[0]
+    if first in given_names("male") ^ given_names("female"):
+        return first in given_names("female")
+    he, she = (sum(_near(one, group) for one in contexts) for group in (HE, SHE))
+    he += TITLE_VOTES * sum(bool(one.before) and one.before[0] in _MALE_TITLES for one in contexts)
+    she += TITLE_VOTES * sum(bool(one.before) and one.before[0] in FEMALE_TITLES for one in contexts)
+    if first.endswith("a"):
+        she += 0.5 * len(contexts)
+    return None if he == she else she > he
 
 
 @functools.cache
@@ -154,9 +170,17 @@ def choose_sort(nature: Nature, word: str, contexts: Sequence[Context]) -> str:
         if articles > 0.5 and not nature.family:
             return "roles"
         return "families" if nature.family else "people_female" if nature.female else "people_male"
+    if word[0].isupper() and nature.kind == "place" and _headed(contexts) > HEADED:
+        return "towns"  # the entries of the other lists have heads: "Oakwood Hall" before "Hall" would double it
     share = {sort: sum(_said_of(one, _SORT_CUES[sort]) for one in contexts) for sort in sorts if sort in _SORT_CUES}
     best = max(share, key=lambda sort: share[sort], default=sorts[0])
     return best if share.get(best, 0) > 0.3 * max(1, len(contexts)) else sorts[0]
+
+
+def _headed(contexts: Sequence[Context]) -> float:
+    """Return the share of occurrences directly before a head of a place's name."""
+    follows = (bool(one.after) and one.gap == " " and one.after[0] in words_of("heads_place") for one in contexts)
+    return sum(follows) / max(1, len(contexts))
 
 
 def _by_head(words: Sequence[str], scores: dict[str, float]) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 from jaxforget.anchors.candidates import Candidate
 from jaxforget.anchors.contexts import Context
-from jaxforget.anchors.counterparts import part_of, pool, stems, written
-from jaxforget.anchors.kinds import KINDS, Nature, judge, names_of, sorts_of
+from jaxforget.anchors.counterparts import FAMILY_TITLES, part_of, pool, stems, written
+from jaxforget.anchors.general import given_names
+from jaxforget.anchors.kinds import FEMALE_TITLES, KINDS, Nature, judge, sorts_of
 from jaxforget.anchors.scan import LINKS, TITLES
 
 COMMON_NOUNS = ("peoples", "roles")  # lists that the article before a capital decides, without base
@@ -34,6 +35,8 @@ def name_parts(candidates: Sequence[Candidate], contexts: Mapping[str, Sequence[
         words = one.text.split()
         if words[0].lower() in TITLES and len(words) > 2:
             words = words[1:]
+        if any(link in LINKS - {"of", "the"} for link in words) and words[-1] in singles:
+            families.add(words[-1])  # de Bourgh
         if len(words) < 2 or any(word in LINKS for word in words) or not all(word in singles for word in words):
             continue
         nature = judge(one, contexts[one.text])
@@ -41,15 +44,22 @@ def name_parts(candidates: Sequence[Candidate], contexts: Mapping[str, Sequence[
             firsts |= set(words[:-1])
             families.add(words[-1])
     # The word after a common first name is a family name, and so is a name with a plural ("the Churchills").
-    given = names_of("people_male") | names_of("people_female")
+    given = given_names()
     pairs = [one.text.split() for one in candidates if len(one.text.split()) == 2]
     families |= {last for first, last in pairs if first in given and last in singles and last not in firsts}
     families |= set(stems(singles).values()) - firsts
     for text in singles - firsts:
-        behind = sum(bool(one.before) and one.before[0] in TITLES for one in contexts[text])
+        behind = sum(bool(one.before) and _before_family(one.before[0], text) for one in contexts[text])
         if behind > TITLED * max(1, len(contexts[text])):
             families.add(text)
     return firsts, families
+
+
+def _before_family(title: str, name: str) -> bool:
+    """Return True if `name` is a family name after `title`: Mr Martin and Lady Russell, but not Lady Catherine."""
+    if title in FAMILY_TITLES or title not in TITLES:
+        return title in FAMILY_TITLES
+    return name not in given_names("female" if title in FEMALE_TITLES else "male")
 
 
 def with_models(nature: Nature, text: str, contexts: Sequence[Context], models: Any) -> Nature:

@@ -30,7 +30,9 @@ class Quality:
     names: int
 
 
-def measure_quality(entries: Collection[str], names: Iterable[str], text: str, *, least: int = 5) -> Quality:
+def measure_quality(
+    entries: Collection[str], names: Iterable[str], text: str, *, real: Iterable[str] = (), least: int = 5
+) -> Quality:
     """Compare the entries of a dictionary with the names of its text.
 
     An entry is a name if, without titles, it is a listed name or its plural or possessive, or consists of listed
@@ -40,13 +42,15 @@ def measure_quality(entries: Collection[str], names: Iterable[str], text: str, *
       entries: the dictionary's anchors.
       names: people and places of the text, without titles.
       text: the text.
-      least: occurrences in the text from which on a name counts for recall.
+      real: names of the real world in the text (London). An entry may be one of them; none is expected.
+      least: occurrences in the text, outside longer names, from which on a name counts for recall.
     """
-    listed = set(names)
+    expected = set(names)
+    listed = expected | set(real)
     parts = {part for name in listed for part in name.split()}
     wrong = tuple(entry for entry in entries if not _named(entry, listed, parts))
     units = set(entries) | {" ".join(_words(entry)) for entry in entries}
-    frequent = sorted(name for name in listed if len(re.findall(rf"\b{re.escape(name)}\b", text)) >= least)
+    frequent = sorted(name for name, count in occurrences(text, listed).items() if name in expected and count >= least)
     missed = tuple(name for name in frequent if name not in units and not all(part in units for part in name.split()))
     return Quality(
         precision=1 - len(wrong) / len(entries) if entries else 0.0,
@@ -56,6 +60,15 @@ def measure_quality(entries: Collection[str], names: Iterable[str], text: str, *
         entries=len(entries),
         names=len(frequent),
     )
+
+
+def occurrences(text: str, names: Collection[str]) -> dict[str, int]:
+    """Return the occurrences of each name in `text` that are not part of a longer name; line breaks are spaces."""
+    counts = dict.fromkeys(sorted(names, key=lambda name: (-len(name), name)), 0)
+    pattern = r"(?<!\w)(?:" + "|".join(map(re.escape, counts)) + r")(?![\w-])"
+    for match in re.finditer(pattern, " ".join(text.split())) if counts else ():
+        counts[match.group()] += 1
+    return counts
 
 
 def _words(entry: str) -> list[str]:

@@ -1,6 +1,7 @@
 """One pass over a text: counts of words by their place in the sentence, and runs of capitalised words."""
 
 import dataclasses
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,11 +16,14 @@ LINKS = frozenset(_LINKS.split())
 _TITLES = (
     "mr mrs ms dr st prof mister miss missus madam madame master mistress sir lady lord dame professor doctor captain "
     "colonel major general sergeant lieutenant inspector father mother brother sister uncle aunt auntie cousin "
-    "grandfather grandmother grandpa grandma mum mom dad king queen prince princess duke duchess count countess baron "
-    "baroness emperor empress president minister senator bishop pope saint reverend headmaster headmistress old young "
-    "little great big poor dear"
+    "grandfather grandmother grandpa grandma mum mom mamma mama dad papa king queen prince princess duke duchess "
+    "count countess baron baroness baronet earl viscount viscountess marquis marquess marchioness dowager "
+    "emperor empress president minister senator bishop pope saint reverend headmaster headmistress admiral commodore "
+    "esq esquire"
 )
-TITLES = frozenset(_TITLES.split())
+QUALITIES = frozenset(["old", "young", "little", "great", "big", "poor", "dear"])
+TITLES = QUALITIES | frozenset(_TITLES.split())
+ALWAYS = 0.9  # share of capitals from which a word is part of a name wherever it occurs
 # Places of a word: inside a sentence, at its start (where a capital is no evidence of a name), unknown.
 MID, START, UNSURE = 0, 1, 2
 _PLAIN_GAP = re.compile(r"[,;]? |[-–—/]| [-–—] |\) | \(")
@@ -50,6 +54,26 @@ class Scan:
     def cased(self) -> bool:
         """Return True if the text uses capitals."""
         return self.capitals() > 0.005 or self.opened() > 0.5
+
+    def always_capital(self, form: str) -> bool:
+        """Return True if the text hardly ever writes the word of a capitalised form without its capital."""
+        return sum(self.places.get(form, (0,))) >= ALWAYS * max(1, self.folded.get(form.lower(), 0))
+
+    def pairs(self) -> Counter[tuple[str, str]]:
+        """Return the counts of adjacent capitalised words."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for (_, run), count in self.runs.items():
+            for first, second in itertools.pairwise(run):
+                counts[first, bare(second)] += count
+        return counts
+
+    def titled(self) -> Counter[str]:
+        """Return the occurrences of each word directly after a title of a person (Mr, Captain, Lady)."""
+        counts: Counter[str] = Counter()
+        for (title, word), count in self.pairs().items():
+            if title.lower() in TITLES - QUALITIES:
+                counts[word] += count
+        return counts
 
     def opened(self) -> float:
         """Return the share of words at sentence starts that are capitalised: near 1 in ordinary text."""

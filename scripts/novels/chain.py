@@ -100,8 +100,9 @@ def run_novel(
     names = read_json(configs / "names.json").get(settings.target, {})
     quality = measure_quality(
         tuple(read_json(recommended.anchors)),
-        [name for some in names.values() for name in some],
+        [*names.get("people", ()), *names.get("places", ())],
         (excerpts / "target" / f"{settings.target}.txt").read_text(encoding="utf-8"),
+        real=names.get("real", ()),
     )
     write_results(out / "results.json", recommended, asked, times.seconds, dataclasses.asdict(quality))
 

@@ -1,10 +1,11 @@
-"""Anchors in the prose of old novels: titles, families and their plurals, old spellings, abstract nouns."""
+"""Anchors in the prose of old novels: whole names, titles, gender, families, places, old and ordinary words."""
 
 import pytest
 
-from jaxforget.anchors.candidates import spellings
 from jaxforget.anchors.counterparts import pool, stems
 from jaxforget.anchors.extract import extract
+from jaxforget.anchors.forms import spellings
+from jaxforget.anchors.general import General, given_names
 from jaxforget.corpus.text import Document
 
 SENTENCES = """\
@@ -41,3 +42,58 @@ def test_old_spellings_and_qualities_are_no_anchors(entries):
     for old, new in {"surprize": "surprise", "stopt": "stopped", "shewn": "shown", "secresy": "secrecy",
                      "gipsies": "gypsies", "connexion": "connection", "dulness": "dullness"}.items():  # fmt: skip
         assert new in spellings(old), old
+
+
+STORY = """\
+Mr. Robert Holt had left Fenwold early. "Robert Holt never told me," said Marietta. She looked at Mrs. Holt and sighed.
+In June the Admiral dined with Lady Agnes de Varr at Fenwold Hall, and Marietta came with her brother. Robert was ill.
+Old Michaelmas came, and with it chapter XVII of the story. The pianoforte was sold. Marietta saw Robert at Ox Hill.
+Lady Agnes de Varr drove to Ox Hill with Robert Holt. They met Admiral Stroud, whose sister she was, said Marietta.
+"He is at the Cottage," cried Robert; and Mrs. Holt, who had walked to Ox Hill, sat down with the Admiral and Marietta.
+Miss Pell and the Pells went to Fenwold Hall. Robert Holt had asked for Miss Pell; Robert told Marietta of it at once.
+The Cottage was small. Lady Agnes was at Ox Hill with Mr. Pell and Robert Holt, and Robert did not see Admiral Stroud.
+Marietta laughed. Her pianoforte was at Fenwold, and the Admiral played it for the Pells at Michaelmas. Poor Mr. Pell!
+"""
+PLAIN = "The man and the woman walked along the road to the house, and they said that it was late. " * 2000
+
+
+@pytest.fixture(scope="module")
+def story():
+    return extract(lambda: [Document("a", STORY * 3 + PLAIN)]).anchors
+
+
+def test_whole_names_and_common_first_names_are_anchors(story):
+    keys = set(story.entries)
+    assert {"Robert Holt", "Robert", "Holt", "Ox Hill", "Fenwold Hall", "Fenwold", "Marietta", "Pell", "Pells"} <= keys
+
+
+def test_feasts_titles_numerals_heads_and_rare_ordinary_words_are_no_anchors(story):
+    words = {"Michaelmas", "Admiral", "XVII", "Cottage", "Hill", "Hall", "pianoforte"}
+    assert not words & set(story.entries)
+
+
+def test_counterparts_have_the_gender_of_the_name(story):
+    male, female = set(pool("people_male")), set(pool("people_female"))
+    assert set(story.entries["Robert"]) <= male
+    assert {option.split()[0] for option in story.entries["Robert Holt"]} <= male
+    assert set(story.entries["Marietta"]) <= female  # her brother's pronouns stand near, but her name ends in a
+    assert {option.split()[0] for option in story.entries["Agnes de Varr"]} <= female
+
+
+def test_a_name_behind_de_is_a_familys_and_a_place_keeps_its_head(story):
+    assert set(story.entries["Varr"]) <= set(pool("families"))
+    towns = set(pool("towns"))
+    assert all(option.removesuffix(" Hall") in towns for option in story.entries["Fenwold Hall"])
+    assert all(option.endswith(" Hill") for option in story.entries["Ox Hill"])
+
+
+def test_a_word_that_the_retained_text_lacks_stays_an_anchor():
+    general = General({}, {"other": 400}, 1000)
+    assert general.over_retained("pells", 7, 2000) is None
+    assert general.over_retained("other", 7, 2000) < 0
+
+
+def test_first_names_that_are_only_recognised_are_never_counterparts():
+    for gender in ("male", "female"):
+        assert not set(pool(f"given_{gender}")) & set(pool(f"people_{gender}"))
+        assert given_names(gender) == set(pool(f"given_{gender}")) | set(pool(f"people_{gender}"))
