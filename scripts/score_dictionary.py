@@ -41,9 +41,8 @@ def main() -> None:
     if given.json:
         print(json.dumps(dataclasses.asdict(result)))
         return
-    print(
-        f"{result.entries} entries, precision {result.precision:.3f}, recall {result.recall:.3f} of {result.names} names"
-    )
+    print(f"{result.entries} entries: precision {result.precision:.3f}")
+    print(f"{result.names} frequent names: recall {result.recall:.3f}")
     print(f"no names: {', '.join(result.wrong) or '-'}")
     print(f"missed:   {', '.join(result.missed) or '-'}")
 
