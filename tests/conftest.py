@@ -13,6 +13,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import jax
 import pytest
 
+from tests.stubbed_chain import stubbed as stubbed
+
 jax.config.update("jax_numpy_dtype_promotion", "standard")
 
 
