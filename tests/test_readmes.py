@@ -15,15 +15,21 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_bytes()) <= 10_000
 
 
+def headings(page: Path) -> set[str]:
+    """Return the names by which a link refers to the headings of a page."""
+    lines = [line for line in page.read_text().splitlines() if line.startswith("#")]
+    return {re.sub(r"[^\w -]", "", line.strip("# ").lower()).replace(" ", "-") for line in lines}
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path):
-    text = path.read_text()
-    headings = {re.sub(r"[^\w -]", "", line.strip("# ").lower()).replace(" ", "-") for line in text.splitlines()}
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in headings, target
-        elif not target.startswith("https://"):
-            assert (path.parent / target).exists(), target
+    for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+        if target.startswith("https://"):
+            continue
+        name, _, heading = target.partition("#")
+        place = path.parent / name if name else path
+        assert place.exists(), target
+        assert not heading or heading in headings(place), target
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
