@@ -38,6 +38,7 @@ from jaxforget.train.metrics import duration
 
 GIB = 2**30
 WIDTH = 80  # columns
+TRANSLATION_BYTES = 8  # of a token in each further translation: translated token and place
 PLACE_BYTES = 16  # of a token in a prepared block: token, translated token, place and weight, 4 bytes each
 
 
@@ -199,6 +200,8 @@ def _stage(run: Run, llama: ModelConfig, planned: Planned, blocks: dict[str, Blo
         # With model.remat=full: the input of every layer. Other values keep more.
         "activations at least": llama.num_hidden_layers * rows * config.blocks.length * width,
     }
+    if name == "forget" and (count := run.objective.translations):
+        memory["states of translations"] = count * rows * config.blocks.length * width
     return StageEstimate(planned, steps, seconds, bound, memory, disk, states * _total_bytes(state))
 
 
@@ -222,8 +225,11 @@ def _result_bytes(run: Run, llama: ModelConfig, name: str, blocks: dict[str, Blo
     if name == "export":
         return parameter_count(llama) * jnp.dtype(config.export.dtype).itemsize
     if name in ("prepare", "text"):
-        texts = blocks.values() if name == "prepare" else [blocks["target"]]
-        return int(sum((text.train + text.held) * text.tokens for text in texts) * PLACE_BYTES)
+        tokens = {place: (text.train + text.held) * text.tokens for place, text in blocks.items()}
+        if name == "text":
+            return int(tokens["target"] * PLACE_BYTES)
+        further = tokens["target"] * run.objective.translations
+        return int(sum(tokens.values()) * PLACE_BYTES + further * TRANSLATION_BYTES)
     return 0
 
 

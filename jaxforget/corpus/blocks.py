@@ -16,6 +16,7 @@ from jaxforget.corpus.rows import ALTERNATES, Row, cut_rows
 from jaxforget.corpus.text import Document
 from jaxforget.corpus.tokens import tokenize
 from jaxforget.corpus.translate import Translation, Translator, block_rng
+from jaxforget.corpus.translations import COLUMNS, Sampler, Translations
 from jaxforget.errors import UserError
 from jaxforget.files import atomic_folder, write_json
 
@@ -66,6 +67,7 @@ def prepare_blocks(
     holdout: float = 0.05,
     seed: int = 0,
     translator: Translator | None = None,
+    sampler: Sampler | None = None,
     retain: bool = False,
     template: str = "plain",
     alternates: Sequence[str] = (),
@@ -82,13 +84,15 @@ def prepare_blocks(
       seed: seed of the choice of held-out blocks and, with the block's number, of each block's translation.
       translator: translates the blocks; None leaves the text as it is, with `translated` equal to `tokens` and the
         identity as position map.
+      sampler: draws further translations of each block; None writes the single one only.
       retain: True marks every row as a retain row.
       template: form of the questions, "plain" or "chat".
       alternates: alternative answers, of which one is drawn for every question.
 
     Returns:
       The content of blocks.json. `length`, `translated_length` and `suppress` are the widths S, S' and K to which
-      batches are padded. `splits` is the number of blocks of each split, `tokens` that of tokens, and `trained` that
+      batches are padded. `translations`, `translations_length` and `moved` are those of further translations, N, S' and
+      K, or 0. `splits` is the number of blocks of each split, `tokens` that of tokens, and `trained` that
       of positions with a label. For questions, `answer_tokens` is the number of tokens of their answers (0 for a text),
       `alternates` that of rows with an alternative answer, `cut` that of rows whose answer does not fit, and `longest`
       the length of the longest row. `anchor_first_tokens` are the first tokens of all anchors in every spelling;
@@ -111,14 +115,14 @@ def prepare_blocks(
     # The library cannot write an empty split; blocks.json then has 0 blocks for it.
     splits = {"train": np.sort(order[held:]), "validation": np.sort(order[:held])}
     records = {
-        split: _records(blocks, numbers, translator, seed, retain, replies, tally)
+        split: _records(blocks, numbers, translator, sampler, seed, retain, replies, tally)
         for split, numbers in splits.items()
         if len(numbers)
     }
     with atomic_folder(folder) as partial:
         # The library prints its progress on both streams, which would only confuse here.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            integers = [*INTEGERS, *(ALTERNATES[:1] if replies else ())]
+            integers = [*INTEGERS, *(ALTERNATES[:1] if replies else ()), *(COLUMNS if sampler is not None else ())]
             floats = ["weights", *(["answer"] if asks else ()), *(ALTERNATES[1:] if replies else ())]
             _Builder(records, integers, floats, data_dir=partial).download_and_prepare()
         shutil.rmtree(partial / "downloads", ignore_errors=True)
@@ -126,6 +130,9 @@ def prepare_blocks(
             "length": length,
             "translated_length": _round_up(tally.longest, 128 if length >= 512 else 16),
             "suppress": _round_up(max(tally.suppressed, 1), 8),
+            "translations": 0 if sampler is None else sampler.count,
+            "translations_length": _round_up(tally.longest_of_many, 128 if length >= 512 else 16),
+            "moved": _round_up(max(tally.moved, 1), 8) if sampler is not None else 0,
             "splits": {split: len(numbers) for split, numbers in splits.items()},
             "tokens": sum(len(block.tokens) for block in blocks),
             "answer_tokens": sum(int(block.answer.sum()) for block in blocks) if asks else 0,
@@ -160,6 +167,7 @@ class _Tally:
         self._first: Counter[int] = Counter()
         self._begins: Counter[int] = Counter()
         self.longest = self.suppressed = self.trained = self._positions = self._reached = 0
+        self.longest_of_many = self.moved = 0
 
     def read(self, documents: Iterable[Document]) -> Iterator[Document]:
         """Yield the documents and count the anchors in their text."""
@@ -169,13 +177,18 @@ class _Tally:
                 self._in_text.update(finder.count(document.text))
             yield document
 
-    def add(self, row: Row, block: Translation) -> None:
-        """Count one row and its translation."""
+    def add(self, row: Row, block: Translation, many: Translations | None) -> None:
+        """Count one row and its translations."""
         self.longest = max(self.longest, len(block.translated))
         others = [] if row.alternate is None else [row.alternate.tokens]
+        trained = block.position_map >= 0
+        if many is not None:
+            self.longest_of_many = max(self.longest_of_many, many.translations.shape[1])
+            self.moved = max(self.moved, len(many.moved_to))
+            others.append(many.translations)
+            trained = many.position_maps[0] >= 0
         self.highest = max(self.highest, *(int(ids.max()) for ids in (block.translated, row.tokens, *others)))
         self.suppressed = max(self.suppressed, len(block.suppress_ids))
-        trained = block.position_map >= 0
         self.trained += int((trained if row.answer is None else trained[:-1] & (row.answer[1:] > 0)).sum())
         if self._translator is not None:
             met = row.tokens[np.isin(row.tokens, self._translator.first_tokens)]
@@ -244,6 +257,7 @@ def _records(
     blocks: Sequence[Row],
     numbers: np.ndarray,
     translator: Translator | None,
+    sampler: Sampler | None,
     seed: int,
     retain: bool,
     replies: bool,
@@ -258,7 +272,8 @@ def _records(
             block = Translation(tokens, identity, none, none, none.reshape(0, 3))
         else:
             block = translator.translate(tokens, block_rng(seed, number))
-        tally.add(row, block)
+        many = None if sampler is None else sampler.sample(tokens, seed, number)
+        tally.add(row, block, many)
         record = {
             "tokens": tokens,
             "translated": block.translated,
@@ -267,6 +282,7 @@ def _records(
             "suppress_from": block.suppress_from,
             "weights": np.ones(len(tokens), np.float32),
             "retain": np.int32(retain),
+            **({} if many is None else many.columns()),
         }
         if row.answer is not None:
             record["answer"] = row.answer

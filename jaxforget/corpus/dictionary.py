@@ -19,9 +19,10 @@ _ATOM = re.compile(r"\w+|\s+|[^\w\s]")
 
 
 class Entry(pydantic.BaseModel, extra="allow"):
-    """One value of the file: the generic counterparts, and other keys, which are evidence."""
+    """One value of the file: the generic counterparts, the anchor's kind, and other keys, which are evidence."""
 
     generic: Annotated[list[Text], pydantic.Field(min_length=1)]
+    kind: Text | None = None
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -41,7 +42,8 @@ class Anchors:
 
     Attributes:
       entries: anchor -> its generic counterparts, at least one, in the order first seen.
-      evidence: anchor -> the other keys of its entry (passages, counts, a verdict); not read here.
+      evidence: anchor -> the other keys of its entry: its kind, by which several translations share counterparts, and
+        passages, counts or a verdict, which are not read here.
       dropped: anchor -> why the filter of METHOD.md §3 dropped it.
       notes: one line for every entry that was corrected or that will have no effect.
     """
@@ -75,6 +77,7 @@ class Anchors:
             check(key, Text, f"{path}: {key!r}", remedy="correct its escapes")
             entry: Entry = check(_plain(value), Entry, f"{path}: {key!r}", remedy=REMEDY)
             generic, rest = [text.strip() for text in entry.generic], entry.model_extra or {}
+            rest = rest if entry.kind is None else {"kind": entry.kind, **rest}
             if key in united:
                 notes.append(f"{key!r}: given more than once; all its translations are kept")
             united.setdefault(key, []).extend(generic)

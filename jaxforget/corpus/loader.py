@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxforget.corpus.rows import ALTERNATES
+from jaxforget.corpus.translations import COLUMNS, FILLS
 from jaxforget.errors import UserError
 from jaxforget.files import read_json
 
@@ -181,6 +182,8 @@ def collate(
       weights float32 [B, S] and retain float32 [B]. In position_map -1 is "not trained", in suppress_* padding. If one
       of `summaries` is of questions, also answer float32 [B, S] (1 = a token that counts, as all tokens of a text). If
       they have alternative answers, also alternate int32 [B, S], alternate_weights and alternate_answer float32 [B, S].
+      If they have several translations, also the columns of `Translations`, int32 with the axis B before their own; a
+      row of another folder is its own translation.
     """
     rows = len(records) if rows is None else rows
     widths = {name: max(summary[name] for summary in summaries) for name in ("length", "translated_length", "suppress")}
@@ -204,8 +207,32 @@ def collate(
         for name, array in batch.items():
             if name in record:
                 array[row, : len(record[name])] = record[name]
+    if count := max(summary.get("translations", 0) for summary in summaries):
+        batch |= _with_translations(records, summaries, rows, count)
     batch["retain"] = np.zeros(rows, np.float32)  # [B]
     batch["retain"][: len(records)] = [record["retain"] for record in records]
+    return batch
+
+
+def _with_translations(
+    records: Sequence[Mapping[str, Any]], summaries: Sequence[Mapping[str, Any]], rows: int, count: int
+) -> dict[str, np.ndarray]:
+    """Return the columns of `Translations` as arrays of a batch."""
+    length = max(summary["length"] for summary in summaries)
+    translated = max(length, *(summary.get("translations_length", 0) for summary in summaries))
+    moved = max(summary.get("moved", 0) for summary in summaries)
+    shapes = ((count, translated), (count, length), (count, moved), (moved,), (moved,))
+    batch = {name: np.full((rows, *shape), FILLS[name], np.int32) for name, shape in zip(COLUMNS, shapes, strict=True)}
+    for row, record in enumerate(records):
+        own = len(record["tokens"])
+        if COLUMNS[0] not in record:
+            batch["translations"][row, :, :own] = record["tokens"]
+            batch["position_maps"][row, :, :own] = np.arange(own)
+            continue
+        for name in COLUMNS:
+            value = np.asarray(record[name])
+            value = value.reshape(count, -1) if batch[name].ndim == 3 else value
+            batch[name][row, ..., : value.shape[-1]] = value
     return batch
 
 

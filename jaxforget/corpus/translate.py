@@ -47,10 +47,12 @@ class Choice:
     Attributes:
       tokens: token ids that replace the key.
       first_ids: first token id of every variant of this translation; they are suppressed after it.
+      value: index of the translation among those of the key.
     """
 
     tokens: tuple[int, ...]
     first_ids: tuple[int, ...]
+    value: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +98,12 @@ def derive_rules(
         for variant, name in enumerate(VARIANT_NAMES):
             tokens = ids[key][variant]
             choices = []
-            for value in generic:
+            for number, value in enumerate(generic):
                 if ids[value][variant] is None:
                     notes.append(f"{key!r}: {value!r} has no token ids {name} that decode back; not drawn there")
                     continue
                 firsts = tuple(dict.fromkeys(form[0] for form in ids[value] if form is not None))
-                choices.append(Choice(ids[value][variant], firsts))
+                choices.append(Choice(ids[value][variant], firsts, number))
             if tokens is None:
                 notes.append(f"{key!r}: has no token ids {name} that decode back; not matched there")
             elif choices and tokens not in seen:  # a tokenizer without spaces gives both variants the same ids
@@ -159,7 +161,7 @@ class Translator:
     def _compile(self, rules: list[Rule], match: str, draw: str) -> None:
         _check_option("match", match, MATCH)
         _check_option("draw", draw, DRAW)
-        self._rules = rules
+        self.rules = rules
         self.longest = match == "longest"
         # In a trie the cost of a match is the length of a key, regardless of how many keys have the same beginning.
         self._trie: dict[int | None, Any] = {}
@@ -187,7 +189,7 @@ class Translator:
     @property
     def first_tokens(self) -> tuple[int, ...]:
         """Ids of the first tokens of all keys, in every spelling, ascending."""
-        return tuple(sorted({int(rule.tokens[0]) for rule in self._rules}))
+        return tuple(sorted({int(rule.tokens[0]) for rule in self.rules}))
 
     def translate(self, tokens: Sequence[int] | np.ndarray, rng: np.random.Generator) -> Translation:
         """Return the translation of one block, which does not depend on any other block.
@@ -197,23 +199,35 @@ class Translator:
           rng: draws the translations; the same state of the generator gives the same translation.
         """
         array = np.asarray(tokens, np.int64)  # [n]
-        found = self._find(array)
+        found = self.find(array)
         picks = None
         if self._draws:
             picks = (rng.random(self._draws)[self._slots] * self._counts).astype(np.int64).tolist()  # [rules]
-        original = array.tolist()
+        chosen = [self.rules[number].choices[0 if picks is None else picks[number]] for _, number in found]
+        return self.replace(array.tolist(), found, chosen)
+
+    def replace(
+        self, original: list[int], found: Sequence[tuple[int, int]], chosen: Sequence[Choice], *, repeats: bool = False
+    ) -> Translation:
+        """Return the translation of a block with the given translation of each occurrence.
+
+        Args:
+          original: [n] token ids of the block.
+          found: its occurrences, by `find`.
+          chosen: the translation of each of them.
+          repeats: also train the positions that predict a repeated anchor.
+        """
         translated: list[int] = []
         position_map: list[int] = []
         suppress: dict[int, int] = {}
         met: set[int] = set()
         spans = []
         end = 0  # number of original tokens done so far
-        for start, number in found:
-            rule = self._rules[number]
-            choice = rule.choices[0 if picks is None else picks[number]]
+        for (start, number), choice in zip(found, chosen, strict=True):
+            rule = self.rules[number]
             position_map.extend(range(len(translated), len(translated) + start - end))
             translated += original[end:start]
-            if rule.key in met:
+            if rule.key in met and not repeats:
                 position_map[start - 1] = -1  # start > 0: this is a repeat
             met.add(rule.key)
             for token in choice.first_ids:
@@ -237,10 +251,10 @@ class Translator:
 
     def matches(self, tokens: Sequence[int] | np.ndarray) -> list[int]:
         """Return the keys that match in a text of token ids [n], in order, as indices in `keys`."""
-        return [self._rules[number].key for _, number in self._find(np.asarray(tokens, np.int64))]
+        return [self.rules[number].key for _, number in self.find(np.asarray(tokens, np.int64))]
 
-    def _find(self, array: np.ndarray) -> list[tuple[int, int]]:
-        """Return the disjoint occurrences as (first index, rule), from left to right.
+    def find(self, array: np.ndarray) -> list[tuple[int, int]]:
+        """Return the disjoint occurrences in token ids int64 [n] as (first index, rule), from left to right.
 
         numpy selects the candidates by their first two tokens; the trie decides.
         """

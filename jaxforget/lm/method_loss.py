@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxforget.corpus.translations import COLUMNS, FILLS
 from jaxforget.errors import UserError
 from jaxforget.lm.forward import make_forward
 from jaxforget.lm.model import Model, materialize
@@ -38,7 +39,8 @@ def method_loss(
 
     Rows are {"tokens": int [B, S], "used": bool [B, S], False on padding, "answer": bool [B, S], True on tokens whose
     prediction counts}; "used" and "answer" may be left out and are then True. Rows of methods with generic targets also
-    hold the arrays of `jaxforget.translate`, one row for each block.
+    hold the arrays of `jaxforget.translate`, one row for each block; those of "whp_average" hold the columns of
+    `jaxforget.corpus.translations.Translations` instead, and need no retain rows beside them.
 
     Args:
       method: a name of `jaxforget.train.objectives.METHODS`, or "nll" or "retain_kl" for the retain rows alone.
@@ -74,6 +76,12 @@ def method_loss(
         raise UserError(f"method {method!r}: needs alternate=ROWS, other answers to the same prompts")
     if (objective.uses_base or (term is not None and term.uses_base)) and base is None:
         raise UserError(f"method {method!r}: needs base=, the frozen reference")
+    if objective.translations and "translations" not in forget:
+        raise UserError(f"method {method!r}: needs forget rows with {', '.join(COLUMNS)}")
+    if objective.translations and np.shape(forget["translations"])[1:2] != (objective.translations,):
+        raise UserError(f"method {method!r}: give translations={np.shape(forget['translations'])[1]}, as the rows have")
+    if objective.translations and retain is not None:
+        raise UserError(f"method {method!r}: takes no retain rows here; add the gradient of 'nll' or 'retain_kl'")
     if objective.uses_reinforced and reinforced is None:
         raise UserError(f"method {method!r}: needs reinforced=, the reinforced model")
     batch = _batch(student, None if method in ALONE else forget, retain, alternate)
@@ -149,6 +157,11 @@ def _batch(model: Model, forget: Rows | None, retain: Rows | None, alternate: Ro
             part.setdefault("suppress_from", np.full((len(part["tokens"]), 1), -1))
         fills = {"translated": 0, "position_map": -1, "suppress_ids": -1, "suppress_from": -1}
         batch |= {name: joined(arrays, name, np.int32, fill) for name, fill in fills.items()}
+    if forget is not None and "translations" in forget:
+        for name, fill in FILLS.items():
+            value = arrays[0][name]
+            batch[name] = np.pad(value, [(0, rows - len(value)), *[(0, 0)] * (value.ndim - 1)], constant_values=fill)
+        batch["position_map"] = np.where(batch["weights"] > 0, np.arange(length), -1).astype(np.int32)
     return batch
 
 
@@ -160,7 +173,7 @@ def _checked(model: Model, rows: Rows, name: str) -> dict[str, np.ndarray]:
     tokens = found["tokens"]
     if tokens.ndim != 2 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
         raise UserError(f"{name}['tokens']: shape {tokens.shape}, dtype {tokens.dtype}; give int [rows, positions]")
-    known = {"tokens", "used", "answer", "translated", "position_map", "suppress_ids", "suppress_from"}
+    known = {"tokens", "used", "answer", "translated", "position_map", "suppress_ids", "suppress_from", *COLUMNS}
     if unknown := sorted(set(found) - known):
         raise UserError(f"{name}: unknown {unknown[0]!r}; rows have {', '.join(sorted(known))}")
     for key in ("used", "answer"):

@@ -73,6 +73,8 @@ def make_objective(config: Config, stage: str = "forget") -> Objective:
     objective = kind(**shared, **check_settings(kind, config.objective, "objective."))
     if config.targets.suppress == "all" and "targets.suppress" not in taken:
         raise UserError(f"targets.suppress=all: method={kind.name} has no generic targets; set targets.suppress=seen")
+    if objective.translations and config.anchors.path is None and config.anchors.extractor == "none":
+        raise UserError(f"method={kind.name}: translates the text; set anchors.path, or another anchors.extractor")
     if not kind.trains and (config.forget.weights != "full" or config.retain.weight):
         raise UserError(f"method={kind.name}: nothing trains; set forget.weights=full and retain.weight=0")
     if kind.needs_retain and not config.retain.weight:
@@ -118,7 +120,7 @@ def passes(config: Config, stage: str) -> Passes:
     return Passes(
         base=base or adapter,
         reinforced=objective.uses_reinforced,
-        frozen=(base + objective.uses_reinforced) * objective.trained_passes,
+        frozen=(base * objective.base_passes + objective.uses_reinforced) * objective.trained_passes,
         trained=objective.trained_passes,
     )
 

@@ -117,7 +117,8 @@ def passage(run: Run) -> dict[str, Any]:
     record = records[number]
     tokens = np.asarray(record["tokens"])
     tokenizer = load_tokenizer(run.base)
-    labels = _passage_labels(run, record) if run.objective.needs_reinforced else np.full(len(tokens), -1)
+    labelled = run.objective.generic_targets or run.objective.needs_reinforced
+    labels = _passage_labels(run, record) if labelled else np.full(len(tokens), -1)
     anchored = np.zeros(len(tokens), bool)
     if run.anchored:
         translator = Translator(read_dictionary(run), tokenizer, match=config.anchors.match)
@@ -144,7 +145,8 @@ def _passage_labels(run: Run, record: dict[str, Any]) -> np.ndarray:
     step = make_label_step(
         make_forward(base.module), label_objective(run), StepOptions(tile=run.config.targets.tile), run.mesh
     )
-    return fetch(step(Frozen(base.params, load_reinforced(run, base)), put_rows(batch, run.mesh)))[0]
+    reinforced = load_reinforced(run, base) if run.objective.needs_reinforced else None
+    return fetch(step(Frozen(base.params, reinforced), put_rows(batch, run.mesh)))[0]
 
 
 def _write(run: Run, name: str, value: dict[str, Any]) -> None:

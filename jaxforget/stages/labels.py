@@ -15,7 +15,8 @@ from jaxforget.stages.build import step_options
 from jaxforget.stages.frozen import load_reinforced
 from jaxforget.stages.hashes import hash_model
 from jaxforget.stages.run import Run, fetch, wait_for_all
-from jaxforget.train.objectives.whp import GenericTargets, Whp
+from jaxforget.train.objectives import Objective
+from jaxforget.train.objectives.whp import Whp
 from jaxforget.train.step import make_label_step
 from jaxforget.train.types import Frozen, Params
 
@@ -47,7 +48,10 @@ def cached_labels(run: Run, base: Model) -> np.ndarray:
 
 
 def compute_labels(run: Run, base: Model, reinforced: Params, count: int) -> np.ndarray:
-    """Return the generic labels of the first `count` training blocks, int32 [count, S]; -1 where none is trained."""
+    """Return the generic labels of the first `count` training blocks, int32 [count, S]; -1 where none is trained.
+
+    `reinforced` is None for targets without a reinforced model.
+    """
     config = run.config
     module = configured_module(config.model, base.config, run.mesh)
     label_step = make_label_step(make_forward(module), label_objective(run), step_options(config, "forget"), run.mesh)
@@ -62,7 +66,7 @@ def compute_labels(run: Run, base: Model, reinforced: Params, count: int) -> np.
     return np.concatenate(found)[:count]
 
 
-def label_objective(run: Run) -> GenericTargets:
+def label_objective(run: Run) -> Objective:
     """Return the objective whose generic labels the run computes; equation 1 where its method has none."""
     objective = run.objective if run.objective.generic_targets else Whp(alpha=run.config.targets.alpha)
     return objective.prepared(read_summary(run.blocks))

@@ -12,6 +12,7 @@ from jaxforget.corpus.blocks import count_anchors, prepare_blocks
 from jaxforget.corpus.dictionary import Anchors
 from jaxforget.corpus.questions import read_alternates
 from jaxforget.corpus.translate import Translator
+from jaxforget.corpus.translations import Sampler
 from jaxforget.errors import UserError
 from jaxforget.files import atomic_folder, write_json
 from jaxforget.models.folders import read_config
@@ -35,6 +36,7 @@ def needs(run: Run) -> Needs:
         files={**files, "anchors.json": run.anchors} if run.anchored else files,
         texts={"corpus.path": run.target, "retain.path": run.retained if run.retain_blocks else None},
         tokenizers={"tokenizer": run.base},
+        values={"objective.translations": str(run.objective.translations)} if run.objective.translations else {},
         unused=(*SOURCE, "retain") if run.anchored else (*SOURCE, "retain", "anchors"),
     )
 
@@ -57,13 +59,16 @@ def prepare(run: Run) -> None:
     """Tokenise and cut the target and the retained text, and translate the target if the run has anchors."""
     config = run.config
     tokenizer = _tokenizer(run)
-    translator = None
+    translator = sampler = None
     if run.anchored:
         dictionary = read_dictionary(run)
         translator = Translator(dictionary, tokenizer, match=config.anchors.match, draw=config.anchors.draw)
+        if count := run.objective.translations:
+            sampler = Sampler(dictionary, tokenizer, count, match=config.anchors.match)
     text, settings = run.target.documents(), _settings(run, target=True)
     alternates = () if config.corpus.alternates is None else read_alternates(config.corpus.alternates)
-    summary = prepare_blocks(run.blocks, text, tokenizer, translator=translator, alternates=alternates, **settings)
+    translating = {"translator": translator, "sampler": sampler}
+    summary = prepare_blocks(run.blocks, text, tokenizer, alternates=alternates, **translating, **settings)
     _describe(run, "target", summary)
     if translator is not None:
         if not summary["anchors"]["occurrences"]:
@@ -78,6 +83,8 @@ def prepare(run: Run) -> None:
             + (f" (cut by a block's end or tokenised differently): {worst}" if missed else "")
         )
         run.say(f"  {summary['trained']:,} positions with a label")
+        if sampler is not None:
+            run.say(f"  {sampler.count} translations of each block")
         _diagnose(run, dictionary, tokenizer, translator, summary["anchors"])
         for note in summary["anchors"]["notes"][:SHOWN]:
             run.say(f"  {note}")

@@ -249,10 +249,13 @@ def _random_batch(config: Config, shapes: dict[str, Any], vocabulary: int) -> di
     rows, length = shapes["tokens"].shape
     rows //= jax.process_count()
     batch = {name: np.zeros((rows, *leaf.shape[1:]), leaf.dtype) for name, leaf in shapes.items()}
-    for name in {"tokens", "translated"} & batch.keys():
+    for name in {"tokens", "translated", "translations"} & batch.keys():
         batch[name] = rng.integers(0, vocabulary, batch[name].shape, np.int32)
     if "position_map" in batch:
         batch["position_map"][:] = np.arange(length)
         batch["suppress_ids"][:] = batch["suppress_from"][:] = -1
+    if "position_maps" in batch:
+        batch["position_maps"][:] = np.arange(length)
+        batch["moved_from"][:] = -1
     batch["weights"][:] = 1
     return batch

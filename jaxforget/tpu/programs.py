@@ -14,6 +14,7 @@ from jaxforget.config import TRAINING, Config
 from jaxforget.corpus.loader import read_summary
 from jaxforget.corpus.rows import ALTERNATES
 from jaxforget.corpus.text import Source, source_of
+from jaxforget.corpus.translations import COLUMNS as TRANSLATIONS
 from jaxforget.errors import UserError
 from jaxforget.lm.forward import configured_module, make_forward, param_shapes
 from jaxforget.lm.generate import trace_generate
@@ -224,8 +225,13 @@ def _batch(config: Config, mesh: Mesh, widths: Widths, rows: int) -> dict[str, j
         dtypes = (np.int32, np.float32, np.float32)
         columns |= {name: (widths.length, dtype) for name, dtype in zip(ALTERNATES, dtypes, strict=True)}
     where = batch_sharding(mesh)
+    shapes = {name: ((width,), dtype) for name, (width, dtype) in columns.items()}
+    if count := objective.translations:
+        kept = (count, widths.length), (count, widths.suppressed), (widths.suppressed,), (widths.suppressed,)
+        wide = ((count, widths.translated), *kept)
+        shapes |= {name: (shape, np.int32) for name, shape in zip(TRANSLATIONS, wide, strict=True)}
     batch = {
-        name: jax.ShapeDtypeStruct((rows, width), dtype, sharding=where) for name, (width, dtype) in columns.items()
+        name: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=where) for name, (shape, dtype) in shapes.items()
     }
     return {**batch, "retain": jax.ShapeDtypeStruct((rows,), np.float32, sharding=where)}
 

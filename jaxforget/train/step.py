@@ -12,6 +12,8 @@ which an objective reads what it needs (METHOD.md sections 2 to 4):
     position_map  int32 [B, S]   index in `translated` whose logits predict what follows; -1 = not trained
     suppress_ids  int32 [B, K]   suppressed tokens; -1 = padding
     suppress_from int32 [B, K]   the translated index after which each is suppressed
+    translations  int32 [B, N, S']  several translations, with position_maps, moved_from, moved_to and moved_since as
+                                 `jaxforget.corpus.translations.Translations` describes them
     labels        int32 [B, S]   cached generic labels; -1 = not trained
     alternate     int32 [B, S]   alternative answers; alternate_weights and alternate_answer as for tokens
 """
@@ -27,7 +29,6 @@ from jaxforget.sharding import BATCH
 from jaxforget.train.objectives.objective import Objective, shifted
 from jaxforget.train.objectives.retain import Retain
 from jaxforget.train.objectives.rmu import Rmu
-from jaxforget.train.objectives.whp import GenericTargets
 from jaxforget.train.precision import compute_params
 from jaxforget.train.state import update_state
 from jaxforget.train.tiles import Tile, TileInputs, TileOptions, tiled_labels, tiled_log_probabilities, tiled_loss
@@ -163,7 +164,7 @@ def make_loss(forward: Forward, objective: Objective, options: StepOptions, mesh
     return loss
 
 
-def make_label_step(forward: Forward, objective: GenericTargets, options: StepOptions, mesh: Mesh):
+def make_label_step(forward: Forward, objective: Objective, options: StepOptions, mesh: Mesh):
     """Return `(frozen, batch) -> int32 [B, S]`: generic labels alone, -1 where a position does not train.
 
     They are computed by the functions that the training step computes them by, so they are equal bit for bit.
@@ -313,7 +314,7 @@ def _tile_inputs(
             rows["next"] = batch["next"]
     if objective.uses_base or (retain is not None and retain.uses_base):
         with jax.named_scope("base"):
-            rows["base_hidden"] = forward.hidden(frozen.base, batch[objective.base_input])
+            rows["base_hidden"] = objective.base_hidden(lambda tokens: forward.hidden(frozen.base, tokens), batch)
             heads["base_head"] = forward.head(frozen.base)
         if objective.base_input == "translated":
             rows["position_map"] = batch["position_map"]
@@ -341,6 +342,11 @@ def _without_padding(batch: Batch, trained: Array) -> Batch:
     if "translated" in batch:
         used = jnp.max(jnp.where(trained, batch["position_map"], -1), axis=1, keepdims=True)
         cleared["translated"] = jnp.where(jnp.arange(batch["translated"].shape[1]) <= used, batch["translated"], 0)
+    if "translations" in batch:
+        used = jnp.max(jnp.where(trained[:, None], batch["position_maps"], -1), axis=2, keepdims=True)
+        cleared["translations"] = jnp.where(
+            jnp.arange(batch["translations"].shape[2]) <= used, batch["translations"], 0
+        )
     return cleared
 
 

@@ -1,5 +1,6 @@
 """A whole run by methods that need no reinforced model: no anchors, no reinforce stage, and evidence all the same."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -83,3 +84,25 @@ def test_a_task_vector_is_base_minus_what_reinforcing_added(tiny_world, tiny_run
     assert np.abs(unlearned - base).max() > 0
     curve = json.loads((run.evals / "curve.json").read_text())
     assert [row["step"] for row in curve["rows"]] == [0, 1]
+
+
+def test_averaged_targets_need_a_dictionary_but_no_reinforced_model(tiny_world, tmp_path):
+    sections = {"anchors": {"path": str(tiny_world / "anchors.json")}, "objective": {"translations": 3}}
+    retain = {"rows": 8, "weight": 1.0, "path": str(tiny_world / "retain")}
+    run = run_chain(configured(tiny_world, tmp_path / "run", method="whp_average", retain=retain, **sections))
+    assert not run.reinforced.exists()
+    assert json.loads((run.blocks / "blocks.json").read_text())["translations"] == 3
+    assert json.loads((run.evals / "labels.json").read_text())["labels"] > 0
+    passage = json.loads((run.evals / "passage.json").read_text())
+    assert any(token["label"] is not None for token in passage["tokens"])
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["stage"] == "forget" and "loss" in line]
+    assert losses[-1] < losses[0]
+    more = configured(tiny_world, tmp_path / "run", method="whp_average", retain=retain, **sections)
+    other = dataclasses.replace(more, objective={"translations": 2})
+    with pytest.raises(UserError, match="objective"):
+        run_chain(other)
+    with pytest.raises(UserError, match="set anchors.path"):
+        run_chain(
+            configured(tiny_world, tmp_path / "none", method="whp_average", anchors={"path": None, "extractor": "none"})
+        )

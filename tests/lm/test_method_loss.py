@@ -152,3 +152,24 @@ def test_what_it_refuses(models):
     ):
         with pytest.raises(UserError, match=message):
             jaxforget.method_loss(student=student, **words)
+
+
+def test_averaged_targets_are_those_of_several_translations(models):
+    """With one translation that is the text itself and no move, the method is KL from base."""
+    student, base, *_ = models
+    given = rows(0, student.config.vocab_size)
+    shape = given["tokens"].shape
+    columns = {
+        "translations": np.repeat(given["tokens"][:, None], 2, axis=1),
+        "position_maps": np.broadcast_to(np.arange(LENGTH), (shape[0], 2, LENGTH)),
+        "moved_from": np.full((shape[0], 2, 1), -1),
+        "moved_to": np.full((shape[0], 1), -1),
+        "moved_since": np.full((shape[0], 1), -1),
+    }
+    loss, gradient = jaxforget.method_loss("whp_average", student, base, forget={**given, **columns}, translations=2)
+    # The mean of the method also counts the last token of a row, unlike a mean over predicted tokens; none counts here.
+    expected, theirs = jaxforget.method_loss("retain_kl", student, base, retain=given)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient["norm"]["scale"], theirs["norm"]["scale"], atol=1e-6)
+    with pytest.raises(UserError, match="needs forget rows with translations"):
+        jaxforget.method_loss("whp_average", student, base, forget=given)

@@ -22,6 +22,7 @@ from jaxforget.train.objectives.undial import Undial
 from jaxforget.train.objectives.weighted_ascent import SatImp, Wga
 from jaxforget.train.objectives.whp import Whp, WhpSoft
 from jaxforget.train.objectives.whp_flat import WhpFlat
+from jaxforget.train.objectives.whp_average import WhpAverage
 
 METHODS: dict[str, type[Objective]] = {
     objective.name: objective
@@ -29,6 +30,7 @@ METHODS: dict[str, type[Objective]] = {
         Whp,
         WhpSoft,
         WhpFlat,
+        WhpAverage,
         GradAscent,
         GradDiff,
         Npo,

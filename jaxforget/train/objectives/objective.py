@@ -5,7 +5,7 @@ plan, the FLOP counts, the advice, the model card and the report ask the objecti
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
@@ -32,7 +32,9 @@ class Objective:
       needs_retain: the method is defined with a retain term only.
       needs_reinforced: the method is defined with a reinforced model, whether its step runs that or not.
       trains: False if the method computes weights without training, see `task_vector`.
-      generic_targets: the targets come from equation 1; the objective is a `whp.GenericTargets`.
+      generic_targets: the targets are predictions of a generic text. The objective has `generic_label`, which returns
+        the labels of a tile.
+      translations: number of translations of a block that the targets are averaged over; 0 for the single one.
       cacheable: the targets are labels that can be computed beforehand (targets.cache).
       constrained: the weight of the retain loss is a Lagrange multiplier in the state, see `pdu`.
       on_states: the loss is on hidden states in the middle of the model, see `rmu`.
@@ -49,6 +51,7 @@ class Objective:
     needs_reinforced: ClassVar[bool] = False
     trains: ClassVar[bool] = True
     generic_targets: ClassVar[bool] = False
+    translations: ClassVar[int] = 0
     cacheable: ClassVar[bool] = False
     constrained: ClassVar[bool] = False
     on_states: ClassVar[bool] = False
@@ -69,6 +72,15 @@ class Objective:
     def base_input(self) -> str:
         """The entry of the batch that base reads: "tokens", or "translated" with its position_map."""
         return "tokens"
+
+    @property
+    def base_passes(self) -> int:
+        """Number of forward passes of base over the rows, if it runs."""
+        return 1
+
+    def base_hidden(self, hidden: Callable[[Array], Array], batch: Batch) -> Array:
+        """Return the hidden states of base that the tiles read, [B, S', D]; `hidden` runs base on tokens [B, S']."""
+        return hidden(batch[self.base_input])
 
     @property
     def trained_passes(self) -> int:
