@@ -21,8 +21,8 @@ from jaxforget.train.objectives.task_vector import TaskVector
 from jaxforget.train.objectives.undial import Undial
 from jaxforget.train.objectives.weighted_ascent import SatImp, Wga
 from jaxforget.train.objectives.whp import Whp, WhpSoft
-from jaxforget.train.objectives.whp_flat import WhpFlat
 from jaxforget.train.objectives.whp_average import WhpAverage
+from jaxforget.train.objectives.whp_flat import WhpFlat
 
 METHODS: dict[str, type[Objective]] = {
     objective.name: objective
