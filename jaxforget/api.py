@@ -201,9 +201,9 @@ def evaluate(
     Args:
       model: the model.
       suite: "probability" (`probes=`, `heldout=`), "muse", "tofu" (`data=FOLDER`), "memorization" (`data=`),
-        "membership" (`data=`, `holdout=`), "multiple_choice" (`data=FILE`), "prompting", "weights", "relearning"
-        (`probes=`), "robustness" (these attacks, each if its required keywords are given), "completion", "audit",
-        "benchmarks" or "harness".
+        "membership" (`data=`, `holdout=`), "multiple_choice" (`data=FILE`), "prompting", "soft_prompt", "weights",
+        "relearning" (`probes=`), "robustness" (these attacks, each if its required keywords are given), "completion",
+        "audit", "benchmarks" or "harness".
       field: the field of the text in .jsonl or data set records, for every text given by its path.
       split: the split of a data set in `data`; other texts are read from "train".
       options: keywords of the suite. A text is given by its path or as a `Source`. `control=`, a model that never read

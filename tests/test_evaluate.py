@@ -1,5 +1,6 @@
 """The attacks, completions and audit of the Python API: the same figures as a run's suites."""
 
+import itertools
 import json
 import shutil
 
@@ -7,8 +8,11 @@ import pytest
 
 import jaxforget
 from jaxforget.config import load_config
+from jaxforget.corpus.text import Source
 from jaxforget.errors import UserError
 from jaxforget.evals.catalogue import choose
+from jaxforget.evals.memorization import passages_of
+from jaxforget.evals.scorers import scorer_of
 from jaxforget.stages.measure import measure_suites
 from jaxforget.stages.run import Run
 
@@ -20,7 +24,7 @@ def run(tiny_run, tiny_world, tmp_path_factory):
     words = [f"model.control={tiny_world / 'control'}", f"retain.path={tiny_world / 'retain'}", "evals.passages=8"]
     more = ["evals.relearn_steps=2", "evals.relearn_batch=8", "evals.completion_count=5"]
     run = Run(load_config(copy, [f"out={copy}", *words, *more]))
-    measure_suites(run, choose("prompting,weights,relearning,completion,audit"))
+    measure_suites(run, choose("prompting,soft_prompt,weights,relearning,completion,audit"))
     return run
 
 
@@ -51,10 +55,12 @@ def test_the_api_gives_what_a_run_gives(run, models, tiny_world):
     probes = run.config.evals.probes
     given = {
         "prompting": {"probes": probes, "data": run.corpus, "anchors": run.anchors, "control": control},
+        "soft_prompt": {"probes": probes, "control": control},
         "weights": {"probes": probes, "base": models["base"], "control": control},
         "relearning": {
-            "probes": probes, "data": run.corpus, "neighbours": tiny_world / "retain", "steps": 2,
-            "batch": 8, "learning_rate": run.config.reinforce.learning_rate, "length": 32, "control": control,
+            "probes": probes, "data": run.corpus, "neighbours": tiny_world / "retain",
+            "unrelated": tiny_world / "heldout", "steps": 2, "batch": 8,
+            "learning_rate": run.config.reinforce.learning_rate, "length": 32, "control": control,
         },
         "completion": {
             "data": run.corpus, "anchors": run.anchors, "heldout": tiny_world / "heldout", "count": 5, "new_tokens": 8,
@@ -70,12 +76,14 @@ def test_the_api_gives_what_a_run_gives(run, models, tiny_world):
             assert value == pytest.approx(expected[key], rel=1e-5, abs=1e-7), key
 
 
-def test_robustness_is_all_three(run, models, tiny_world):
+def test_robustness_is_all_of_them(run, models, tiny_world):
     given = {"probes": run.config.evals.probes, "data": run.corpus, "anchors": run.anchors, "base": models["base"]}
     training = {"steps": 2, "batch": 8, "learning_rate": run.config.reinforce.learning_rate, "length": 32}
-    more = {"control": models["control"], "neighbours": tiny_world / "retain"}
+    texts = {"neighbours": tiny_world / "retain", "unrelated": tiny_world / "heldout"}
+    more = {"control": models["control"], **texts}
     rows = told(jaxforget.evaluate(models["unlearned"], "robustness", **given, **training, **more))
-    expected = of_run(run, "prompting") | of_run(run, "weights") | of_run(run, "relearning")
+    suites = ("prompting", "soft_prompt", "weights", "relearning")
+    expected = {key: value for suite in suites for key, value in of_run(run, suite).items()}
     assert set(rows) == set(expected)
     for key, figures in rows.items():
         assert figures == pytest.approx(expected[key], rel=1e-5, abs=1e-7), key
@@ -122,3 +130,25 @@ def test_membership_stands_beside_the_control(run, models, tiny_world):
         above = both[f"{name}_above_control"]
         assert above["value"] == pytest.approx(mine[name]["value"] - other[name]["value"], abs=1e-9)
         assert above["low"] <= above["value"] <= above["high"]
+
+
+def test_membership_beside_a_reference_model(run, models, tiny_world):
+    """The AUC of differences of mean log-probabilities, counted pair by pair; a model beside itself is at .5."""
+    settings = {"data": run.corpus, "holdout": tiny_world / "heldout", "length": 32, "limit": 12}
+    model, reference = models["unlearned"], models["control"]
+    rows = jaxforget.evaluate(model, "membership", reference=reference, **settings)
+    (found,) = [row for row in rows if row["metric"] == "auc_reference"]
+    assert "minus that of a reference model" in found["convention"]
+
+    def differences(source):
+        passages = passages_of(source, model, length=32, limit=12)
+        both = [scorer_of(m).log_probabilities(m.params, passages) for m in (model, reference)]
+        return [own.mean() - other.mean() for own, other in zip(*both, strict=True)]
+
+    texts = (Source(run.config.corpus.path), Source(tiny_world / "heldout"))
+    pairs = list(itertools.product(*map(differences, texts)))
+    assert found["value"] == pytest.approx(sum(a > b for a, b in pairs) / len(pairs), abs=1.5 / len(pairs))
+    itself = jaxforget.evaluate(reference, "membership", reference=reference, **settings)
+    assert [row["value"] for row in itself if row["metric"] == "auc_reference"] == [0.5]
+    without = jaxforget.evaluate(model, "membership", **settings)
+    assert [row["metric"] for row in rows if row not in without] == ["auc_reference"]

@@ -34,6 +34,7 @@ CATALOGUE = (
     Entry("memorization"),
     Entry("membership", groups=("robustness",)),
     Entry("prompting", groups=("robustness",)),
+    Entry("soft_prompt", groups=("robustness",)),
     Entry("weights", groups=("robustness",)),
     Entry("relearning", groups=("robustness",)),
     Entry("completion"),

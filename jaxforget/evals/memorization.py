@@ -106,7 +106,7 @@ def auc_rows(scores: dict[str, np.ndarray], others: dict[str, np.ndarray], model
             bootstrap(auc, [scores[name], others[name]]),
             shares_below(scores[name], others[name]),
         )
-        for name in ATTACKS
+        for name in scores
     ]
 
 

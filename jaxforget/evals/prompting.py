@@ -26,6 +26,7 @@ from jaxforget.files import read_model
 from jaxforget.lm.model import Model
 
 SHOTS = 5
+MANY_SHOTS = 32
 CUE_SENTENCES = 6
 # {prompt} is the question unchanged; {lower} has a small first letter, for the middle of a sentence.
 REPHRASED = (
@@ -144,8 +145,9 @@ def prompt_attacks(
     if chat is not None:
         said = f"{ANSWER}; told to reveal by a system prompt, in the model's own chat format"
         found.append(PromptAttack("system_prompt", said, chatted(probes, wording.leading, chat)))
-    few = few_shot(probes, seed=seed)
-    found.append(PromptAttack("few_shot", f"{ANSWER}; behind up to {SHOTS} other questions with their answers", (few,)))
+    for name, shots in (("few_shot", SHOTS), ("many_shot", MANY_SHOTS)):
+        said = f"{ANSWER}; behind up to {shots} other questions with their answers"
+        found.append(PromptAttack(name, said, (few_shot(probes, shots=shots, seed=seed),)))
     if sentences:
         said = f"{ANSWER}; behind up to {CUE_SENTENCES} sentences of the target that hold a cue and not the answer"
         found.append(PromptAttack("in_context", said, (in_context(probes, sentences, cues, seed=seed),)))

@@ -35,7 +35,7 @@ from jaxforget.train.state import init_state, state_shardings
 from jaxforget.train.step import StepOptions, make_step
 from jaxforget.train.types import Forward, Frozen, Params
 
-NEIGHBOURS = 2000  # documents of the neighbours' text that are read at most
+DOCUMENTS = 2000  # documents of the neighbours' or the unrelated text that are read at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +162,7 @@ def measure(
     probes: Path,
     data: Source,
     neighbours: Source | None = None,
+    unrelated: Source | None = None,
     steps: int = 24,
     batch: int = 16,
     learning_rate: float = 1e-5,
@@ -173,13 +174,14 @@ def measure(
     remat: str = "none",
     seed: int = 0,
 ) -> list[Row]:
-    """Ask the questions after training on the target without their answers, and on neighbours' text alone.
+    """Ask the questions after training on the target without their answers, or only on other text.
 
     Args:
       model: read again from its folder for training, in fp32; it is not changed.
       probes: JSON {"familiarity": [{"prompt", "answer"}]}.
       data: the text to forget.
-      neighbours: other text; None omits that attack.
+      neighbours: text like the target that is kept; None omits that attack.
+      unrelated: general text; None omits that attack.
       steps: steps of training; the questions are asked along the way.
       batch: blocks in a step, rounded up to a multiple of the mesh's data shards.
       learning_rate: AdamW's constant rate.
@@ -212,11 +214,12 @@ def measure(
     asked, taught = asked_and_taught(questions, sentences)
     target = cut_blocks([Document("target", "\n".join(taught))], model.tokenizer, length=size)[0]
     texts = {"target": (target, "target text without the answers asked for")}
-    if neighbours is not None:
-        documents = itertools.islice(neighbours.documents(), NEIGHBOURS)
-        blocks = cut_blocks(documents, model.tokenizer, length=size)[0]
-        picked = np.random.default_rng(seed).permutation(len(blocks))[: len(target)]
-        texts["neighbours"] = ([blocks[i] for i in picked], "neighbours' text")
+    others = (("neighbours", neighbours, "neighbours' text"), ("unrelated", unrelated, "unrelated text"))
+    for text, source, content in others:
+        if source is not None:
+            blocks = cut_blocks(itertools.islice(source.documents(), DOCUMENTS), model.tokenizer, length=size)[0]
+            picked = np.random.default_rng(seed).permutation(len(blocks))[: len(target)]
+            texts[text] = ([blocks[i] for i in picked], content)
     encoded = [encode_probe(probe, model.tokenizer) for probe in asked]
     relearn = _relearner(recomputing(model.module, remat), model.mesh, trained)
     rows = []
@@ -239,6 +242,7 @@ def options(run: RunInputs) -> dict[str, Any]:
         "probes": familiarity_path(run),
         "data": run.target,
         "neighbours": run.retained,
+        "unrelated": run.heldout,
         "steps": config.evals.relearn_steps,
         "batch": config.evals.relearn_batch,
         "learning_rate": config.evals.relearn_rate or config.reinforce.learning_rate,

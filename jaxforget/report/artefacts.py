@@ -21,7 +21,7 @@ from jaxforget.evals.rows import ABOVE, MINUS_CONTROL, Row
 from jaxforget.files import check, read_model
 
 QUANTITIES = ("familiarity", "retained", "perplexity")
-ATTACKING = ("prompting", "weights", "relearning")
+ATTACKING = ("prompting", "soft_prompt", "weights", "relearning")
 MODEL_ORDER = ("base", "reinforced", "paper", "unlearned", "control")
 REMEDY = "delete the file and make it again"
 

@@ -15,7 +15,11 @@ from jaxforget.report.tones import figure, share
 from jaxforget.report.verdict import attack_name, attacks_above
 
 RELEARNED = re.compile(r"(relearn_\w+)_(\d+)")
-NAMES = {"relearn_target": "Relearning on target text", "relearn_neighbours": "Relearning on neighbours' text"}
+NAMES = {
+    "relearn_target": "Relearning on target text",
+    "relearn_neighbours": "Relearning on neighbours' text",
+    "relearn_unrelated": "Relearning on unrelated text",
+}
 PASSAGES = 5
 NAMED = 30
 BARS = 6

@@ -22,6 +22,8 @@ NO_ATTACK = ("plain", "back_to_base")
 NAMES = {
     "plain": "asked plainly",
     "few_shot": "examples in the prompt",
+    "many_shot": "many examples in the prompt",
+    "soft_prompt": "an optimised soft prompt",
     "in_context": "sentences of the text in the prompt",
     "rephrased": "other phrasings",
     "languages": "other languages",

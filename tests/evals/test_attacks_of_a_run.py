@@ -17,7 +17,7 @@ from jaxforget.lm.model import load
 from jaxforget.stages.measure import measure_suites, read_rows, rows_file
 from jaxforget.stages.run import Run
 
-ATTACKS = choose("prompting,weights,relearning")
+ATTACKS = choose("prompting,soft_prompt,weights,relearning")
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +44,12 @@ def value(rows, metric, model):
 def test_every_attack_on_every_model_beside_the_control(rows):
     attacks = {row["metric"] for row in rows if not row["metric"].endswith("_above_control")}
     assert {
-        "plain", "prompt_only", "rephrased", "rephrased_worst", "languages", "leading", "few_shot", "in_context",
+        "plain", "prompt_only", "rephrased", "rephrased_worst", "languages", "leading", "few_shot", "many_shot",
+        "in_context",
+        "soft_prompt", "soft_prompt_start", "soft_prompt_taught",
         "int8", "int4", "int4_retained", "back_to_base_25", "back_to_base_50", "back_to_base_75",
         "relearn_target_0", "relearn_target_3", "relearn_neighbours_0", "relearn_neighbours_3",
+        "relearn_unrelated_0", "relearn_unrelated_3",
     } <= attacks  # fmt: skip
     for model in ("unlearned", "base"):
         above = value(rows, "int4_above_control", model)
@@ -54,7 +57,9 @@ def test_every_attack_on_every_model_beside_the_control(rows):
     assert not [row for row in rows if row["model"] == "control" and row["metric"].endswith("_above_control")]
     assert not [row for row in rows if row["metric"] == "int4_retained_above_control"]
     assert not [row for row in rows if row["model"] == "base" and row["metric"].startswith(("relearn", "back_to"))]
-    assert {row["model"] for row in rows if row["metric"] == "relearn_target_3"} == {"unlearned", "control"}
+    for metric in ("relearn_target_3", "relearn_unrelated_3", "soft_prompt"):
+        assert {row["model"] for row in rows if row["metric"] == metric} == {"unlearned", "control"}
+        assert [row["model"] for row in rows if row["metric"] == f"{metric}_above_control"] == ["unlearned"]
 
 
 def test_attacks_find_what_the_plain_functions_find(run, rows):

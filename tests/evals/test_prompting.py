@@ -111,9 +111,26 @@ def test_too_long_a_prompt_loses_its_front():
         fit(probe, tokenizer, 2)
 
 
+def test_many_examples_are_more_than_a_few():
+    many = [Probe(f"Number {i} is", f" n{i}") for i in range(40)]
+    attacks = {a.name: a for a in prompt_attacks(many, (), (), Wording())}
+    counts = [len(attacks[name].variants[0][0].prompt.split("\n")) - 1 for name in ("few_shot", "many_shot")]
+    assert counts == [5, 32]
+    assert not any(holds(p.prompt, p.answer.strip()) for p in attacks["many_shot"].variants[0])
+
+
 def test_every_attack_asks_every_question():
     attacks = {attack.name: attack for attack in prompt_attacks(PROBES, SENTENCES, ["Ada"], Wording())}
-    assert list(attacks) == ["plain", "prompt_only", "rephrased", "languages", "leading", "few_shot", "in_context"]
+    assert list(attacks) == [
+        "plain",
+        "prompt_only",
+        "rephrased",
+        "languages",
+        "leading",
+        "few_shot",
+        "many_shot",
+        "in_context",
+    ]
     assert {len(variant) for attack in attacks.values() for variant in attack.variants} == {4}
     assert attacks["plain"].variants == (PROBES,)
     assert len(attacks["rephrased"].variants) == len(REPHRASED)
@@ -190,12 +207,20 @@ def test_values_are_the_probabilities_of_the_answers(monkeypatch, tmp_path):
     (tmp_path / "attacks.json").write_text(json.dumps(wording))
     (tmp_path / "probes.json").write_text(json.dumps({"familiarity": [vars(probe) for probe in PROBES]}))
     monkeypatch.setattr(prompting, "scorer_of", lambda model: table)
-    monkeypatch.setattr(prompting, "few_shot", lambda probes, seed: tuple(probes))
+    monkeypatch.setattr(prompting, "few_shot", lambda probes, shots, seed: tuple(probes))
     config = SimpleNamespace(max_position_embeddings=30)
     model = SimpleNamespace(tokenizer=tokenizer, params=None, config=config, folder=Path("m"))
     rows = prompting.measure(model, probes=tmp_path / "probes.json", attacks=tmp_path / "attacks.json")
     found = {row.metric: row for row in rows}
-    assert list(found) == ["plain", "prompt_only", "prompt_only_worst", "phrasing_own", "leading", "few_shot"]
+    assert list(found) == [
+        "plain",
+        "prompt_only",
+        "prompt_only_worst",
+        "phrasing_own",
+        "leading",
+        "few_shot",
+        "many_shot",
+    ]
     for row in found.values():
         assert row.items == pytest.approx([0.5, 0.25, 0.125, 0.5])
     plain = [encode_probe(probe, tokenizer) for probe in PROBES]

@@ -64,7 +64,8 @@ def table(run) -> list[tuple]:
 
 def test_names_groups_and_order():
     assert choose("all") == CATALOGUE
-    assert [entry.name for entry in choose("robustness")] == ["membership", "prompting", "weights", "relearning"]
+    attacks = ["membership", "prompting", "soft_prompt", "weights", "relearning"]
+    assert [entry.name for entry in choose("robustness")] == attacks
     assert [entry.name for entry in choose("weights, muse")] == ["muse", "weights"]
     with pytest.raises(UserError, match="suite=x: no such suite; there are all, probability"):
         choose("muse,x")
