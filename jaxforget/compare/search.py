@@ -69,7 +69,8 @@ def method_config(config: Config, method: str) -> Config:
     elif retain.loss == "states" and not kind.on_states:
         retain = dataclasses.replace(retain, loss="kl")
     if not kind.trains:
-        retain, forget = dataclasses.replace(retain, weight=0.0, rows=0), dataclasses.replace(forget, weights="full")
+        retain = dataclasses.replace(retain, weight=0.0, rows=0)
+        forget = dataclasses.replace(forget, weights="full", sam=0.0)
     owned = {field.name for field in find_method(config.method, "method").settings()}
     objective = {
         name: value

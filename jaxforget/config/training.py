@@ -63,6 +63,13 @@ class ForgetOptions(TrainOptions):
         "which checkpoint becomes the result: the last, or the best by a measure",
         ("last", "familiarity", "retained", "perplexity"),
     )
+    sam: float = result(
+        0.0,
+        OWN,
+        "for any method: distance in weights, along the forget gradient, at which that gradient is taken, which costs "
+        "one to two passes more; 0 = off (published: 0.01)",
+        least=0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

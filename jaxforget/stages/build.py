@@ -21,6 +21,7 @@ from jaxforget.train.optimizer import linear_schedule, make_optimizer
 from jaxforget.train.state import state_shardings
 from jaxforget.train.step import StepOptions, make_step
 from jaxforget.train.types import Forward, Params, TrainState
+from jaxforget.train.wrappers import Wrappers
 
 
 def make_adamw(options: TrainOptions, steps: int) -> tuple[optax.Schedule, optax.GradientTransformation]:
@@ -93,6 +94,22 @@ def make_retain(config: Config) -> Retain | None:
     return Retain(config.retain.weight, config.retain.loss)
 
 
+def make_wrappers(config: Config) -> Wrappers:
+    """Return the wrappers of the forget stage.
+
+    Raises:
+      UserError: a wrapper that has no effect under this configuration.
+    """
+    rho = config.forget.sam
+    if rho and not make_objective(config).trains:
+        raise UserError(f"forget.sam={rho:g}: method={config.method} trains nothing; set forget.sam=0")
+    if rho and config.model.dtype == "bfloat16":
+        raise UserError(
+            f"forget.sam={rho:g}: bfloat16 rounds so small a move of the weights away; set model.dtype=float32"
+        )
+    return Wrappers(sam=rho)
+
+
 @dataclasses.dataclass(frozen=True)
 class Passes:
     """The models that a training step is given.
@@ -117,11 +134,14 @@ def passes(config: Config, stage: str) -> Passes:
     retain = make_retain(config) if stage == "forget" else None
     base = objective.uses_base or (retain is not None and retain.uses_base)
     adapter = getattr(config, stage).weights == "lora"
+    times = objective.trained_passes
+    if stage == "forget":
+        times *= make_wrappers(config).passes(retain is not None)
     return Passes(
         base=base or adapter,
         reinforced=objective.uses_reinforced,
-        frozen=(base * objective.base_passes + objective.uses_reinforced) * objective.trained_passes,
-        trained=objective.trained_passes,
+        frozen=(base * objective.base_passes + objective.uses_reinforced) * times,
+        trained=times,
     )
 
 
@@ -146,4 +166,5 @@ def make_training_step(
     """
     objective = make_objective(config, stage) if objective is None else objective
     retain = make_retain(config) if stage == "forget" else None
-    return make_step(forward, optimizer, objective, step_options(config, stage), mesh, shardings, retain)
+    wrappers = make_wrappers(config) if stage == "forget" else None
+    return make_step(forward, optimizer, objective, step_options(config, stage), mesh, shardings, retain, wrappers)

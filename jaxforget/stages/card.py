@@ -7,7 +7,7 @@ from jaxforget.evals.rows import Row
 from jaxforget.report.artefacts import QUANTITIES, model_order, read_manifest, read_summary
 from jaxforget.report.sections import outdated
 from jaxforget.report.verdict import chosen, judge
-from jaxforget.stages.build import make_objective, make_retain
+from jaxforget.stages.build import make_objective, make_retain, make_wrappers
 from jaxforget.stages.run import Run
 
 LIMITS = """A model that no longer says a thing may still hold it. Fine-tuning on a little related text, other
@@ -89,10 +89,12 @@ def model_card(config: Config, what: str, evidence: str = "") -> str:
     forget, retain = config.forget, config.retain
     term = make_retain(config)
     kept = f"{term.describe()}, on {retain.path}" if term else "no retain term"
-    undo, undone = config.undo, ""
+    undo, wrapping = config.undo, ""
+    if wrapped := make_wrappers(config).describe():
+        wrapping = f"| gradient | {wrapped} |\n"
     if undo.alpha:
         noise = f"alpha {undo.alpha:g}, beta {undo.beta:g}, then distilled at learning rate {undo.learning_rate}"
-        undone = f"| noise (UNDO, arXiv 2506.06278) | {noise} |\n"
+        wrapping += f"| noise (UNDO, arXiv 2506.06278) | {noise} |\n"
     return f"""---
 library_name: transformers
 tags: [unlearning, jaxforget]
@@ -110,7 +112,7 @@ Made by jaxforget, after "Who's Harry Potter? Approximate Unlearning in LLMs" (a
 | unlearning | learning rate {forget.learning_rate}, {forget.batch} blocks of {config.blocks.length} tokens a step |
 | what trained | {what_trains(config, "forget")} |
 | retained | {kept} |
-{undone}
+{wrapping}
 {evidence}
 ## Limits
 

@@ -21,7 +21,7 @@ from jaxforget.models.load import Checkpoint
 from jaxforget.models.tokenizer import find_tokenizer, fit_tokenizer, load_tokenizer
 from jaxforget.models.weights import dense_layers
 from jaxforget.sharding import row_shards
-from jaxforget.stages.build import make_retain
+from jaxforget.stages.build import make_retain, make_wrappers
 from jaxforget.stages.run import Run
 from jaxforget.train.metrics import import_wandb
 
@@ -37,6 +37,7 @@ def check(run: Run, stages: Collection[str]) -> None:
     """
     config, wanted = run.config, set(stages)
     make_retain(config)  # checks the method, its settings and the retain term
+    make_wrappers(config)
     if config.log.wandb and wanted & set(TRAINING):
         import_wandb()
     base = None

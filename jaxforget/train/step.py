@@ -19,6 +19,7 @@ which an objective reads what it needs (METHOD.md sections 2 to 4):
 """
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,7 @@ from jaxforget.train.precision import compute_params
 from jaxforget.train.state import update_state
 from jaxforget.train.tiles import Tile, TileInputs, TileOptions, tiled_labels, tiled_log_probabilities, tiled_loss
 from jaxforget.train.types import Array, Batch, Forward, Frozen, Params, TrainState
+from jaxforget.train.wrappers import Wrappers, sharpness_aware
 
 TINY = 1e-9  # keeps a mean over nothing finite
 
@@ -74,6 +76,7 @@ def make_step(
     mesh: Mesh,
     shardings: TrainState,
     retain: Retain | None = None,
+    wrappers: Wrappers | None = None,
 ):
     """Return the compiled training step of an objective, `(state, frozen, batch) -> (state, metrics)`.
 
@@ -85,11 +88,12 @@ def make_step(
       mesh: where the arrays are sharded.
       shardings: of the state, `state_shardings`; the state is donated and its output shardings are pinned.
       retain: the loss of the retain rows; None if they train nothing.
+      wrappers: of the gradient; None for none.
 
     Metrics: loss (of the objective, fp32), tokens (counted tokens, int32, exact), grad_norm; with `retain` also
     retain_loss (mean over its tokens, nats) and retain_tokens; of a constrained objective also its multiplier.
     """
-    loss = make_loss(forward, objective, options, mesh, retain)
+    loss = make_loss(forward, objective, options, mesh, retain, wrappers)
 
     def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         losses, gradients, counts = loss(compute_params(state.params), frozen, batch, state.dual)
@@ -108,7 +112,14 @@ def make_step(
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated))
 
 
-def make_loss(forward: Forward, objective: Objective, options: StepOptions, mesh: Mesh, retain: Retain | None = None):
+def make_loss(
+    forward: Forward,
+    objective: Objective,
+    options: StepOptions,
+    mesh: Mesh,
+    retain: Retain | None = None,
+    wrappers: Wrappers | None = None,
+):
     """Return `(params, frozen, batch, dual) -> (losses, gradients, counts)`: what a step computes before its update.
 
     losses fp32 [2]: the objective's, and the retain loss times its weight. gradients: of their sum by `params`, in
@@ -118,7 +129,7 @@ def make_loss(forward: Forward, objective: Objective, options: StepOptions, mesh
     tiles = TileOptions(mesh=mesh, tile=options.tile, soft_cap=forward.soft_cap)
     tile_loss = RowLoss(objective, retain)
 
-    def gradient_of(frozen: Frozen, params: Params, batch: Batch, dual: Array | None):
+    def gradient_of(frozen: Frozen, dual: Array | None, params: Params, batch: Batch):
         if objective.on_states and (retain is None or retain.kind == "states"):
             return _states_gradient(forward, frozen, params, batch, objective, retain)
         inputs = jax.lax.stop_gradient(_tile_inputs(forward, frozen, batch, objective, retain))
@@ -153,13 +164,14 @@ def make_loss(forward: Forward, objective: Objective, options: StepOptions, mesh
 
     def loss(params: Params, frozen: Frozen, batch: Batch, dual: Array | None = None):
         batch, counts = _prepared(batch, objective, retain, mesh)
-        losses, gradients = _accumulated(
-            lambda params, batch: gradient_of(frozen, params, batch, dual),
-            params,
-            batch,
-            options.accumulate,
-        )
-        return losses, gradients, counts
+
+        def whole_batch(params: Params, batch: Batch):
+            return _accumulated(partial(gradient_of, frozen, dual), params, batch, options.accumulate)
+
+        if wrappers is not None and wrappers.sam:
+            kept = retain is not None
+            return *sharpness_aware(whole_batch, params, batch, wrappers.sam, retains=kept), counts
+        return *whole_batch(params, batch), counts
 
     return loss
 

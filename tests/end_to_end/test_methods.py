@@ -9,7 +9,9 @@ import pytest
 import jaxforget
 from jaxforget.config import config_from
 from jaxforget.errors import UserError
+from jaxforget.lm.model import materialize
 from jaxforget.pipeline import run_chain
+from jaxforget.stages.build import passes
 from tests.tiny_run import settings
 
 PLAIN = {"anchors": {"path": None}, "forget": {"max_steps": 3}}
@@ -70,6 +72,42 @@ def test_settings_and_methods_are_checked_before_anything_runs(tiny_world, tmp_p
     ):
         with pytest.raises(UserError, match=message):
             run_chain(configured(tiny_world, tmp_path / "run", **sections))
+
+
+@pytest.mark.parametrize("weights", ["full", "lora"])
+def test_sam_trains_what_trains_and_is_told(tiny_world, tmp_path, weights):
+    retain = {"rows": 8, "weight": 1.0, "path": str(tiny_world / "retain")}
+    losses, kernels = {}, {}
+    for rho in (0.0, 0.5):
+        forget = {"max_steps": 3, "weights": weights, "sam": rho}
+        sections = {"method": "npo", "retain": retain, "forget": forget, "lora": {"rank": 4}}
+        run = run_chain(configured(tiny_world, tmp_path / f"{rho}", **sections), ("prepare", "forget"))
+        lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+        losses[rho] = [(line["loss"], line["retain_loss"]) for line in lines if line["kind"] == "train"]
+        kernels[rho] = np.asarray(materialize(jaxforget.load(run.unlearned)).params["layers"]["q"]["kernel"])
+    # Losses are those at the weights themselves; the update is another.
+    np.testing.assert_allclose(losses[0.0][0], losses[0.5][0], rtol=1e-5, atol=1e-6)
+    assert np.abs(kernels[0.0] - kernels[0.5]).max() > 1e-5
+    assert "| gradient | sharpness-aware forgetting (SAM, arXiv 2502.05374), rho 0.5 |" in (
+        (run.unlearned / "README.md").read_text()
+    )
+
+
+def test_sam_costs_a_pass_more_and_with_a_retain_term_two(tiny_world, tmp_path):
+    retain = {"rows": 8, "weight": 1.0, "path": str(tiny_world / "retain"), "loss": "nll"}
+    for sections, trained in (({}, 2), ({"retain": retain}, 3)):
+        config = configured(tiny_world, tmp_path, method="npo", **{**sections, "forget": {"sam": 0.1}})
+        found = passes(config, "forget")
+        assert (found.trained, found.frozen) == (trained, trained)
+
+
+def test_sam_is_refused_where_it_has_no_effect(tiny_world, tmp_path):
+    for sections, message in (
+        ({"method": "task_vector"}, r"forget\.sam=0\.1: method=task_vector trains nothing; set forget\.sam=0"),
+        ({"method": "npo", "model": {"dtype": "bfloat16"}}, r"forget\.sam=0\.1: bfloat16 rounds .* set model\.dtype"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run_chain(configured(tiny_world, tmp_path / "run", **{**sections, "forget": {"sam": 0.1}}))
 
 
 def test_a_task_vector_is_base_minus_what_reinforcing_added(tiny_world, tiny_run, tmp_path):
