@@ -18,8 +18,8 @@ NAME, PERSON, PHRASE, RARE, ORDINARY = 3.0, 1.0, 1.0, 5.0, 6.5
 RARE_SHARE, ORDINARY_SHARE = 1e-7, 2.5e-5
 # A lower-case word has no evidence but its frequency, so a long text asks more occurrences of it: one more per
 # WORDS_EACH words, up to COINED_LEAST in all, and of a word that general language contains one per KNOWN_EACH words,
-# up to KNOWN_MOST. Without the latter the old words of a novel ("pianoforte", 22 in 160,000 words) would be anchors.
-COINED_LEAST, WORDS_EACH, KNOWN_EACH, KNOWN_MOST = 10, 20_000, 5_000, 100
+# from KNOWN_LEAST to KNOWN_MOST. Otherwise the old words of a novel ("pianoforte", 22 in 160,000 words) are anchors.
+COINED_LEAST, WORDS_EACH, KNOWN_EACH, KNOWN_LEAST, KNOWN_MOST = 10, 20_000, 5_000, 5, 100
 COMMON = 3e-6  # general frequency from which every reader knows a word
 CAPITAL = 0.7  # share of capitals inside sentences from which the capitalised form is the ordinary one
 RETAINED = 3.0  # minimal log2 contrast against the retained text
@@ -149,7 +149,7 @@ def _single_words(found: Scan, general: General, least: int, lenient: float) -> 
     # In text without capitals a name looks like any other word, so only its rarity can identify it.
     cased = found.cased()
     coined_least = min(COINED_LEAST, least + found.words // WORDS_EACH)
-    known_least = max(coined_least, min(KNOWN_MOST, found.words // KNOWN_EACH))
+    known_least = max(coined_least, min(KNOWN_MOST, max(KNOWN_LEAST, found.words // KNOWN_EACH)))
     titled = found.titled()
     for form, places in found.places.items():
         count = sum(places)
@@ -266,7 +266,9 @@ def _phrases(
         if whole:
             value = max(value, PHRASE)
         text = " ".join(run)
-        met, rarest = min((general.retained.get(word, 0), word) for word in lowers)
+        # A retained text that has both words of a name may lack the name (Box Hill).
+        units = [" ".join(lowers)] if len(run) == 2 else lowers
+        met, rarest = min((general.retained.get(unit, 0), unit) for unit in units)
         over = general.over_retained(rarest, count, found.words)
         if over is not None and over < RETAINED:
             continue

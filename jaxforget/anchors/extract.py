@@ -75,7 +75,7 @@ def extract(
     """
     found = scan(read())
     kept = None if retained is None else scan(retained)
-    general = General(frequencies(language), kept.folded if kept else {}, kept.words if kept else 0)
+    general = General(frequencies(language), kept.expressions() if kept else {}, kept.words if kept else 0)
     gains = None if models is None else models.gains()
     loose = find_candidates(found, general, least=least, lenient=0.0 if gains is None else LEARNT)
     contexts = find_contexts(read(), {one.text: one.count for one in loose})

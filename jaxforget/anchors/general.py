@@ -19,7 +19,7 @@ class General:
 
     Attributes:
       frequencies: lower-case word -> share of running words.
-      retained: lower-case word -> count in the retained text.
+      retained: lower-case word, or two words of a name -> count in the retained text.
       retained_words: number of running words of the retained text; 0 if there is none.
     """
 

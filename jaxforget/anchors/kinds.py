@@ -116,7 +116,7 @@ def judge(candidate: Candidate, contexts: Sequence[Context], *, family: bool = F
     scores["thing"] += 0.7 * tally["article"]
     if candidate.name:
         scores["person"] += 0.35 + (0.6 if family else 0.0)
-        scores["place"] += 0.15
+        scores["place"] += 0.15 + 1.5 * _headed(contexts)
         scores["person"] += 0.5 if plural else -0.3 if tally["article"] > 0.5 else 0.0
         if tally["article"] < COUNTED:
             scores["creature"] *= 0.3  # a creature's name follows an article, a pet's is a person's

@@ -67,6 +67,13 @@ class Scan:
                 counts[first, bare(second)] += count
         return counts
 
+    def expressions(self) -> dict[str, int]:
+        """Return the counts of lower-case words and, as "box hill", of adjacent words with capitals."""
+        return {
+            **self.folded,
+            **{f"{first} {second}".lower(): count for (first, second), count in self.pairs().items()},
+        }
+
     def titled(self) -> Counter[str]:
         """Return the occurrences of each word directly after a title of a person (Mr, Captain, Lady)."""
         counts: Counter[str] = Counter()

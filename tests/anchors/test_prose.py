@@ -2,10 +2,12 @@
 
 import pytest
 
+from jaxforget.anchors.candidates import find_candidates
 from jaxforget.anchors.counterparts import pool, stems
 from jaxforget.anchors.extract import extract
 from jaxforget.anchors.forms import spellings
-from jaxforget.anchors.general import General, given_names
+from jaxforget.anchors.general import General, frequencies, given_names
+from jaxforget.anchors.scan import scan
 from jaxforget.corpus.text import Document
 
 SENTENCES = """\
@@ -91,6 +93,21 @@ def test_a_word_that_the_retained_text_lacks_stays_an_anchor():
     general = General({}, {"other": 400}, 1000)
     assert general.over_retained("pells", 7, 2000) is None
     assert general.over_retained("other", 7, 2000) < 0
+
+
+def test_a_retained_text_may_hold_the_words_of_a_name_apart(story):
+    kept = "The ox stood on the hill, and an ox went up the hill to the hall. " * 200
+    found = extract(lambda: [Document("a", STORY * 3 + PLAIN)], retained=[Document("b", kept)]).anchors.entries
+    assert "Ox Hill" in found
+    found = extract(lambda: [Document("a", STORY * 3 + PLAIN)], retained=[Document("b", kept + "At Ox Hill. " * 90)])
+    assert "Ox Hill" not in found.anchors.entries
+
+
+@pytest.mark.parametrize(("times", "kept"), [(4, False), (5, True)])
+def test_an_ordinary_word_of_a_short_text_must_recur(times, kept):
+    found = scan([Document("a", "They spoke to the curate of it. " * times + PLAIN[:9000])])
+    words = {one.text for one in find_candidates(found, General(frequencies("en")))}
+    assert ("curate" in words) == kept
 
 
 def test_first_names_that_are_only_recognised_are_never_counterparts():
