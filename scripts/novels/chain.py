@@ -24,6 +24,8 @@ from novels.times import Times
 TYPICAL = {"model": 20, "novels": 30, "texts": 10, "replay": 60, "base": 1500, "control": 900}
 TYPICAL |= {"dictionary": 400, "paper": 700, "recommended": 1200, "questions": 300, "evaluation": 2000}
 PLACE, OWN = "runs/novel", "configs/novel"  # paths below them are below --out and --configs instead
+# A whole book has too many blocks for the fixed number of steps.
+FULL = {"forget.max_steps": None, "forget.epochs": 3.0}
 DICTIONARY = ("anchors", "prepare", "reinforce")
 
 
@@ -72,14 +74,15 @@ def run_novel(
             chain(out, configs, f"{name}.yaml", ("prepare", "reinforce"), {"model.folder": str(base)})
         if name == last:
             return
+    changes = FULL if full else {}
     with times("dictionary"):
-        recommended = chain(out, configs, "recommended.yaml", DICTIONARY)
+        recommended = chain(out, configs, "recommended.yaml", DICTIONARY, changes)
     if last == "dictionary":
         return
     with times("paper"):
-        paper = chain(out, configs, "paper.yaml", (*DICTIONARY, "forget"))
+        paper = chain(out, configs, "paper.yaml", (*DICTIONARY, "forget"), changes)
     with times("recommended"):
-        recommended = chain(out, configs, "recommended.yaml", ("forget", "eval"))
+        recommended = chain(out, configs, "recommended.yaml", ("forget", "eval"), changes)
     if last == "recommended":
         return
     with times("questions"):

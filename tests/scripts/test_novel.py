@@ -14,7 +14,7 @@ from tests.scripts.scripts import SCRIPTS
 from tests.tiny_run import make_world, sentences
 
 sys.path.insert(0, str(SCRIPTS))
-from novels import chain, convert, fetch
+from novels import chain, convert, fetch, questions, texts, times
 from novels.books import read_chapters, split_tokens
 
 from jaxforget.errors import UserError
@@ -113,6 +113,54 @@ def test_a_small_run_and_its_repetition(inputs, tmp_path):
     chain.run_novel(out, inputs / "configs", **settings)
     assert {path: path.stat().st_mtime_ns for path in trained.values()} == changed, "a finished stage ran again"
     assert set(json.loads((out / "seconds.json").read_text())) == set(chain.TYPICAL)
+
+
+def test_seconds_are_summed_over_attempts_and_scale_the_time_left(tmp_path, capsys):
+    path, typical = tmp_path / "seconds.json", {"a": 1000.0, "b": 2000.0}
+    path.write_text(json.dumps({"a": 1999.0}))
+    seconds = times.Times(path, typical)
+    with pytest.raises(KeyboardInterrupt), seconds("a"):
+        raise KeyboardInterrupt
+    again = times.Times(path, typical)
+    with again("a"):
+        pass
+    assert 1999.0 <= json.loads(path.read_text())["a"] < 2010.0
+    capsys.readouterr()
+    with again("b"):
+        pass
+    assert "== 2 of 2: b, about 67 min left" in capsys.readouterr().err, "a took twice its typical time"
+
+
+def test_whole_books_keep_text_that_no_model_reads(inputs, tmp_path):
+    settings = texts.load_texts(inputs / "configs" / "texts.yaml", full=True)
+    texts.write_excerpts(settings, inputs / "texts", tmp_path / "excerpts", lambda text: len(text.split()))
+    target, unread = ((tmp_path / "excerpts" / part / "emma.txt").read_text() for part in ("target", "unread"))
+    assert len(unread.split()) > 100
+    assert len(target.split()) > 2 * len(unread.split())
+    assert not set(target.split("\n\n")) & set(unread.split("\n\n"))
+
+
+def test_an_unknown_setting_of_the_texts_is_named(tmp_path):
+    (tmp_path / "texts.yaml").write_text("target: emma\ntokenz: 3\n")
+    with pytest.raises(UserError, match="texts.yaml.*tokenz"):
+        texts.load_texts(tmp_path / "texts.yaml", full=False)
+
+
+def test_wrong_choices_are_other_answers_of_the_same_kind():
+    records = questions.choices(json.loads((CONFIGS / "questions.json").read_text())["familiarity"], seed=0)
+    assert len(records) >= 40
+    for record in records:
+        right = record["choices"][record["answer"]]
+        assert len(set(record["choices"])) == 4
+        assert not any(other in right or right in other for other in record["choices"] if other != right)
+
+
+@pytest.mark.parametrize("kind", ["familiarity", "retained"])
+def test_there_are_enough_written_questions(kind):
+    asked = json.loads((CONFIGS / "questions.json").read_text())[kind]
+    assert len(asked) >= 40
+    assert all(one["answer"][0] == " " and one["answer"].strip() not in one["prompt"] for one in asked)
+    assert len(json.loads((CONFIGS / "general.json").read_text())["retained"]) >= 40
 
 
 def test_rows_of_queries_are_put_in_the_other_order():
