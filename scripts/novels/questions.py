@@ -25,7 +25,8 @@ def write_questions(texts: Texts, excerpts: Path, configs: Path, folder: Path) -
     names, cloze = read_json(configs / "names.json"), {}
     for kind, part, novel in (("familiarity", "target", texts.target), ("retained", "retain", texts.retain)):
         text = (excerpts / part / f"{novel}.txt").read_text(encoding="utf-8")
-        known = [name for some in names.get(novel, {}).values() for name in some]
+        lists = names.get(novel, {})  # real names, such as London, are no knowledge of the novel
+        known = [*lists.get("people", ()), *lists.get("places", ())]
         cloze[kind] = [dataclasses.asdict(probe) for probe in cloze_probes(text, known, seed=texts.seed)]
     write_json(folder / "cloze.json", cloze)
     records = choices(read_json(configs / "questions.json")["familiarity"], texts.seed)
