@@ -10,14 +10,15 @@ from omegaconf import OmegaConf
 
 from jaxforget.anchors.quality import measure_quality
 from jaxforget.config import config_from
-from jaxforget.files import read_json
+from jaxforget.errors import UserError
+from jaxforget.files import read_json, write_json
 from jaxforget.models.tokenizer import load_tokenizer
 from jaxforget.pipeline import run_chain, run_suites
 from jaxforget.stages.run import Run
 from novels.fetch import fetch_books, fetch_model
 from novels.questions import write_questions
 from novels.results import SUITES, ask, write_results
-from novels.texts import load_texts, write_excerpts, write_replay, write_training
+from novels.texts import Texts, load_texts, write_excerpts, write_replay, write_training
 from novels.times import Times
 
 # Seconds on two quiet CPU cores, for the time that is left.
@@ -46,6 +47,7 @@ def run_novel(
       UserError: a download fails, or an input is unfit.
     """
     settings = load_texts(configs / "texts.yaml", full=full)
+    keep_settings(out, settings, model=model, texts=texts)
     times, downloads = Times(out / "seconds.json", TYPICAL), out / "downloads"
     excerpts, replay, training = out / "excerpts", out / "replay.txt", out / "texts"
 
@@ -108,6 +110,24 @@ def run_novel(
         real=names.get("real", ()),
     )
     write_results(out / "results.json", recommended, asked, times.seconds, dataclasses.asdict(quality))
+
+
+def keep_settings(out: Path, settings: Texts, **places: Path | None) -> None:
+    """Store what the texts in `out` depend on, or compare it with what is stored.
+
+    Raises:
+      UserError: `out` holds texts of other settings.
+    """
+    path = out / "settings.json"
+    named = {name: None if place is None else str(place.resolve()) for name, place in places.items()}
+    given = {**dataclasses.asdict(settings), **named}
+    stored = read_json(path) if path.is_file() else given
+    if other := [name for name in given if stored.get(name) != given[name]]:
+        raise UserError(
+            f"--out {out}: holds texts with another {', '.join(other)} ({stored.get(other[0])} instead of "
+            f"{given[other[0]]}); name another --out"
+        )
+    write_json(path, given)
 
 
 def chain(

@@ -9,7 +9,7 @@ import jax
 
 import jaxforget
 from jaxforget.evals.tables import metric_lines
-from jaxforget.files import read_json, write_json
+from jaxforget.files import hash_file, read_json, write_json
 from jaxforget.report.artefacts import read_attack_metrics, read_summary
 from jaxforget.stages.run import Run
 
@@ -27,18 +27,20 @@ ASKED = {
 def ask(folders: dict[str, Path], probes: dict[str, Path], heldout: Path, length: int, path: Path) -> None:
     """Ask each model the probes that the run of `recommended.yaml` does not ask, and write `path`.
 
-    A model is asked once: `path` keeps the answers of an interrupted run.
+    A model is asked again only if its weights or the questions changed.
 
     Args:
       folders: model -> its folder.
       probes: key of `ASKED` -> file of probes.
       heldout: text for the perplexity of the original model.
       length: tokens of a block of it.
-      path: JSON {model: {measure: value}}.
+      path: JSON {model: {"inputs": hashes, "measured": {measure: value}}}.
     """
-    found: dict[str, dict[str, float]] = read_json(path) if path.is_file() else {}
+    found: dict[str, dict[str, Any]] = read_json(path) if path.is_file() else {}
+    files = [*probes.values(), *sorted(heldout.glob("*"))]
     for name, folder in folders.items():
-        if name in found:
+        inputs = [hash_file(file) for file in (*sorted(folder.glob("*.safetensors")), *files)]
+        if found.get(name, {}).get("inputs") == inputs:
             continue
         model, measured = jaxforget.load(folder, "bfloat16"), {}
         for kind, names in ASKED.items():
@@ -51,7 +53,7 @@ def ask(folders: dict[str, Path], probes: dict[str, Path], heldout: Path, length
         if name == "original":
             [row] = jaxforget.evaluate(model, heldout=str(heldout), length=length)
             measured["perplexity"] = row["value"]
-        write_json(path, found := {**found, name: measured})
+        write_json(path, found := {**found, name: {"inputs": inputs, "measured": measured}})
 
 
 def write_results(path: Path, run: Run, asked: Path, seconds: dict[str, float], dictionary: dict[str, Any]) -> None:
@@ -65,7 +67,7 @@ def write_results(path: Path, run: Run, asked: Path, seconds: dict[str, float], 
       dictionary: size, and where the novel's names are known, precision and recall.
     """
     attacks = read_attack_metrics(run.folder)
-    models: dict[str, dict[str, Any]] = {name: dict(measured) for name, measured in read_json(asked).items()}
+    models: dict[str, dict[str, Any]] = {name: dict(entry["measured"]) for name, entry in read_json(asked).items()}
     for row in read_summary(run.folder) or ():
         if row.model not in models:
             continue

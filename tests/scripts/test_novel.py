@@ -112,6 +112,8 @@ def test_a_small_run_and_its_repetition(inputs, tmp_path):
     changed = {path: path.stat().st_mtime_ns for path in trained.values()}
     chain.run_novel(out, inputs / "configs", **settings)
     assert {path: path.stat().st_mtime_ns for path in trained.values()} == changed, "a finished stage ran again"
+    with pytest.raises(UserError, match="holds texts with another tokens"):
+        chain.run_novel(out, inputs / "configs", **{**settings, "full": True})
     assert set(json.loads((out / "seconds.json").read_text())) == set(chain.TYPICAL)
 
 
