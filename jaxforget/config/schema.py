@@ -187,7 +187,7 @@ class EvalOptions:
     completion_tokens: int = result(48, ("eval",), "new tokens of a completion", above=0)
     batch: int = layout(32, WATCHED, "rows scored at a time", above=0, most=MOST_ROWS)
     choices: str | None = place(
-        None, SUITES, "file", 'suite multiple_choice: .jsonl or .json of {"context", "choices", "answer"}'
+        None, (*WATCHED, *SUITES), "file", 'multiple choice: .jsonl or .json of {"context", "choices", "answer"}'
     )
     tfds: str | None = place(
         None, SUITES, "folder", "suite benchmarks: data folder of tensorflow-datasets, in array_record form"

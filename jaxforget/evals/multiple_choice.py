@@ -68,6 +68,14 @@ def load_choices(path: str | Path) -> list[Document]:
     return documents
 
 
+def target_choices(place: str | Path | None) -> list[Document]:
+    """Return the documents about the target: a file's, or those of target.jsonl in a folder; else none."""
+    if place is None:
+        return []
+    file = Path(place) / "target.jsonl" if Path(place).is_dir() else Path(place)
+    return load_choices(file) if file.is_file() else []
+
+
 def encode_choices(
     documents: Sequence[Document], tokenizer: Any, *, delimiter: str = " "
 ) -> list[tuple[list[int], list[int]]]:

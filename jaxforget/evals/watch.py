@@ -1,4 +1,4 @@
-"""Measures tracked during unlearning: familiarity, retained knowledge, perplexity, and next tokens of prompts."""
+"""Measures tracked during unlearning: probabilities of answers, perplexity, margin, and next tokens of prompts."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxforget.corpus.prompts import encode_prompts
 from jaxforget.evals.familiarity import EncodedProbe, answer_probabilities, encode_probe, perplexity, top_tokens
+from jaxforget.evals.multiple_choice import Document, encode_choices, margins
 from jaxforget.evals.probes import Probes, Prompts
 from jaxforget.files import read_json, write_json
 from jaxforget.lm.scoring import Scorer
@@ -17,41 +18,72 @@ from jaxforget.manifest import changed
 from jaxforget.train.types import Params
 
 TOP = 8
-MEASURES = ("familiarity", "retained", "perplexity")
+MEASURES = ("familiarity", "retained", "perplexity", "margin")
 # The inputs of the curve; the next tokens of a prompt depend on that prompt alone.
-CURVE = {"evals.probes", "evals.heldout", "evals.heldout_blocks"}
+CURVE = {"evals.probes", "evals.heldout", "evals.heldout_blocks", "evals.choices"}
+CHOICES = 256  # documents of multiple choice that are followed at most
 
 
 @dataclasses.dataclass(frozen=True)
 class Questions:
-    """All questions and texts that a model is measured on, tokenized once."""
+    """All questions and texts that a model is measured on, tokenized once.
+
+    `pairs` are (token ids before, token ids of the choice) of every choice of every document in `choices`.
+    """
 
     familiarity: tuple[EncodedProbe, ...]
     retained: tuple[EncodedProbe, ...]
     heldout: tuple[tuple[int, ...], ...]
     dynamics: tuple[str, ...]
     dynamics_ids: tuple[tuple[int, ...], ...]
+    choices: tuple[Document, ...] = ()
+    pairs: tuple[tuple[list[int], list[int]], ...] = ()
 
 
-def make_questions(probes: Probes, prompts: Prompts, heldout: Sequence[np.ndarray], tokenizer: Any) -> Questions:
-    """Tokenize probes and prompts; `heldout` holds blocks of token ids, int32 [n] each."""
+def make_questions(
+    probes: Probes,
+    prompts: Prompts,
+    heldout: Sequence[np.ndarray],
+    tokenizer: Any,
+    choices: Sequence[Document] = (),
+) -> Questions:
+    """Tokenize the questions.
+
+    Args:
+      probes: questions with answers.
+      prompts: whose next tokens are followed.
+      heldout: blocks of token ids, int32 [n] each.
+      tokenizer: the models'.
+      choices: multiple choice about the target; the first `CHOICES` are followed.
+    """
+    choices = tuple(choices[:CHOICES])
     return Questions(
         familiarity=tuple(encode_probe(probe, tokenizer) for probe in probes.familiarity),
         retained=tuple(encode_probe(probe, tokenizer) for probe in probes.retained),
         heldout=tuple(tuple(int(i) for i in row) for row in heldout if len(row) > 1),
         dynamics=prompts.dynamics,
         dynamics_ids=tuple(map(tuple, encode_prompts(tokenizer, prompts.dynamics))),
+        choices=choices,
+        pairs=tuple(encode_choices(choices, tokenizer)) if choices else (),
     )
 
 
 def measure(scorer: Scorer, params: Params, questions: Questions) -> dict[str, float]:
-    """Return familiarity and retained (mean probability of whole answers) and perplexity, where there are questions."""
+    """Return familiarity and retained (mean probability of whole answers), perplexity and margin, where asked for.
+
+    The margin is the mean over documents of log p(right choice) - mean log p(wrong choice), nats.
+    """
     measures = {}
     for name in ("familiarity", "retained"):
         if probes := getattr(questions, name):
             measures[name] = float(answer_probabilities(scorer, params, probes).mean())
     if questions.heldout:
         measures["perplexity"] = perplexity(scorer.log_probabilities(params, questions.heldout))
+    if questions.choices:
+        scores = scorer.log_probabilities(params, [[*before, *choice] for before, choice in questions.pairs])
+        sums = [float(row[len(before) - 1 :].sum()) for row, (before, _) in zip(scores, questions.pairs, strict=True)]
+        ends = np.cumsum([len(document.choices) for document in questions.choices])
+        measures["margin"] = float(margins(questions.choices, np.split(np.array(sums), ends[:-1])).mean())
     return measures
 
 

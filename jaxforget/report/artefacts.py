@@ -21,6 +21,7 @@ from jaxforget.evals.rows import ABOVE, MINUS_CONTROL, Row
 from jaxforget.files import check, read_model
 
 QUANTITIES = ("familiarity", "retained", "perplexity")
+FOLLOWED = (*QUANTITIES, "margin")  # during training
 ATTACKING = ("prompting", "soft_prompt", "weights", "relearning")
 MODEL_ORDER = ("base", "reinforced", "paper", "unlearned", "control")
 REMEDY = "delete the file and make it again"
@@ -57,6 +58,7 @@ class CurveRow:
     familiarity: Number = None
     retained: Number = None
     perplexity: Number = None
+    margin: Number = None
 
 
 @dataclass(frozen=True)

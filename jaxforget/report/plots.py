@@ -173,12 +173,14 @@ def quantity_chart(
         # A view of at least a tenth of the value, or the noise of a good run would fill the figure.
         middle = (min(values) + max(values)) / 2
         y_ticks = ticks(min(*values, middle * 0.95), max(*values, middle * 1.05))
+    elif name == "margin":
+        y_ticks = ticks(min(*values, 0.0), max(*values, 1.0))
     else:
         y_ticks = ticks(0.0, min(max(*values, 0.02), 1.0) if max(values) <= 1 else max(values))
     lines, tones = [], model_tones(rows_by_model)
     for model, line in points.items():
         end = [y for _, y in line if y is not None][-1]
-        label = f"{model[:17]} {share(end) if name != 'perplexity' else figure(end)}"
+        label = f"{model[:17]} {share(end) if name in ('familiarity', 'retained') else figure(end)}"
         if model in curves:
             lines.append(Line(line, tones[model], label))
         else:

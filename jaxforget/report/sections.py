@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from jaxforget.evals.rows import Row
-from jaxforget.report.artefacts import QUANTITIES, CurveRow, Dynamics, model_order
+from jaxforget.report.artefacts import FOLLOWED, QUANTITIES, CurveRow, Dynamics, model_order
 from jaxforget.report.dynamics import columns, dynamics_chart, spelled
 from jaxforget.report.plots import Line, bucketed, chart, quantity_chart, trade_off
 from jaxforget.report.tones import figure, share, step_ticks, ticks
@@ -246,7 +246,7 @@ def curves(
     if rows_by_model is None:
         return None
     found = []
-    for quantity in QUANTITIES:
+    for quantity in FOLLOWED:
         along = {m: [{"step": r.step, quantity: getattr(r, quantity)} for r in rows]
                  for m, rows in rows_by_model.items()}  # fmt: skip
         along = {m: rows for m, rows in along.items() if any(row[quantity] is not None for row in rows)}

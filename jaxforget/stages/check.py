@@ -13,6 +13,7 @@ from jaxforget.corpus.questions import read_alternates
 from jaxforget.corpus.rows import check_questions
 from jaxforget.corpus.text import Source
 from jaxforget.errors import UserError
+from jaxforget.evals.multiple_choice import target_choices
 from jaxforget.evals.probes import load_probes, load_prompts
 from jaxforget.models.adapters import AdapterFile, is_adapter, read_adapter
 from jaxforget.models.config import ModelConfig
@@ -77,6 +78,7 @@ def check(run: Run, stages: Collection[str]) -> None:
         load_probes(config.evals.probes)
         check_select(config)
         load_prompts(config.evals.prompts)
+        target_choices(config.evals.choices)
         if run.heldout is not None:
             _read(run, run.heldout)
         if run.control is not None:

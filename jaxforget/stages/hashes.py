@@ -40,7 +40,7 @@ def hash_tokenizer_files(run: Run, folder: Path, patterns: Sequence[str] = TOKEN
 def hash_questions(run: Run) -> dict[str, str]:
     """Return hashes of the questions (evals.*), and how many blocks of text are read."""
     evals = run.config.evals
-    places = {"evals.probes": evals.probes, "evals.prompts": evals.prompts}
+    places = {"evals.probes": evals.probes, "evals.prompts": evals.prompts, "evals.choices": evals.choices}
     heldout = {} if run.heldout is None else {"evals.heldout": hash_source(run, run.heldout)}
     return {
         **{name: hash_data(run, place) for name, place in places.items() if place is not None},

@@ -11,6 +11,8 @@ PIECES = ("<s>", "a", "b", " b", "ab", "abc", "c", " ", "d", " cd", "bd")
 class Pieces:
     """Longest piece first, as merges would have it; `<s>` before every text unless told otherwise."""
 
+    bos_token_id, eos_token_id = 0, None
+
     def __init__(self, bos: bool = True):
         self._bos = bos
 

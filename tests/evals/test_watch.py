@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxforget.evals.familiarity import answer_probabilities, encode_probe, perplexity
+from jaxforget.evals.multiple_choice import Document, encode_choices
 from jaxforget.evals.probes import Probe, Probes, Prompts
 from jaxforget.evals.watch import (
     TOP,
@@ -49,6 +50,23 @@ def test_measures(one, questions):
     assert found["perplexity"] == perplexity(one.log_probabilities(params, rows))
 
 
+def test_the_margin_is_that_of_the_suite(one):
+    """Each choice is scored after its context, the whole text at once."""
+    params = placed(1)
+    documents = [Document("a b", ("c", "d d", "a"), 1), Document("d", ("b", "a"), 0)]
+    found = measure(one, params, make_questions(Probes(), Prompts(), [], Pieces(), documents))
+    expected = []
+    for document in documents:
+        sums = []
+        for choice in document.choices:
+            before, after = encode_choices([Document(document.context, (choice,), 0)], Pieces())[0]
+            logp = whole_logp([*before, *after])
+            sums.append(sum(logp[len(before) - 1 + i, token] for i, token in enumerate(after)))
+        wrong = [value for number, value in enumerate(sums) if number != document.answer]
+        expected.append(sums[document.answer] - np.mean(wrong))
+    assert found == {"margin": pytest.approx(np.mean(expected), rel=1e-4)}
+
+
 @pytest.mark.parametrize(
     ("probes", "heldout", "names"),
     [
@@ -63,7 +81,7 @@ def test_only_what_is_asked_is_measured(one, tmp_path, probes, heldout, names):
     assert set(watch(0, placed(1))) == names
     (row,) = read(tmp_path, "curve")["rows"]
     assert {name for name, value in row.items() if value is not None} == names | {"step"}
-    assert set(row) == {"step", "familiarity", "retained", "perplexity"}
+    assert set(row) == {"step", "familiarity", "retained", "perplexity", "margin"}
     assert not (tmp_path / "evals" / "dynamics.json").exists()
 
 
@@ -73,7 +91,7 @@ def test_files(one, questions, tmp_path):
     watch.reference("base", prompt_top_tokens(one, placed(1), questions, Pieces()))
     measures = [watch(step, other) for step in (0, 10)]
     assert read(tmp_path, "curve")["rows"] == [
-        {"step": step, **found} for step, found in zip((0, 10), measures, strict=True)
+        {"step": step, "margin": None, **found} for step, found in zip((0, 10), measures, strict=True)
     ]
     prompts = read(tmp_path, "dynamics")["prompts"]
     assert [item["prompt"] for item in prompts] == list(PROMPTS.dynamics)
@@ -150,4 +168,6 @@ def test_ends_measured_anew(one, questions, tmp_path):
     last = asked | {"evals.probes": "2"}
     measure_ends(tmp_path, one, more, Pieces(), {0: placed(1), 20: other}, references, last)
     rows = read(tmp_path, "curve")["rows"]
-    assert rows == [{"step": 0, **measure(one, placed(1), more)}, {"step": 20, **measure(one, other, more)}]
+    assert rows == [
+        {"step": step, "margin": None, **measure(one, params, more)} for step, params in ((0, placed(1)), (20, other))
+    ]
