@@ -348,6 +348,10 @@ def _check(config: Config, where: Callable[..., str]) -> None:
     if config.undo.alpha > 0 and retain.path is None:
         place = where("undo.alpha", "retain.path")
         raise UserError(f"{place}undo.alpha is set but retain.path names no text to distil on; set it, or undo.alpha=0")
+    for name, folder in config.evals.forgotten.items():
+        if not isinstance(folder, str):
+            key = f"evals.forgotten.{name}"
+            raise UserError(f"{where(key)}{key}: give a name and the folder of its run, as evals.forgotten.NAME=RUN")
     for name, folder in config.evals.compare.items():
         key = f"evals.compare.{name}"
         if not isinstance(folder, str):

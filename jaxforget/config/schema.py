@@ -241,6 +241,12 @@ class EvalOptions:
         "model",
         "further models in the tables, as name: folder; on the command line evals.compare.NAME=FOLDER",
     )
+    forgotten: dict[str, str] = place(
+        {},
+        ("eval", "suites"),
+        "folder",
+        "earlier runs whose texts must stay forgotten, as name: run; their questions and texts stay in the tables",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ class Entry:
 
 CATALOGUE = (
     Entry("probability"),
+    Entry("forgotten"),
     Entry("multiple_choice"),
     Entry("benchmarks"),
     Entry("harness"),

@@ -11,6 +11,7 @@ from jaxforget.evals.intervals import bootstrap
 
 # Suffixes of the metric and the convention of a difference to the control's figure.
 ABOVE, MINUS_CONTROL = "_above_control", "; minus the control's"
+EARLIER = "questions of an earlier request"  # in the convention of familiarity with a text forgotten before
 COLUMNS = ("metric", "convention", "model", "value", "low", "high", "n")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from jaxforget.evals.familiarity import ANSWER
-from jaxforget.evals.rows import ABOVE, Row
+from jaxforget.evals.rows import ABOVE, EARLIER, Row
 from jaxforget.report.artefacts import read_summary
 
 # Metrics of knowledge of the target, the first one that was measured counts; the same for knowledge to keep.
@@ -38,6 +38,7 @@ KNOWN = 0.02  # knowledge above the control below which base has nothing to forg
 # Bounds of harm: the share of other knowledge that is kept, and the rise of perplexity.
 KEPT = 0.95
 PERPLEXITY_RISE = 0.1
+RETURNED = 0.02  # rise of familiarity with a text forgotten before that counts as harm
 EQUAL = 1e-5  # relative difference of two figures below which they count as equal
 
 _ANSI = {"good": "32", "warn": "33", "bad": "31", "none": "1"}
@@ -156,6 +157,11 @@ def _harm(rows: Collection[Row], model: str) -> tuple[bool, list[str]]:
         harmed, said = share < KEPT, [f"Kept: {100 * share:.1f} %"]
     else:
         said = ["Kept: not measured"]
+    for metric in dict.fromkeys(row.metric for row in rows if row.convention.endswith(f"; {EARLIER}")):
+        known = _values(rows, (metric,), model)
+        if known and known[model] - known["base"] >= RETURNED:
+            harmed = True
+            said.append(f"An earlier request comes back: {metric} {_short(known['base'])} → {_short(known[model])}")
     perplexity = _values(rows, ("perplexity",), model)
     if perplexity and perplexity["base"] > 0:
         rise = perplexity[model] / perplexity["base"] - 1

@@ -13,6 +13,7 @@ from jaxforget.corpus.questions import read_alternates
 from jaxforget.corpus.rows import check_questions
 from jaxforget.corpus.text import Source
 from jaxforget.errors import UserError
+from jaxforget.evals.forgotten import earlier_requests
 from jaxforget.evals.multiple_choice import target_choices
 from jaxforget.evals.probes import load_probes, load_prompts
 from jaxforget.models.adapters import AdapterFile, is_adapter, read_adapter
@@ -83,6 +84,10 @@ def check(run: Run, stages: Collection[str]) -> None:
             _read(run, run.heldout)
         if run.control is not None:
             _check_same(run.control, base, run.base)
+        for probes, text in earlier_requests(config).values():
+            load_probes(probes)
+            if text is not None:
+                _read(run, text)
         for place in config.evals.compare.values():
             _check_model(resolve_folder(place))
 

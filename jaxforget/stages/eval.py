@@ -8,6 +8,7 @@ import numpy as np
 from jaxforget.corpus.loader import collate, open_blocks, read_summary
 from jaxforget.corpus.translate import Translator, block_rng
 from jaxforget.evals.catalogue import CATALOGUE
+from jaxforget.evals.forgotten import earlier_requests, lines
 from jaxforget.evals.probability import QUANTITIES
 from jaxforget.evals.probes import load_probes, load_prompts
 from jaxforget.evals.scorers import scorer_of
@@ -35,10 +36,15 @@ from jaxforget.train.types import Frozen
 def needs(run: Run) -> Needs:
     """Return the inputs: the questions, and every model of the tables with its tokenizer."""
     evals, models = run.config.evals, compared_models(run)
+    earlier = {f"evals.forgotten.{name}": request for name, request in earlier_requests(run.config).items()}
     return Needs(
         run.unlearning,
-        texts={"evals.heldout": run.heldout},
-        files={"evals.probes": evals.probes, "evals.prompts": evals.prompts},
+        texts={"evals.heldout": run.heldout, **{f"{name} text": text for name, (_, text) in earlier.items()}},
+        files={
+            "evals.probes": evals.probes,
+            "evals.prompts": evals.prompts,
+            **{f"{name} probes": probes for name, (probes, _) in earlier.items()},
+        },
         models={f"model {name}": folder for name, folder in models.items()},
         tokenizers={f"tokenizer {name}": folder for name, folder in models.items()},
     )
@@ -55,13 +61,18 @@ def evaluate(run: Run) -> None:
     models = Models(run)
     block = passage(run)
     completions: list[dict[str, Any]] = [{"prompt": prompt, "completions": {}} for prompt in prompts]
-    probability = next(entry for entry in CATALOGUE if entry.name == "probability")
-    suite = probability.load()
-    if missing := missing_input(run, models, probability, suite):
-        run.say(f"  probability: left out: {missing}")
+    wanted = ("probability", "forgotten") if run.config.evals.forgotten else ("probability",)
+    suites = []
+    for entry in CATALOGUE:
+        if entry.name in wanted:
+            suite = entry.load()
+            if missing := missing_input(run, models, entry, suite):
+                run.say(f"  {entry.name}: left out: {missing}")
+            else:
+                suites.append((entry, suite))
     for name in models:
-        if not missing:
-            measure_model(run, models, probability, suite, name)
+        for entry, suite in suites:
+            measure_model(run, models, entry, suite, name)
         texts = complete(models[name], list(prompts), run.config.evals.completion_tokens) if prompts else []
         for item, text in zip(completions, texts, strict=True):
             item["completions"][name] = text
@@ -77,7 +88,7 @@ def evaluate(run: Run) -> None:
     for row in rows:
         if row.metric in QUANTITIES:
             figures.setdefault(row.model, {})[row.metric] = row.value
-    for line in metric_lines(figures):
+    for line in [*metric_lines(figures), *lines(rows)]:
         run.say(f"  {line}")
 
 
