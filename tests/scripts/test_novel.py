@@ -8,10 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import transformers
 import yaml
+from tokenizers import pre_tokenizers
 
+import jaxforget
 from tests.scripts.scripts import SCRIPTS
-from tests.tiny_run import make_world, sentences
+from tests.tiny_run import make_world, save_llama, sentences
 
 sys.path.insert(0, str(SCRIPTS))
 from novels import chain, convert, fetch, questions, texts, times
@@ -172,6 +176,70 @@ def test_rows_of_queries_are_put_in_the_other_order():
     stored = rows.reshape(heads, 2, width // 2, 5).swapaxes(1, 2).reshape(rows.shape)
     np.testing.assert_array_equal(convert.halves(stored, width), rows)
     assert not np.array_equal(stored, rows)
+
+
+def gguf_like(folder: Path) -> tuple[transformers.LlamaForCausalLM, list[str]]:
+    """Write a random Llama as `read_gguf.py` unpacks one, with a byte-level tokenizer; return it and the tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<unk>", "<bos>", "<eos>", *alphabet, "Ġt", "he", "Ġthe"]
+    model = save_llama(folder / "torch", len(tokens), seed=3, tie_word_embeddings=True)
+    heads, groups, width = 2, 1, 16
+    names = {ours: theirs for theirs, ours in convert.NAMES.items()}
+    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    for stored, name in names.items():
+        layers = range(2) if stored.startswith(("attn", "ffn")) else [None]
+        for layer in layers:
+            values = weights.get(name if layer is None else f"model.layers.{layer}.{name}")
+            if stored in ("attn_q.weight", "attn_k.weight"):
+                count = heads if stored == "attn_q.weight" else groups
+                values = values.reshape(count, 2, width // 2, -1).swapaxes(1, 2).reshape(values.shape)
+            if stored != "output.weight":  # tied
+                np.save(folder / f"{stored if layer is None else f'blk.{layer}.{stored}'}.npy", values)
+    fields = {
+        "general.architecture": "llama",
+        "llama.vocab_size": len(tokens),
+        "llama.embedding_length": 32,
+        "llama.feed_forward_length": 48,
+        "llama.block_count": 2,
+        "llama.context_length": 128,
+        "llama.attention.head_count": heads,
+        "llama.attention.head_count_kv": groups,
+        "llama.attention.layer_norm_rms_epsilon": float(np.float32(model.config.rms_norm_eps)),
+        "llama.rope.freq_base": 10000.0,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3, 3, 3] + [1] * (len(tokens) - 3),
+        "tokenizer.ggml.merges": ["Ġ t", "h e", "Ġt he"],
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.padding_token_id": 2,
+    }
+    (folder / "fields.json").write_text(json.dumps(fields))
+    return model, tokens
+
+
+def test_a_converted_model_computes_what_transformers_computes(tmp_path):
+    original, tokens = gguf_like(tmp_path)
+    convert.convert(tmp_path, tmp_path / "ours", "# A model\n")
+    ids = np.arange(3, 43).reshape(2, 20)
+    with torch.no_grad():
+        expected = original(torch.tensor(ids)).logits.numpy()
+    loaded = jaxforget.load(tmp_path / "ours")
+    np.testing.assert_allclose(jaxforget.logits(loaded, ids), expected, rtol=0, atol=2e-4)
+    text = "the 12 <eos>"
+    found = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert [tokens[index] for index in found] == ["t", "he", "Ġ", "1", "2", "Ġ", "<eos>"]
+    assert loaded.tokenizer.decode(found) == text
+
+
+def test_another_architecture_is_refused(tmp_path):
+    gguf_like(tmp_path)
+    fields = json.loads((tmp_path / "fields.json").read_text())
+    (tmp_path / "fields.json").write_text(json.dumps({**fields, "general.architecture": "qwen2"}))
+    with pytest.raises(UserError, match="general.architecture is 'qwen2'"):
+        convert.convert(tmp_path, tmp_path / "ours", "")
 
 
 def test_chapters_without_contents_headings_and_line_breaks(tmp_path):
