@@ -77,8 +77,9 @@ def method_config(config: Config, method: str) -> Config:
         for name, value in config.objective.items()
         if name in fields and (method == config.method or name not in owned)
     }
+    ilu = config.ilu if kind.trains else dataclasses.replace(config.ilu, weight=0.0, rows=0)
     return dataclasses.replace(
-        config, method=method, objective=objective, targets=targets, retain=retain, forget=forget
+        config, method=method, objective=objective, targets=targets, retain=retain, forget=forget, ilu=ilu
     )
 
 

@@ -345,6 +345,10 @@ def _check(config: Config, where: Callable[..., str]) -> None:
     if retain.weight > 0 and retain.path is None:
         place = where("retain.weight", "retain.path")
         raise UserError(f"{place}retain.weight is set but retain.path names no text; set it, or retain.weight=0")
+    ilu = config.ilu
+    if (ilu.weight > 0) != (ilu.rows > 0) or (ilu.weight > 0 and ilu.path is None):
+        place = where("ilu.weight", "ilu.rows")
+        raise UserError(f"{place}ilu.weight {ilu.weight} and ilu.rows {ilu.rows}: set both and ilu.path, or neither")
     if config.undo.alpha > 0 and retain.path is None:
         place = where("undo.alpha", "retain.path")
         raise UserError(f"{place}undo.alpha is set but retain.path names no text to distil on; set it, or undo.alpha=0")

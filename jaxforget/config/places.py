@@ -57,6 +57,7 @@ def _unread(config: Config) -> set[tuple[str, str]]:
     reads = {
         "corpus.path": {"prepare": True, "reinforce": False, "anchors": found},
         "retain.path": {"prepare": config.retain.rows > 0 or config.undo.alpha > 0, "anchors": found},
+        "ilu.path": {"prepare": config.ilu.weight > 0},
         "anchors.model": {"anchors": found and config.anchors.extractor == "local"},
     }
     for name in ("model.folder", "model.reinforced"):

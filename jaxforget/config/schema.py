@@ -24,7 +24,7 @@ from jaxforget.config.option import (
     place,
     result,
 )
-from jaxforget.config.training import ForgetOptions, LoraOptions, ReinforceOptions, UndoOptions
+from jaxforget.config.training import ForgetOptions, IluOptions, LoraOptions, ReinforceOptions, UndoOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,6 +331,7 @@ class Config:
     reinforce: ReinforceOptions = dataclasses.field(default_factory=ReinforceOptions)
     forget: ForgetOptions = dataclasses.field(default_factory=ForgetOptions)
     undo: UndoOptions = dataclasses.field(default_factory=UndoOptions)
+    ilu: IluOptions = dataclasses.field(default_factory=IluOptions)
     lora: LoraOptions = dataclasses.field(default_factory=LoraOptions)
     evals: EvalOptions = dataclasses.field(default_factory=EvalOptions)
     checkpoints: CheckpointOptions = dataclasses.field(default_factory=CheckpointOptions)

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
-from jaxforget.config.option import ADAPTED, MOST_ROWS, OWN, layout, result
+from jaxforget.config.option import ADAPTED, FORGET, MOST_ROWS, OWN, layout, place, result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +89,17 @@ class UndoOptions(TrainOptions):
     )
 
     weights: ClassVar[str] = "full"  # the noise is on every weight, so every weight trains
+
+
+@dataclasses.dataclass(frozen=True)
+class IluOptions:
+    """A penalty on unrelated text, for any method, that makes forgetting invariant to later training (ILU)."""
+
+    path: str | None = place(None, ("prepare",), "text", "unrelated text, named as corpus.path")
+    field: str = result("text", ("prepare",), "as corpus.field")
+    split: str = result("train", ("prepare",), "as corpus.split")
+    weight: float = result(0.0, FORGET, "weight of the penalty; 0 = off (published: 0.05 to 0.1)", least=0)
+    rows: int = result(0, FORGET, "blocks of unrelated text that each step reads", least=0, most=MOST_ROWS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -208,8 +208,7 @@ def _whole(chunks: Array, length: int) -> Array:
     return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _attend(
+def _attend_in_chunks(
     query: Array, key: Array, value: Array, positions: Array, window: Array | None, soft_cap: float | None
 ) -> Array:
     def one(chunk: tuple[Array, Array]) -> Array:
@@ -220,8 +219,12 @@ def _attend(
     return _whole(jax.lax.map(one, (_chunks(query, heads), _chunks(positions, heads))), query.shape[1])
 
 
+# Not `_attend` itself in the forward rule: a gradient by it has no derivative in forward mode.
+_attend = functools.partial(jax.custom_vjp, nondiff_argnums=(5,))(_attend_in_chunks)
+
+
 def _attend_forward(query, key, value, positions, window, soft_cap):
-    return _attend(query, key, value, positions, window, soft_cap), (query, key, value, positions, window)
+    return _attend_in_chunks(query, key, value, positions, window, soft_cap), (query, key, value, positions, window)
 
 
 def _attend_backward(soft_cap: float | None, kept: tuple, gradient: Array):

@@ -24,14 +24,19 @@ def _sum_by_token(like: Array, tokens: Array, gradient: Array) -> Array:
     return jnp.zeros(like.shape, jnp.float32).at[tokens].add(gradient.astype(jnp.float32))
 
 
-@jax.custom_vjp
-def look_up(table: Array, tokens: Array) -> Array:
-    """Return [B, S, D], the rows of table [V, D] at tokens int [B, S]; NaN where an id is beyond the table."""
+def _rows(table: Array, tokens: Array) -> Array:
     return jnp.take(table, tokens, axis=0)
 
 
+@jax.custom_vjp
+def look_up(table: Array, tokens: Array) -> Array:
+    """Return [B, S, D], the rows of table [V, D] at tokens int [B, S]; NaN where an id is beyond the table."""
+    return _rows(table, tokens)
+
+
 def _forward(table: Array, tokens: Array):
-    return look_up(table, tokens), (table, tokens)
+    # Not `look_up` itself: then the gradient has no derivative in forward mode, which a second derivative takes.
+    return _rows(table, tokens), (table, tokens)
 
 
 def _backward(kept: tuple[Array, Array], gradient: Array):
@@ -84,21 +89,25 @@ def _splits(where: ShardedLookUp, table: Array) -> bool:
     return table.shape[1] % where.mesh.shape[where.columns] == 0
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _look_up_sharded(where: ShardedLookUp, table: Array, tokens: Array) -> Array:
+def _rows_sharded(where: ShardedLookUp, table: Array, tokens: Array) -> Array:
     split = _splits(where, table)
 
     def local(table: Array, tokens: Array) -> Array:
         if not split:
-            return look_up(table, tokens)
-        columns = look_up(table, jax.lax.all_gather(tokens, where.columns, tiled=True))
+            return _rows(table, tokens)
+        columns = _rows(table, jax.lax.all_gather(tokens, where.columns, tiled=True))
         return jax.lax.all_to_all(columns, where.columns, split_axis=0, concat_axis=2, tiled=True)
 
     return _on_devices(where, split, local, table, tokens)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _look_up_sharded(where: ShardedLookUp, table: Array, tokens: Array) -> Array:
+    return _rows_sharded(where, table, tokens)
+
+
 def _forward_sharded(where: ShardedLookUp, table: Array, tokens: Array):
-    return _look_up_sharded(where, table, tokens), (table, tokens)
+    return _rows_sharded(where, table, tokens), (table, tokens)
 
 
 def _backward_sharded(where: ShardedLookUp, kept: tuple[Array, Array], gradient: Array):

@@ -58,7 +58,8 @@ def gated(gate: Array, up: Array, activation: str) -> Array:
 
 
 def _gated_forward(gate: Array, up: Array, activation: str):
-    return gated(gate, up, activation), (gate, up)
+    # Not `gated` itself: then the gradient has no derivative in forward mode, which a second derivative takes.
+    return ACTIVATIONS[activation](gate) * up, (gate, up)
 
 
 def _gated_backward(activation: str, kept: tuple[Array, Array], gradient: Array):

@@ -107,7 +107,10 @@ def make_wrappers(config: Config) -> Wrappers:
         raise UserError(
             f"forget.sam={rho:g}: bfloat16 rounds so small a move of the weights away; set model.dtype=float32"
         )
-    return Wrappers(sam=rho)
+    penalty = config.ilu.weight
+    if penalty and (config.forget.weights != "full" or not make_objective(config).trains):
+        raise UserError(f"ilu.weight={penalty:g}: every weight must train; set forget.weights=full, or ilu.weight=0")
+    return Wrappers(sam=rho, ilu=penalty)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,9 @@ from jaxforget.errors import UserError
 from jaxforget.evals.forgotten import earlier_requests
 from jaxforget.evals.multiple_choice import target_choices
 from jaxforget.evals.probes import load_probes, load_prompts
+from jaxforget.lm.forward import choose_attention
 from jaxforget.models.adapters import AdapterFile, is_adapter, read_adapter
+from jaxforget.models.attention import attend
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.folders import read_config, resolve_base, resolve_folder
 from jaxforget.models.load import Checkpoint
@@ -133,6 +135,8 @@ def _check_texts(run: Run, *, retain: bool, replies: bool) -> None:
         raise UserError(
             f"corpus.template={options.template}: renders questions, but the texts of this run hold none; remove it"
         )
+    if run.unrelated is not None:
+        _read(run, run.unrelated)
     if both := [name for digest, name in kept.names.items() if digest in target.names]:
         run.say(
             f"warning: retain.path={run.retained.path} holds {len(both):,} of the {len(target.names):,} documents of "
@@ -227,6 +231,15 @@ def check_rank(config: Config, base: ModelConfig) -> None:
 def check_rows(config: Config, mesh: Mesh, stage: str) -> None:
     """Raise `UserError` unless the mesh and the microbatches divide the rows of a step of `stage`."""
     options = getattr(config, stage)
+    if stage == "forget" and config.ilu.weight:
+        each = row_shards(mesh) * options.accumulate
+        if config.ilu.rows % each:
+            raise UserError(f"ilu.rows={config.ilu.rows}: make it a multiple of {each}, the devices times microbatches")
+        if choose_attention(mesh, config.model.attention) is not attend:
+            raise UserError(
+                f"model.attention={config.model.attention}: ilu.weight needs second derivatives, which the fused "
+                "attention lacks; set model.attention=plain"
+            )
     rows = config.retain.rows if stage == "forget" else 0
     shards = row_shards(mesh)
     total, parts = options.batch + rows, shards * options.accumulate

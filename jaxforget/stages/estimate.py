@@ -117,7 +117,11 @@ def model_flops_per_token(config: Config, step: str, parameters: int) -> int:
         return FORWARD * parameters * (2 if step == "label" else 1)
     trained = FORWARD + (BACKWARD // 2 if getattr(config, step).weights == "lora" else BACKWARD)
     run = passes(config, step)
-    return (FORWARD * run.frozen + trained * run.trained) * parameters
+    flops = (FORWARD * run.frozen + trained * run.trained) * parameters
+    if step == "forget" and config.ilu.weight:
+        # A gradient of unrelated rows and its derivative, spread over the tokens of the other rows.
+        flops += 2 * trained * parameters * config.ilu.rows // (config.forget.batch + config.retain.rows)
+    return flops
 
 
 def step_flops(config: Config, stage: str, parameters: int) -> float:

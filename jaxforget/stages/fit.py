@@ -28,6 +28,7 @@ from jaxforget.train.metrics import MetricsLog
 from jaxforget.train.precision import joined
 from jaxforget.train.state import abstract_state, init_state
 from jaxforget.train.types import Forward, TrainState
+from jaxforget.train.wrappers import UNRELATED
 
 
 def load_student(run: Run, weights: str = "full") -> Model:
@@ -181,6 +182,30 @@ def batches_from(
         retain_rows=rows,
         labels=labels,
     )
+
+
+def with_unrelated(run: Run, start: int, batches: Any) -> Any:
+    """Return `batches`, which start at step `start`, with rows of unrelated text in each (ilu.*), if the run has them.
+
+    Args:
+      run: the run.
+      start: first step.
+      batches: a closeable iterator of this process's rows.
+    """
+    if run.unrelated_blocks is None:
+        return batches
+    others = batches_from(run, start, batch=run.config.ilu.rows, blocks=run.unrelated_blocks)
+
+    def joined() -> Any:
+        try:
+            for batch, other in zip(batches, others, strict=True):
+                names = [name for name in ("tokens", "weights", "answer") if name in other]
+                yield {**batch, **{UNRELATED + name: other[name] for name in names}}
+        finally:
+            batches.close()
+            others.close()
+
+    return joined()
 
 
 def save(run: Run, folder: Path, student: Model, params: Any, card: str, weights: str = "full") -> None:

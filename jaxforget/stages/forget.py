@@ -14,7 +14,7 @@ from jaxforget.lm.model import Model, load, materialize
 from jaxforget.lm.scoring import Scorer
 from jaxforget.stages.build import make_adamw, make_training_step, passes
 from jaxforget.stages.card import model_card
-from jaxforget.stages.fit import batches_from, count_steps, fit, load_student, save
+from jaxforget.stages.fit import batches_from, count_steps, fit, load_student, save, with_unrelated
 from jaxforget.stages.frozen import load_base, load_reinforced
 from jaxforget.stages.hashes import hash_followed
 from jaxforget.stages.labels import SAMPLE, cached_labels, compute_labels, say_label_share
@@ -75,7 +75,8 @@ def forget(run: Run, fingerprint: str) -> None:
         return lambda state, batch: step(state, frozen, batch)
 
     def batches(start: int) -> Any:
-        return batches_from(run, start, batch=config.forget.batch, retain=True, labels=labels)
+        own = batches_from(run, start, batch=config.forget.batch, retain=True, labels=labels)
+        return with_unrelated(run, start, own)
 
     def watch(first_step: int) -> Callable[[int, Any], dict[str, float]]:
         seen = Watch(run.folder, scorer, questions, tokenizer, first_step=first_step, inputs=asked)

@@ -34,17 +34,23 @@ def needs(run: Run) -> Needs:
     return Needs(
         after=("anchors",) if run.anchored else (),
         files={**files, "anchors.json": run.anchors} if run.anchored else files,
-        texts={"corpus.path": run.target, "retain.path": run.retained if run.retain_blocks else None},
+        texts={
+            "corpus.path": run.target,
+            "retain.path": run.retained if run.retain_blocks else None,
+            "ilu.path": run.unrelated,
+        },
         tokenizers={"tokenizer": run.base},
         values={"objective.translations": str(run.objective.translations)} if run.objective.translations else {},
-        unused=(*SOURCE, "retain") if run.anchored else (*SOURCE, "retain", "anchors"),
+        unused=(*SOURCE, "retain", "ilu") if run.anchored else (*SOURCE, "retain", "ilu", "anchors"),
     )
 
 
 def text_needs(run: Run) -> Needs:
     """Return the inputs of blocks that nothing translates."""
     return Needs(
-        texts={"corpus.path": run.target}, tokenizers={"tokenizer": run.base}, unused=(*SOURCE, "retain", "anchors")
+        texts={"corpus.path": run.target},
+        tokenizers={"tokenizer": run.base},
+        unused=(*SOURCE, "retain", "ilu", "anchors"),
     )
 
 
@@ -91,6 +97,9 @@ def prepare(run: Run) -> None:
     if run.retain_blocks is not None:
         retained = run.retained.documents()
         _describe(run, "retain", prepare_blocks(run.retain_blocks, retained, tokenizer, retain=True, **_settings(run)))
+    if run.unrelated_blocks is not None:
+        unrelated = run.unrelated.documents()
+        _describe(run, "unrelated", prepare_blocks(run.unrelated_blocks, unrelated, tokenizer, **_settings(run)))
 
 
 def _diagnose(run: Run, dictionary: Anchors, tokenizer: Any, translator: Translator, found: dict[str, Any]) -> None:
@@ -178,7 +187,9 @@ STAGE = Stage(
     "prepare",
     needs,
     lambda run, _: prepare(run),
-    lambda run: [folder / "blocks.json" for folder in (run.blocks, run.retain_blocks) if folder is not None],
+    lambda run: [
+        folder / "blocks.json" for folder in (run.blocks, run.retain_blocks, run.unrelated_blocks) if folder is not None
+    ],
     together=False,
 )
 # Blocks that need no dictionary, for a reinforced model that is trained before the anchors are known.

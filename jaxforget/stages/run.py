@@ -146,6 +146,16 @@ class Run:
         return self.folder / "blocks" / "retain" if self.config.retain.rows or self.undoes else None
 
     @property
+    def unrelated(self) -> Source | None:
+        """Text unrelated to the target (ilu.*), or None where no step reads it."""
+        return source_of(self.config.ilu) if self.config.ilu.weight else None
+
+    @property
+    def unrelated_blocks(self) -> Path | None:
+        """Blocks of the unrelated text, or None."""
+        return self.folder / "blocks" / "unrelated" if self.config.ilu.weight else None
+
+    @property
     def undoes(self) -> bool:
         """True if the stage undo follows the stage forget (undo.alpha)."""
         return self.config.undo.alpha > 0

@@ -239,7 +239,7 @@ def _batch(config: Config, shapes: dict[str, Any], vocabulary: int, mesh: Mesh) 
     else:
         found, source = _random_batch(config, shapes, vocabulary), "random tokens: no blocks are prepared yet"
     # The step may read cached labels; their values do not change its cost.
-    columns = {"labels": np.zeros_like(found["tokens"]), **found}
+    columns = {**_random_batch(config, shapes, vocabulary), **found}
     return put_batch({name: columns[name] for name in shapes}, mesh), source
 
 
@@ -249,7 +249,7 @@ def _random_batch(config: Config, shapes: dict[str, Any], vocabulary: int) -> di
     rows, length = shapes["tokens"].shape
     rows //= jax.process_count()
     batch = {name: np.zeros((rows, *leaf.shape[1:]), leaf.dtype) for name, leaf in shapes.items()}
-    for name in {"tokens", "translated", "translations"} & batch.keys():
+    for name in {"tokens", "translated", "translations", "unrelated_tokens"} & batch.keys():
         batch[name] = rng.integers(0, vocabulary, batch[name].shape, np.int32)
     if "position_map" in batch:
         batch["position_map"][:] = np.arange(length)
@@ -257,5 +257,6 @@ def _random_batch(config: Config, shapes: dict[str, Any], vocabulary: int) -> di
     if "position_maps" in batch:
         batch["position_maps"][:] = np.arange(length)
         batch["moved_from"][:] = -1
-    batch["weights"][:] = 1
+    for name in {"weights", "unrelated_weights"} & batch.keys():
+        batch[name][:] = 1
     return batch

@@ -36,6 +36,7 @@ from jaxforget.train.precision import compute_params
 from jaxforget.train.state import abstract_state
 from jaxforget.train.step import make_label_step
 from jaxforget.train.types import Frozen, TrainState
+from jaxforget.train.wrappers import UNRELATED, take_unrelated
 
 STEPS = ("reinforce", "label", "forget", "undo", "score", "decode")
 PROMPT = 128  # tokens of a prompt, and prompts at a time, that a completion is planned for
@@ -233,6 +234,12 @@ def _batch(config: Config, mesh: Mesh, widths: Widths, rows: int) -> dict[str, j
     batch = {
         name: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=where) for name, (shape, dtype) in shapes.items()
     }
+    if config.ilu.weight:
+        rows_of = {"tokens": np.int32, "weights": np.float32}
+        batch |= {
+            UNRELATED + name: jax.ShapeDtypeStruct((config.ilu.rows, config.blocks.length), dtype, sharding=where)
+            for name, dtype in rows_of.items()
+        }
     return {**batch, "retain": jax.ShapeDtypeStruct((rows,), np.float32, sharding=where)}
 
 
@@ -250,6 +257,7 @@ def training_program(
     batch = _batch(config, mesh, widths, rows)
     if stage != "forget":
         batch.pop("labels", None)
+        batch, _ = take_unrelated(batch)
     if stage == "undo":
         batch.pop("retain")
     return step, (state, _frozen(config, llama, mesh, stage), batch)

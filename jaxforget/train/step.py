@@ -16,6 +16,7 @@ which an objective reads what it needs (METHOD.md sections 2 to 4):
                                  `jaxforget.corpus.translations.Translations` describes them
     labels        int32 [B, S]   cached generic labels; -1 = not trained
     alternate     int32 [B, S]   alternative answers; alternate_weights and alternate_answer as for tokens
+    unrelated_*                  tokens, weights and answer of rows of unrelated text (`Wrappers.ilu`)
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxforget.sharding import BATCH
+from jaxforget.train.objectives.next_token import NextToken
 from jaxforget.train.objectives.objective import Objective, shifted
 from jaxforget.train.objectives.retain import Retain
 from jaxforget.train.objectives.rmu import Rmu
@@ -34,7 +36,7 @@ from jaxforget.train.precision import compute_params
 from jaxforget.train.state import update_state
 from jaxforget.train.tiles import Tile, TileInputs, TileOptions, tiled_labels, tiled_log_probabilities, tiled_loss
 from jaxforget.train.types import Array, Batch, Forward, Frozen, Params, TrainState
-from jaxforget.train.wrappers import Wrappers, sharpness_aware
+from jaxforget.train.wrappers import Wrappers, invariance_penalty, sharpness_aware, take_unrelated
 
 TINY = 1e-9  # keeps a mean over nothing finite
 
@@ -91,16 +93,27 @@ def make_step(
       wrappers: of the gradient; None for none.
 
     Metrics: loss (of the objective, fp32), tokens (counted tokens, int32, exact), grad_norm; with `retain` also
-    retain_loss (mean over its tokens, nats) and retain_tokens; of a constrained objective also its multiplier.
+    retain_loss (mean over its tokens, nats) and retain_tokens; of a constrained objective also its
+    multiplier; with `Wrappers.ilu` also invariance_penalty.
     """
     loss = make_loss(forward, objective, options, mesh, retain, wrappers)
+    plain_loss = make_loss(forward, NextToken(), options, mesh)  # of unrelated text
 
     def step(state: TrainState, frozen: Frozen, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        losses, gradients, counts = loss(compute_params(state.params), frozen, batch, state.dual)
+        params = compute_params(state.params)
+        batch, unrelated = take_unrelated(batch)
+        losses, gradients, counts = loss(params, frozen, batch, state.dual)
         dual = objective.next_multiplier(state.dual, losses[1] / retain.weight) if objective.constrained else None
+        metrics = {"loss": losses[0], "tokens": counts["forget"]}
+        if wrappers is not None and wrappers.ilu:
+            gradient_of = lambda params: plain_loss(params, frozen, unrelated)[1]  # noqa: E731
+            penalty, more = invariance_penalty(gradient_of, params, wrappers.ilu)
+            more = objective.trained(more) if objective.on_states else more
+            gradients = jax.tree.map(jnp.add, gradients, more)
+            metrics["invariance_penalty"] = penalty
         state, norm = update_state(state, gradients, optimizer)
         state = state.replace(dual=dual)
-        metrics = {"loss": losses[0], "tokens": counts["forget"], "grad_norm": norm}
+        metrics["grad_norm"] = norm
         if retain is not None:
             metrics |= {"retain_loss": losses[1] / retain.weight, "retain_tokens": counts["retain"]}
         if objective.constrained:

@@ -9,6 +9,7 @@ import optax
 
 from jaxforget.train.types import Array, Batch, Params
 
+UNRELATED = "unrelated_"  # begins the names of the arrays of unrelated text in a batch
 # (params, prepared batch) -> (losses fp32 [2], gradients): over all microbatches.
 GradientOf = Callable[[Params, Batch], tuple[Array, Params]]
 
@@ -19,9 +20,11 @@ class Wrappers:
 
     Attributes:
       sam: rho of sharpness-aware minimisation, the distance at which the forget gradient is taken; 0 = off.
+      ilu: weight of the invariance penalty on unrelated text; 0 = off.
     """
 
     sam: float = 0.0
+    ilu: float = 0.0
 
     def passes(self, retains: bool) -> int:
         """Return how often a step runs all models over its rows; `retains` says if it has a retain term."""
@@ -29,7 +32,12 @@ class Wrappers:
 
     def describe(self) -> str:
         """Return the wrappers in words, for the model card; empty where all are off."""
-        return f"sharpness-aware forgetting (SAM, arXiv 2502.05374), rho {self.sam:g}" if self.sam else ""
+        words = []
+        if self.sam:
+            words.append(f"sharpness-aware forgetting (SAM, arXiv 2502.05374), rho {self.sam:g}")
+        if self.ilu:
+            words.append(f"invariance penalty on unrelated text (ILU, arXiv 2506.01339), weight {self.ilu:g}")
+        return "; ".join(words)
 
 
 def sharpness_aware(gradient_of: GradientOf, params: Params, batch: Batch, rho: float, *, retains: bool):
@@ -55,6 +63,31 @@ def sharpness_aware(gradient_of: GradientOf, params: Params, batch: Batch, rho: 
         return losses, gradients
     retained, more = gradient_of(params, _rows_of(batch, retain=True))
     return losses + retained, jax.tree.map(jnp.add, gradients, more)
+
+
+def invariance_penalty(gradient_of: Callable[[Params], Params], params: Params, weight: float) -> tuple[Array, Params]:
+    """Return weight * s^2, fp32 [], and its gradient, where s is the derivative of loss(w * params) by w at w = 1.
+
+    The penalty of invariant risk minimisation with a scalar w (ILU, arXiv 2506.01339). With G the gradient and H the
+    Hessian of the loss, s = <G, params>, and the penalty's gradient is 2 weight s (G + H params). H params is exact:
+    the derivative of the gradient in the direction of the weights.
+
+    Args:
+      gradient_of: the gradient of the loss on unrelated text.
+      params: the weights that train, all of them.
+      weight: factor of the penalty.
+    """
+    gradient, curvature = jax.jvp(gradient_of, (params,), (params,))
+    products = jax.tree.map(lambda g, p: jnp.vdot(g.astype(jnp.float32), p.astype(jnp.float32)), gradient, params)
+    slope = sum(jax.tree.leaves(products))
+    scale = 2 * weight * slope
+    return weight * jnp.square(slope), jax.tree.map(lambda g, h: (scale * (g + h)).astype(g.dtype), gradient, curvature)
+
+
+def take_unrelated(batch: Batch) -> tuple[Batch, Batch]:
+    """Return the batch without its unrelated rows, and these as a batch of their own."""
+    unrelated = {name.removeprefix(UNRELATED): batch[name] for name in batch if name.startswith(UNRELATED)}
+    return {name: batch[name] for name in batch if not name.startswith(UNRELATED)}, unrelated
 
 
 def _rows_of(batch: Batch, *, retain: bool) -> Batch:

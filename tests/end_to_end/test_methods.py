@@ -8,6 +8,7 @@ import pytest
 
 import jaxforget
 from jaxforget.config import config_from
+from jaxforget.dry_run import estimate_run
 from jaxforget.errors import UserError
 from jaxforget.lm.model import materialize
 from jaxforget.pipeline import run_chain
@@ -108,6 +109,35 @@ def test_sam_is_refused_where_it_has_no_effect(tiny_world, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             run_chain(configured(tiny_world, tmp_path / "run", **{**sections, "forget": {"sam": 0.1}}))
+
+
+def test_the_invariance_penalty_trains_and_is_told(tiny_world, tmp_path):
+    ilu = {"path": str(tiny_world / "heldout"), "weight": 0.1, "rows": 8}
+    sections = {"method": "npo", "ilu": ilu, "forget": {"max_steps": 3, "accumulate": 1}}
+    run = run_chain(configured(tiny_world, tmp_path / "run", **sections), ("prepare", "forget"))
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["invariance_penalty"] > 0 for line in lines if line["kind"] == "train")
+    assert (run.folder / "blocks" / "unrelated" / "blocks.json").is_file()
+    assert "| gradient | invariance penalty on unrelated text (ILU, arXiv 2506.01339), weight 0.1 |" in (
+        (run.unlearned / "README.md").read_text()
+    )
+    dry = {one.planned.name: one for one in estimate_run(configured(tiny_world, tmp_path / "dry", **sections)).stages}
+    assert dry["forget"].steps == 3
+
+
+def test_the_invariance_penalty_is_refused_where_it_cannot_work(tiny_world, tmp_path):
+    ilu = {"path": str(tiny_world / "heldout"), "weight": 0.1, "rows": 8}
+    for sections, message in (
+        (
+            {"ilu": ilu, "forget": {"weights": "lora"}},
+            r"ilu\.weight=0\.1: every weight must train; set forget\.weights",
+        ),
+        ({"ilu": {**ilu, "rows": 3}}, r"ilu\.rows=3: make it a multiple of 8"),
+        ({"ilu": {**ilu, "rows": 0}}, r"ilu\.weight 0\.1 and ilu\.rows 0: set both and ilu\.path, or neither"),
+        ({"ilu": {**ilu, "path": None}}, r"set both and ilu\.path, or neither"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run_chain(configured(tiny_world, tmp_path / "run", method="npo", **sections))
 
 
 def test_a_task_vector_is_base_minus_what_reinforcing_added(tiny_world, tiny_run, tmp_path):

@@ -7,12 +7,26 @@ import optax
 import pytest
 
 from jaxforget.sharding import put_batch
-from jaxforget.train.objectives import METHODS, Retain
-from jaxforget.train.step import StepOptions, make_loss
+from jaxforget.train.objectives import METHODS, NextToken, Retain
+from jaxforget.train.state import init_state, state_shardings
+from jaxforget.train.step import StepOptions, make_loss, make_step
 from jaxforget.train.types import Frozen
-from jaxforget.train.wrappers import Wrappers
+from jaxforget.train.wrappers import Wrappers, invariance_penalty
 from tests.train.objectives.test_methods import FORWARD, SETTINGS, batch, expected_forget, expected_retain
-from tests.train.tiny import TILE, largest_difference, mesh_of, near, put, toy_params
+from tests.train.tiny import (
+    PLAIN,
+    TIED,
+    TILE,
+    largest_difference,
+    llama_forward,
+    llama_params,
+    make_batch,
+    mesh_of,
+    near,
+    put,
+    shardings_of,
+    toy_params,
+)
 
 RHO = 0.5  # of weights of norm 60: far enough that the gradient there is another one
 
@@ -67,3 +81,70 @@ def test_a_distance_of_0_is_the_plain_step():
         computed("npo", Wrappers(sam=0.0), retain),
         computed("npo", None, retain),
     )
+
+
+def unrelated() -> dict[str, np.ndarray]:
+    """Rows of unrelated text, with padding."""
+    given = make_batch(5)
+    return {name: given[name] for name in ("tokens", "weights")}
+
+
+def plain_loss(forward, params, given):
+    """The mean next-token loss on whole logits."""
+    logp = jax.nn.log_softmax(forward.hidden(params, given["tokens"]) @ forward.head(params))[:, :-1]
+    picked = jnp.take_along_axis(logp, given["tokens"][:, 1:, None], axis=-1)[..., 0]
+    mask = given["weights"][:, :-1] * given["weights"][:, 1:]
+    return -(picked * mask).sum() / mask.sum()
+
+
+def penalised(forward, params, mesh, accumulate):
+    """The penalty and its gradient by the step's own tiles."""
+    loss = make_loss(forward, NextToken(), StepOptions(tile=TILE, accumulate=accumulate), mesh)
+    given = put_batch(unrelated(), mesh)
+    return jax.jit(lambda p: invariance_penalty(lambda p: loss(p, Frozen(), given)[1], p, 0.1))(put(params, mesh))
+
+
+@pytest.mark.parametrize(
+    ("remat", "mesh", "accumulate"), [("none", (1, 1, 1), 1), ("full", (2, 2, 2), 2), ("dots", (1, 4, 1), 1)]
+)
+@pytest.mark.parametrize("config", [PLAIN, TIED], ids=["plain", "tied"])
+def test_the_invariance_penalty_and_its_gradient_are_exact(devices, config, remat, mesh, accumulate):
+    params, alone = llama_params(config, 0), mesh_of()
+    dense = llama_forward(config, alone, "none")
+
+    def penalty(params):
+        scaled = lambda w: plain_loss(dense, jax.tree.map(lambda p: w * p, params), unrelated())  # noqa: E731
+        return 0.1 * jax.grad(scaled)(1.0) ** 2
+
+    value, expected = jax.jit(jax.value_and_grad(penalty))(put(params, alone))
+    found, gradient = penalised(llama_forward(config, mesh_of(*mesh), remat), params, mesh_of(*mesh), accumulate)
+    np.testing.assert_allclose(found, value, rtol=1e-5)
+    assert float(value) > 0.1
+    size = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+    assert largest_difference(gradient, expected) < 2e-5 * size
+
+
+def test_a_step_adds_the_penalty_to_the_methods_gradient(devices):
+    mesh, base = mesh_of(1, 2, 1), toy_params(1)
+    student = near(base, 3)
+    optimizer = optax.chain(optax.trace(decay=0.0), optax.sgd(0.1))
+    shardings = state_shardings(student, shardings_of(student, mesh), optimizer, mesh)
+    given = put_batch(batch() | {f"unrelated_{name}": value for name, value in unrelated().items()}, mesh)
+    found = {}
+    for weight in (0.0, 0.05):
+        options = StepOptions(tile=TILE, accumulate=2)
+        step = make_step(FORWARD, optimizer, METHODS["npo"](), options, mesh, shardings, None, Wrappers(ilu=weight))
+        frozen = Frozen(base=put(base, mesh))
+        state, metrics = step(init_state(put(student, mesh), optimizer, shardings), frozen, given)
+        found[weight] = (state.opt_state[0].trace, jax.device_get(metrics))
+
+    def penalty(params):
+        scaled = lambda w: plain_loss(FORWARD, jax.tree.map(lambda p: w * p, params), unrelated())  # noqa: E731
+        return 0.05 * jax.grad(scaled)(1.0) ** 2
+
+    value, expected = jax.value_and_grad(penalty)(student)
+    np.testing.assert_allclose(found[0.05][1]["invariance_penalty"], value, rtol=1e-5)
+    assert "invariance_penalty" not in found[0.0][1]
+    difference = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), found[0.05][0], found[0.0][0])
+    size = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+    assert largest_difference(difference, expected) < 5e-5 * max(size, 1)
