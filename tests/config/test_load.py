@@ -115,7 +115,7 @@ def test_a_section_without_keys_is_the_default(tmp_path):
         ("suite=all", "`jaxforget eval CONFIG suite=NAME`"),
         ("eval.suites=all", "`jaxforget eval CONFIG suite=NAME`"),
         ("slice=v5e-8", "`jaxforget plan CONFIG --slice NAME`"),
-        ("model.path=x", "corpus.path or retain.path or anchors.path"),
+        ("model.path=x", "corpus.path or retain.path or anchors.path or ilu.path"),
     ],
 )
 def test_unknown_key_is_refused_with_the_nearest(word, near):
