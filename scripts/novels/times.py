@@ -30,10 +30,14 @@ class Times:
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         """Add the time of the enclosed code to `stage`."""
-        before, began, ended = self.seconds.get(stage, 0.0), time.perf_counter(), threading.Event()
+        total, last, ended = self.seconds.get(stage, 0.0), time.perf_counter(), threading.Event()
 
         def save() -> None:
-            self.seconds[stage] = round(before + time.perf_counter() - began, 1)
+            nonlocal total, last
+            now = time.perf_counter()
+            # A longer gap is a suspension (SIGSTOP, a laptop that slept), in which nothing was computed.
+            total, last = total + min(now - last, 3 * EVERY), now
+            self.seconds[stage] = round(total, 1)
             write_json(self._path, self.seconds)
 
         def keep_saving() -> None:

@@ -137,6 +137,19 @@ def test_seconds_are_summed_over_attempts_and_scale_the_time_left(tmp_path, caps
     assert "== 2 of 2: b, about 67 min left" in capsys.readouterr().err, "a took twice its typical time"
 
 
+def test_a_suspension_is_not_counted(tmp_path, monkeypatch):
+    clock = iter([0.0, 5.0, 9000.0])
+    monkeypatch.setattr(times.time, "perf_counter", lambda: next(clock))
+    seconds = times.Times(tmp_path / "seconds.json", {"a": 1.0, "b": 1.0})
+    with seconds("a"):
+        pass
+    assert seconds.seconds == {"a": 5.0}
+    clock = iter([9000.0, 99000.0])
+    with seconds("b"):
+        pass
+    assert seconds.seconds == {"a": 5.0, "b": 3 * times.EVERY}
+
+
 def test_whole_books_keep_text_that_no_model_reads(inputs, tmp_path):
     settings = texts.load_texts(inputs / "configs" / "texts.yaml", full=True)
     texts.write_excerpts(settings, inputs / "texts", tmp_path / "excerpts", lambda text: len(text.split()))
