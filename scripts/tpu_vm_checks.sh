@@ -1,7 +1,7 @@
 # Sourced by tpu_vm: checks before anything is requested from the cloud, the names of TPU types, and the files to copy.
 # shellcheck shell=bash
 
-COMMANDS="demo run anchors prepare reinforce forget eval export report compare generate chat plan profile"
+COMMANDS="demo run anchors prepare reinforce forget undo eval export report compare generate chat plan profile completion"
 
 # Exit with a line and status 2 if COMMAND cannot work with the given options.
 check() {

@@ -31,13 +31,14 @@ UNLEARNING: dict[str, Any] = {
 }
 PAPER: dict[str, Any] = {
     "forget": {"max_steps": 40, "batch": BATCH, "learning_rate": 2e-4},
-    "evals": {"every": 10},
+    "evals": {"every": 20},
 }
 RECOMMENDED: dict[str, Any] = {
     "method": "whp_flat",
-    "forget": {"max_steps": 80, "batch": BATCH, "learning_rate": 2e-3},
+    "targets": {"cache": True},
+    "forget": {"max_steps": 60, "batch": BATCH, "learning_rate": 2e-3},
     "retain": {"weight": 100.0, "rows": 16},
-    "evals": {"every": 20},
+    "evals": {"every": 30},
 }
 
 

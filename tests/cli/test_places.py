@@ -19,12 +19,14 @@ TEXTS = {
     "retain.path": ("run", "retain.weight=1", "retain.rows=8"),
     "evals.heldout": ("run",),
     "evals.holdout": ("eval", "suite=membership"),
+    "ilu.path": ("run", "ilu.weight=1", "ilu.rows=8"),
 }
 MODELS = {
     "model.folder": ("run",),
     "model.control": ("run",),
     "model.reinforced": ("run",),
     "evals.compare.other": ("run",),
+    "evals.forgotten.other": ("eval", "suite=forgotten"),
     "anchors.model": ("anchors", "anchors.path=null", "anchors.extractor=local"),
 }
 FILES = {
@@ -53,8 +55,12 @@ FINE = {("evals.tasks_folder", FOLDER)}
 
 
 def test_every_option_that_names_a_place_is_tried():
-    named = {name for name, field in options() if field.metadata.get("path")} - {"out", "evals.compare"}
-    assert named | {"evals.compare.other"} == set(KNOWN)
+    named = {name for name, field in options() if field.metadata.get("path")} - {
+        "out",
+        "evals.compare",
+        "evals.forgotten",
+    }
+    assert named | {"evals.compare.other", "evals.forgotten.other"} == set(KNOWN)
 
 
 @pytest.fixture(scope="module")

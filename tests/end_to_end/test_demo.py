@@ -123,7 +123,13 @@ def test_the_notebook_shows_the_demo_and_runs_a_model_of_ones_own(small, out, tm
         if "parameters" in cell["metadata"].get("tags", ()):
             assert {"OUT", "MINE", "STEPS"} <= names.keys()
             names |= {"OUT": str(out), "MINE": str(mine), "STEPS": STEPS}
-    assert [Path(path).name for path in shown] == ["result-1.svg", "curves-1.svg", "curves-2.svg", "curves-3.svg"]
+    assert [Path(path).name for path in shown] == [
+        "result-1.svg",
+        "curves-1.svg",
+        "curves-2.svg",
+        "curves-3.svg",
+        "curves-4.svg",
+    ]
     assert (mine / "report.html").is_file()
     assert (mine / "export" / "config.json").is_file()
     assert (tmp_path / "mine-export.zip").is_file()

@@ -173,6 +173,7 @@ def test_the_options_taken_are_those_that_our_side_reads(step, monkeypatch):
         "targets.cache",
         "targets.suppress",
         "retain.weight",
+        "forget.sam",
         "objective",
     }
     with pytest.raises(UserError, match="--blocks 9: 8 devices in forget.accumulate=1 .* multiple of 8"):
