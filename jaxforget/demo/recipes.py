@@ -36,9 +36,9 @@ PAPER: dict[str, Any] = {
 RECOMMENDED: dict[str, Any] = {
     "method": "whp_flat",
     "targets": {"cache": True},
-    "forget": {"max_steps": 60, "batch": BATCH, "learning_rate": 2e-3},
+    "forget": {"max_steps": 80, "batch": BATCH, "learning_rate": 2e-3},
     "retain": {"weight": 100.0, "rows": 16},
-    "evals": {"every": 30},
+    "evals": {"every": 40},
 }
 
 

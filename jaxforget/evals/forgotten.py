@@ -67,10 +67,12 @@ def earlier_requests(config: Config) -> dict[str, tuple[Path | None, Source | No
     """
     found = {}
     for name, folder in config.evals.forgotten.items():
+        if not (Path(folder) / "config.yaml").is_file():
+            raise UserError(f"evals.forgotten.{name}={folder}: holds no config.yaml; give the folder of a finished run")
         earlier = load_config(folder)
         probes, corpus = earlier.evals.probes, earlier.corpus
         if probes is None and corpus.path is None:
-            raise UserError(f"evals.forgotten.{name}={folder}: its run has neither evals.probes nor corpus.path")
+            raise UserError(f"evals.forgotten.{name}={folder}: its run forgot no text; give one that has corpus.path")
         for option, place in (("evals.probes", probes), ("corpus.path", corpus.path)):
             if place is not None and ":" not in place and not Path(place).exists():
                 raise UserError(f"evals.forgotten.{name}={folder}: its {option}={place} is gone; put it back")

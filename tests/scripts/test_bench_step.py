@@ -174,6 +174,7 @@ def test_the_options_taken_are_those_that_our_side_reads(step, monkeypatch):
         "targets.suppress",
         "retain.weight",
         "forget.sam",
+        "ilu.weight",
         "objective",
     }
     with pytest.raises(UserError, match="--blocks 9: 8 devices in forget.accumulate=1 .* multiple of 8"):
