@@ -11,7 +11,7 @@ WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
-    """How well a dictionary finds the names of a text.
+    """Precision and recall of a dictionary on the names of a text.
 
     Attributes:
       precision: share of the entries that consist of names, with or without a title.

@@ -259,7 +259,7 @@ class CheckpointOptions:
 
 @dataclasses.dataclass(frozen=True)
 class LogOptions:
-    """Where metrics go besides metrics.jsonl and TensorBoard."""
+    """Destinations of metrics besides metrics.jsonl and TensorBoard."""
 
     wandb: str | None = layout(
         None, TRAINING, "also send metrics to this project of Weights & Biases (extra: wandb); null sends nothing"

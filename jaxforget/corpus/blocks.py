@@ -164,6 +164,8 @@ class _Tally:
         self._counts = np.zeros(0 if translator is None else len(translator.keys), np.int64)
         self.highest = -1
         self._in_text: Counter[str] = Counter()
+        # Derived once: the translator collects them from all of its rules.
+        self._first_tokens = [] if translator is None else list(translator.first_tokens)
         self._first: Counter[int] = Counter()
         self._begins: Counter[int] = Counter()
         self.longest = self.suppressed = self.trained = self._positions = self._reached = 0
@@ -190,9 +192,7 @@ class _Tally:
         self.highest = max(self.highest, *(int(ids.max()) for ids in (block.translated, row.tokens, *others)))
         self.suppressed = max(self.suppressed, len(block.suppress_ids))
         self.trained += int((trained if row.answer is None else trained[:-1] & (row.answer[1:] > 0)).sum())
-        if self._translator is not None:
-            met = row.tokens[np.isin(row.tokens, self._translator.first_tokens)]
-            self._first.update(met.tolist())
+        self._first.update(row.tokens[np.isin(row.tokens, self._first_tokens)].tolist())
         if len(block.spans):
             np.add.at(self._counts, block.spans[:, 2], 1)
             self._begins.update(row.tokens[block.spans[:, 0]].tolist())

@@ -107,6 +107,7 @@ def _label_inputs(run: Run) -> dict[str, str]:
         "model.base": config.model.base,
         "reinforce.weights": config.reinforce.weights,
         "targets.alpha": repr(config.targets.alpha),
-        "targets.suppress": config.targets.suppress,
+        # Methods and targets.suppress differ in the tokens that no label may name.
+        "never": repr(label_objective(run).never),
         "rows": str(config.forget.batch + config.retain.rows),
     }

@@ -60,6 +60,20 @@ def test_no_target_names_the_text_where_all_anchors_are_suppressed(tiny_world, t
     assert shares["all"][1] == shares["seen"][1] == (labels >= 0).sum()
 
 
+def test_labels_of_another_method_are_not_taken(tiny_world, tiny_run, tmp_path):
+    """Labels of whp may begin a term of the text; those of whp_flat never do."""
+    folder, shares = tmp_path / "run", {}
+    for method in ("whp", "whp_flat"):
+        given = {"reinforced": str(tiny_run / "reinforced")}
+        sections = {"method": method, "targets": {"cache": True}, "model": given, "forget": {"max_steps": 1}}
+        config = config_from(settings(tiny_world, folder, **sections))
+        run = run_chain(config, ("anchors", "prepare", "reinforce", "forget"), again=True)
+        terms = json.loads((run.blocks / "blocks.json").read_text())["term_tokens"]
+        shares[method] = int(np.isin(np.load(folder / "labels" / "train.npy"), terms).sum())
+    assert shares["whp"] > 0
+    assert shares["whp_flat"] == 0
+
+
 def test_damaged_labels_are_computed_again(tiny_world, tiny_run, tmp_path, capsys):
     folder = shutil.copytree(tiny_run, tmp_path / "run")
     config = config_from(settings(tiny_world, folder, targets={"cache": True}))

@@ -17,11 +17,10 @@ from jaxforget.tpu.plan import most_units, plan
 from jaxforget.tpu.programs import batch_widths, make_step
 from jaxforget.tpu.table import as_markdown, as_text
 from jaxforget.tpu.topology import find_slice, slice_devices
-from tests.tpu.tiny import HEADS, INNER, LAYERS, PRODUCTS, WIDTH, WORDS, model_folder, tiny_config
+from tests.tpu.tiny import HEADS, INNER, LAYERS, PRODUCTS, WIDTH, WORDS, memory_of, model_folder, tiny_config
 
 GIB = 2**30
 DEVICES = 8
-SMALLEST = "model.base=int8 reinforce.weights=lora forget.weights=lora"
 PARAMETERS = LAYERS * (sum(PRODUCTS.values()) + 2 * WIDTH) + 2 * WORDS * WIDTH + WIDTH
 
 
@@ -265,71 +264,6 @@ def test_a_step_that_the_run_has_not_is_refused(model):
         plan(tiny_config(model, "method=npo"), ["v5e-8"], steps=["reinforce"])
     with pytest.raises(UserError, match="no step forget: method=task_vector trains nothing"):
         plan(tiny_config(model, "method=task_vector"), ["v5e-8"], steps=["forget"])
-
-
-def memory_of(config, per_block: float, fixed: float) -> Compiled:
-    """A stand-in compiler: memory in a line with a microbatch's blocks."""
-    options = config.forget
-    peak = fixed + per_block * options.batch / options.accumulate - (GIB if options.moment_dtype == "bfloat16" else 0)
-    fits = peak <= 15.75 * GIB
-    refusal = None if fits else "RESOURCE_EXHAUSTED: too much"
-    return Compiled(fits, 1.0, int(peak), 1, 1, 1, {}, 0, refusal=refusal)
-
-
-def test_advice_tries_each_option_and_says_what_it_buys(model, monkeypatch):
-    monkeypatch.setattr(planning, "_compile", lambda config, *_, read=True: memory_of(config, GIB, 8 * GIB))
-    config = tiny_config(model, "targets.tile=1024", "model.remat=none")
-    [row] = plan(config, ["v5e-8"], steps=["forget"])
-    assert not row["fits"]
-    found = {" ".join(option["options"]): (option["fits"], option["saved_bytes"] / GIB) for option in row["options"]}
-    every = "forget.accumulate=2 model.remat=full targets.tile=256 forget.moment_dtype=bfloat16"
-    assert found == {
-        "forget.accumulate=2": (False, 8),
-        "model.remat=dots": (False, 0),
-        "model.remat=mlp": (False, 0),
-        "model.remat=full": (False, 0),
-        "targets.tile=256": (False, 0),
-        "forget.moment_dtype=bfloat16": (False, 1),
-        every: (True, 9),
-        "targets.cache=true": (False, 0),
-        "reinforce.weights=int8-delta": (False, 0),
-        "model.base=int8": (False, 0),
-        "forget.weights=lora": (False, 0),
-        SMALLEST: (False, 0),
-    }
-    effects = {" ".join(option["options"]): option["effect"] for option in row["options"]}
-    assert effects["model.remat=full"] is None
-    assert "rounded to bfloat16" in effects[every]
-    assert "set forget.learning_rate near 1e-4" in effects["forget.weights=lora"]
-    text = as_text([row])
-    assert "  with model.remat=full: saves 0 GiB and does not fit" in text
-    assert text.index("options that change more than time") < text.index("with model.base=int8")
-    assert row["preset"] is None
-    row["options"][3]["saved_bytes"] = -GIB
-    assert "  with model.remat=full: takes 1.00 GiB more and does not fit" in as_text([row])
-    assert "options" not in plan(config, ["v5e-8"], steps=["forget"], advise=False)[0]
-    # What is set already is not proposed again.
-    words = ("forget.weights=lora", "reinforce.weights=lora", "model.base=int8", "forget.moment_dtype=bfloat16")
-    [row] = plan(tiny_config(model, *words, "targets.tile=256"), ["v5e-8"], steps=["forget"])
-    assert [option["options"] for option in row["options"]] == [["forget.accumulate=2"], ["targets.cache=true"]]
-
-
-@pytest.mark.parametrize(
-    ("words", "step", "smallest"),
-    [
-        (("model.reinforced=x",), "forget", {"model.base": "int8", "forget.weights": "lora"}),
-        (("targets.cache=true",), "forget", {"model.base": "int8", "forget.weights": "lora"}),
-        (("targets.cache=true", "forget.weights=lora"), "forget", {"model.base": "int8"}),
-        ((), "forget", dict(word.split("=") for word in SMALLEST.split())),
-        ((), "reinforce", {"model.base": "int8", "reinforce.weights": "lora"}),
-    ],
-)
-def test_advice_proposes_only_what_the_run_would_take(model, words, step, smallest):
-    found = candidates(tiny_config(model, *words), make_mesh(), step)
-    assert found[-1].changes == smallest
-    assert len({str(option.changes) for option in found}) == len(found)
-    if "reinforce.weights" not in smallest:
-        assert "reinforce.learning_rate" not in str(found[-1].effect)
 
 
 def test_every_remat_is_compiled_on_request(model, monkeypatch):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxforget.config import Config, config_from
+from jaxforget.tpu.compiler import Compiled
 
 WIDTH, INNER, LAYERS, HEADS, KEY_HEADS, WORDS, LENGTH = 128, 256, 2, 2, 2, 512, 32
 HEAD = WIDTH // HEADS
@@ -51,3 +52,12 @@ def tiny_values(model: Path | str) -> dict[str, Any]:
 def tiny_config(model: Path | str, *overrides: str) -> Config:
     """`tiny_values` as a configuration."""
     return config_from(tiny_values(model), overrides)
+
+
+def memory_of(config, per_block: float, fixed: float) -> Compiled:
+    """A stand-in compiler: memory in a line with a microbatch's blocks."""
+    options = config.forget
+    peak = fixed + per_block * options.batch / options.accumulate - (2**30 if options.moment_dtype == "bfloat16" else 0)
+    fits = peak <= 15.75 * 2**30
+    refusal = None if fits else "RESOURCE_EXHAUSTED: too much"
+    return Compiled(fits, 1.0, int(peak), 1, 1, 1, {}, 0, refusal=refusal)

@@ -17,28 +17,21 @@ from jaxforget.train.types import Array, Batch
 
 @dataclasses.dataclass(frozen=True)
 class GenericTargets(Objective):
-    """The targets that these methods share: base on the translated tokens, reinforced on the original ones.
+    """Targets that base predicts on translated tokens.
 
     Attributes:
-      alpha: strength of equation 1 (targets.alpha).
       suppress: "all" sets `never` to the first tokens of all anchors (targets.suppress): a base that knows the text by
         heart names them in the translated context too.
-      never: token ids that no target may name, suppressed in v_generic at every position.
+      never: token ids that no target may name.
     """
 
-    alpha: float = dataclasses.field(default=5.0, metadata={"option": "targets.alpha"})
     suppress: str = dataclasses.field(default="seen", metadata={"option": "targets.suppress"})
     never: tuple[int, ...] = dataclasses.field(default=(), metadata={"option": None})
 
-    needs_reinforced: ClassVar[bool] = True
     generic_targets: ClassVar[bool] = True
 
     @property
     def uses_base(self) -> bool:
-        return True
-
-    @property
-    def uses_reinforced(self) -> bool:
         return True
 
     @property
@@ -49,6 +42,25 @@ class GenericTargets(Objective):
         if self.suppress != "all":
             return self
         return dataclasses.replace(self, never=tuple(summary["anchor_first_tokens"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class EquationOne(GenericTargets):
+    """Targets by equation 1, v_generic: base on the translated tokens, reinforced on the original ones.
+
+    Tokens in `never` are suppressed in v_generic at every position.
+
+    Attributes:
+      alpha: strength of equation 1 (targets.alpha).
+    """
+
+    alpha: float = dataclasses.field(default=5.0, metadata={"option": "targets.alpha"})
+
+    needs_reinforced: ClassVar[bool] = True
+
+    @property
+    def uses_reinforced(self) -> bool:
+        return True
 
     def counted(self, batch: Batch) -> Array:
         return jnp.where(batch["position_map"] >= 0, batch["weights"], 0.0) * answers(batch)
@@ -69,7 +81,7 @@ class GenericTargets(Objective):
 
 
 @dataclasses.dataclass(frozen=True)
-class Whp(GenericTargets):
+class Whp(EquationOne):
     """Cross-entropy to the generic labels, the argmax of equation 1: the paper's method.
 
     Attributes:
@@ -105,7 +117,7 @@ class Whp(GenericTargets):
 
 
 @dataclasses.dataclass(frozen=True)
-class WhpSoft(GenericTargets):
+class WhpSoft(EquationOne):
     """KL divergence from the softmax of equation 1."""
 
     name: ClassVar[str] = "whp_soft"

@@ -1,58 +1,41 @@
 """Base's probabilities averaged over several translations (Liu et al., arXiv 2407.16997): no reinforced model runs."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxforget.cpu import argmax
 from jaxforget.train.losses import kl_divergence
-from jaxforget.train.objectives.objective import Objective, answers
+from jaxforget.train.objectives.objective import answers
+from jaxforget.train.objectives.whp import GenericTargets
 from jaxforget.train.targets import without
 from jaxforget.train.tiles import Tile
 from jaxforget.train.types import Array, Batch
 
 
 @dataclasses.dataclass(frozen=True)
-class WhpAverage(Objective):
+class WhpAverage(GenericTargets):
     """KL divergence from the mean of base's probabilities over N translations, moved back to the original's tokens.
 
     In each translation the probability of a counterpart's first token moves to the first token of the anchor that it
     replaces, from that anchor's first occurrence on (`jaxforget.corpus.translations`). The batch holds the columns of
-    `Translations`.
+    `Translations`. Tokens in `never` are suppressed in base's logits before probability moves back, so a target names
+    an anchor only where the block has named it before.
 
     Attributes:
       translations: N, the translations of a block; the paper has 20. Each costs a forward pass of base.
-      suppress: "all" sets `never` to the first tokens of all anchors (targets.suppress).
-      never: token ids that base must not name by itself, suppressed in its logits before probability moves back: a
-        target then names an anchor only where the block has named it before.
     """
 
     translations: int = dataclasses.field(default=8, metadata={"above": 0})
-    suppress: str = dataclasses.field(default="seen", metadata={"option": "targets.suppress"})
-    never: tuple[int, ...] = dataclasses.field(default=(), metadata={"option": None})
 
     name: ClassVar[str] = "whp_average"
-    generic_targets: ClassVar[bool] = True
-
-    @property
-    def uses_base(self) -> bool:
-        return True
-
-    @property
-    def base_input(self) -> str:
-        return "translated"
 
     @property
     def base_passes(self) -> int:
         return self.translations
-
-    def prepared(self, summary: Mapping[str, Any]) -> Self:
-        if self.suppress != "all":
-            return self
-        return dataclasses.replace(self, never=tuple(summary["anchor_first_tokens"]))
 
     def base_hidden(self, hidden: Callable[[Array], Array], batch: Batch) -> Array:
         """Return base's states of all translations at the original positions, [B, N S, D].

@@ -40,7 +40,7 @@ class WhpFlat(Whp):
       terms: token ids that begin an anchor in at least half of their occurrences in the text (blocks.json).
     """
 
-    flat: float = 40.0
+    flat: float = dataclasses.field(default=40.0, metadata={"above": 0})
     spread: float = 0.3
     terms: tuple[int, ...] = dataclasses.field(default=(), metadata={"option": None})
 
