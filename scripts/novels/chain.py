@@ -46,6 +46,11 @@ def run_novel(
     Raises:
       UserError: a download fails, or an input is unfit.
     """
+    # A place that the user names is read, never filled.
+    if model is not None and not (model / "config.json").is_file():
+        raise UserError(f"--model {model}: holds no config.json; name a Hugging Face folder, or leave it out")
+    if texts is not None and not texts.is_dir():
+        raise UserError(f"--texts {texts}: no such folder; name one with the novels, or leave it out to fetch them")
     settings = load_texts(configs / "texts.yaml", full=full)
     keep_settings(out, settings, model=model, texts=texts)
     times, downloads = Times(out / "seconds.json", TYPICAL), out / "downloads"
@@ -56,12 +61,12 @@ def run_novel(
 
     with times("model"):
         base = out / "model" if model is None else model
-        if not (base / "config.json").is_file():
+        if model is None and not (base / "config.json").is_file():
             fetch_model(downloads, base)
         tokenizer = load_tokenizer(base)
     with times("novels"):
         novels = out / "novels" if texts is None else texts
-        if not novels.is_dir():
+        if texts is None and not novels.is_dir():
             fetch_books(downloads, novels)
     with times("texts"):
         if not excerpts.is_dir():

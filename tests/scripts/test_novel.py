@@ -160,6 +160,17 @@ def test_whole_books_keep_text_that_no_model_reads(inputs, tmp_path):
     assert not set(target.split("\n\n")) & set(unread.split("\n\n"))
 
 
+@pytest.mark.parametrize("option", ["model", "texts"])
+def test_a_place_of_the_users_is_never_filled(option, inputs, tmp_path, monkeypatch):
+    """A mistyped path is refused; before, the downloads went there."""
+    for name in ("fetch_model", "fetch_books"):
+        monkeypatch.setattr(chain, name, lambda *_: pytest.fail("nothing may be fetched"))
+    given = {"model": None, "texts": None, option: tmp_path / "mistyped"}
+    with pytest.raises(UserError, match=f"--{option} {tmp_path}/mistyped: .*leave it out"):
+        chain.run_novel(tmp_path / "out", inputs / "configs", full=False, **given)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unknown_setting_of_the_texts_is_named(tmp_path):
     (tmp_path / "texts.yaml").write_text("target: emma\ntokenz: 3\n")
     with pytest.raises(UserError, match="texts.yaml.*tokenz"):
