@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
+READ_SECONDS = 0.2  # in which the handler of a command that reads input has run, unless it is held back
 TERM_SECONDS = 25.0  # launchers kill a process about 30 s after SIGTERM
 FLUSH_SECONDS = 2.0  # a reader that stopped reading must not keep the process alive
 NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped by SIGTERM"}
@@ -26,7 +27,8 @@ class Ending:
 
     A handler that another part of the program installs meanwhile is left alone. If it has an attribute `saving`, as
     that of the training loop, the process ends at a second Ctrl-C, or `TERM_SECONDS` after SIGTERM unless `saving` is
-    true by then.
+    true by then. If it has an attribute `reads_input`, as that of a chat, which is true while the main thread waits for
+    a line and which the handler sets to False, the wait is ended.
 
     Attributes:
       resumable: the end of the last line; tells how to go on.
@@ -69,6 +71,12 @@ class Ending:
                 self._end(number)
             else:
                 self._waiting.append(handler)
+        elif getattr(handler, "reads_input", False):
+            # A signal that arrives just before the main thread begins to wait leaves it waiting, and the handler runs
+            # only after the line. A second signal, which finds it waiting, ends that.
+            time.sleep(READ_SECONDS)
+            if handler.reads_input:
+                signal.pthread_kill(threading.main_thread().ident, number)
 
     def _end_overdue(self, handler: object) -> None:
         time.sleep(TERM_SECONDS)

@@ -102,6 +102,30 @@ def test_a_loop_that_does_not_come_to_its_save_ends_in_time_after_sigterm(saving
     assert done.returncode == status
 
 
+def test_a_wait_for_input_ends_though_it_began_just_after_the_signal():
+    """The signal reaches another thread here, which leaves the main thread waiting, as one that came too early does."""
+    code = """
+import ctypes, threading
+class Reader:
+    reads_input = True
+    def __call__(self, number, _):
+        self.reads_input = False
+        raise KeyboardInterrupt
+signal.signal(signal.SIGINT, Reader())
+other = threading.Thread(target=time.sleep, args=(60,), daemon=True)
+other.start()
+threading.Timer(0.3, signal.pthread_kill, (other.ident, signal.SIGINT)).start()
+start = time.monotonic()
+try:
+    ctypes.CDLL(None).sleep(30)
+except KeyboardInterrupt:
+    print("ended early", time.monotonic() - start < 25, flush=True)
+os._exit(0)
+"""
+    done = python(START + code)
+    assert (done.stdout, done.stderr) == ("ended early True\n", "")
+
+
 def test_an_ignored_signal_stays_ignored():
     code = START.replace("default_int_handler", "SIG_IGN") + "os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(0.3)"
     assert python(code).returncode == 0

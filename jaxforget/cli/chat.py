@@ -81,6 +81,25 @@ def _typed() -> Iterator[str]:
             return
 
 
+class _Interrupt:
+    """The handler of SIGINT of a chat.
+
+    Attributes:
+      heard: Ctrl-C was pressed during this answer.
+      reads_input: the program waits for the next prompt; see `jaxforget.interrupts`.
+    """
+
+    def __init__(self) -> None:
+        self.heard, self.reads_input = False, True
+
+    def __call__(self, *_: object) -> None:
+        # An answer is left between two groups of tokens, because JAX must not be interrupted in the midst of one.
+        if self.reads_input or self.heard:
+            self.reads_input = False
+            raise KeyboardInterrupt
+        self.heard = True
+
+
 class Talk:
     """Several conversations that get the same prompts.
 
@@ -97,7 +116,7 @@ class Talk:
     ):
         self.titles, self.conversations = list(titles), list(conversations)
         self._tokens, self._pattern, self._json = tokens, pattern, as_json
-        self._answering = self._stopped = False
+        self._interrupt = _Interrupt()
 
     def reset(self) -> None:
         """Start all conversations over."""
@@ -109,15 +128,8 @@ class Talk:
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """Let Ctrl-C end the answer that is being written, and between answers the program."""
-
-        def interrupt(*_: object) -> None:
-            # An answer is left between two groups of tokens, because JAX must not be interrupted in the midst of one.
-            if not self._answering or self._stopped:
-                raise KeyboardInterrupt
-            self._stopped = True
-
         try:
-            before = signal.signal(signal.SIGINT, interrupt)
+            before = signal.signal(signal.SIGINT, self._interrupt)
         except ValueError:  # not in the main thread, which alone receives signals
             yield
             return
@@ -128,7 +140,7 @@ class Talk:
 
     def answer(self, prompt: str, *, echo: bool) -> None:
         """Print every model's answer to one prompt."""
-        self._answering, self._stopped = True, False
+        self._interrupt.reads_input = self._interrupt.heard = False
         width = shutil.get_terminal_size().columns
         if echo and not self._json:
             print(f"> {prompt}", flush=True)
@@ -142,20 +154,21 @@ class Talk:
         except UserError as error:
             # One prompt that is too long must not end the conversation.
             print(f"jaxforget: {error}", file=sys.stderr, flush=True)
-        self._answering = False
+        stopped = self._interrupt.heard
+        self._interrupt.reads_input = True
         if not self._json:
-            print("(stopped)\n" if self._stopped else "", flush=True)
+            print("(stopped)\n" if stopped else "", flush=True)
 
     def _pieces(self, conversation: Any, prompt: str) -> Iterator[str]:
         """Yield the pieces of an answer until it ends or is stopped."""
         with closing(conversation.answer(prompt, self._tokens)) as pieces:
-            while not self._stopped and (piece := next(pieces, None)) is not None:
+            while not self._interrupt.heard and (piece := next(pieces, None)) is not None:
                 yield piece
 
     def _as_json(self, prompt: str) -> None:
         for title, conversation in zip(self.titles, self.conversations, strict=True):
             text = "".join(self._pieces(conversation, prompt))
-            line = {"prompt": prompt, "model": title, "answer": text, "stopped": self._stopped}
+            line = {"prompt": prompt, "model": title, "answer": text, "stopped": self._interrupt.heard}
             print(json.dumps(line, ensure_ascii=False), flush=True)
 
     def _in_columns(self, prompt: str, width: int) -> None:
