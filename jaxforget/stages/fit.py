@@ -12,6 +12,7 @@ import optax
 
 from jaxforget.config import TrainOptions
 from jaxforget.corpus.loader import make_batches
+from jaxforget.cpu import keep_freed_memory
 from jaxforget.lm.forward import configured_module, make_forward
 from jaxforget.lm.model import Model, load
 from jaxforget.models.adapters import save_adapter
@@ -81,6 +82,8 @@ def fit(
       select: the metric whose best checkpoint is the result, or "last".
     """
     config = run.config
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
     shapes = jax.eval_shape(lambda: student.params)
     where = jax.tree.map(lambda p: p.sharding, student.params)
     shardings = student_shardings(config, stage, shapes, where, optimizer, run.mesh)
