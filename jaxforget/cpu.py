@@ -1,4 +1,4 @@
-"""What makes a CPU faster: operations in a form that suits XLA's CPU compiler, and memory that is kept between steps."""
+"""Help for CPUs: operations in a form that suits XLA's CPU compiler, and memory that is kept between steps."""
 
 import contextlib
 import ctypes

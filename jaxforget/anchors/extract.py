@@ -57,6 +57,7 @@ def extract(
     each: int = 3,
     seed: int = 0,
     models: Judge | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Found:
     """Find a text's anchors and their counterparts.
 
@@ -69,6 +70,7 @@ def extract(
       each: counterparts of an anchor.
       seed: seed of the order in which counterparts are drawn.
       models: evidence of base and the reinforced model; None for statistics alone.
+      progress: called with the number of expressions that the models have read, and of all that they read.
 
     Raises:
       UserError: the language is unknown, or the text has no anchor.
@@ -86,7 +88,7 @@ def extract(
             "anchors: no expression of the text is more frequent than in general language; give more text, lower "
             "anchors.min_count, or give a dictionary as anchors.path"
         )
-    natures = judge_all(candidates, contexts, models)
+    natures = judge_all(candidates, contexts, models, progress)
 
     def prefer(text: str, options: Sequence[str]) -> Sequence[float]:
         # Only options of few tokens are ranked, because base learns little from a word that its tokenizer splits up.
@@ -105,7 +107,10 @@ def extract(
 
 
 def judge_all(
-    candidates: Sequence[Candidate], contexts: Mapping[str, Sequence[Context]], models: Judge | None
+    candidates: Sequence[Candidate],
+    contexts: Mapping[str, Sequence[Context]],
+    models: Judge | None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Nature]:
     """Return every candidate's nature; the parts of a full name are persons, the last part a family name.
 
@@ -113,6 +118,7 @@ def judge_all(
       candidates: the candidates, best first.
       contexts: expression -> its occurrences.
       models: evidence of the models for the best candidates; None for the contexts alone.
+      progress: called with the number of candidates that the models have judged, and of all that they judge.
     """
     firsts, families = name_parts(candidates, contexts)
     natures = {}
@@ -121,6 +127,8 @@ def judge_all(
         nature = judge(one, around, family=one.text in families - firsts)
         if models is not None and number < RANKED:
             nature = with_models(nature, one.text, around, models)
+            if progress is not None:
+                progress(number + 1, min(len(candidates), RANKED))
         if one.text in firsts | families and not nature.plural:
             nature = dataclasses.replace(nature, kind="person", family=one.text in families - firsts)
             if nature.sort not in CAPITAL_SORTS["person"] or nature.family:

@@ -3,7 +3,8 @@
 import functools
 import itertools
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from jaxforget.lm.model import load
 from jaxforget.models.folders import resolve_folder
 from jaxforget.stages.run import Run, wait_for_all
 from jaxforget.stages.stage import Needs, Stage
+from jaxforget.train.metrics import duration
 
 SHOWN = 8  # notes printed; the rest are in anchors.json
+PROGRESS_SECONDS = 30.0  # between two lines of progress
 # The options that each extractor uses. A dictionary of the user's own needs none of them.
 COUNTING = ("anchors.language", "anchors.min_count", "anchors.most", "anchors.counterparts")
 USED = {
@@ -119,7 +122,23 @@ def find(run: Run) -> Found:
         each=options.counterparts,
         seed=config.seed,
         models=_judge(run) if run.reinforces_first else None,
+        progress=_progress(run.say),
     )
+
+
+def _progress(say: Callable[[str], None]) -> Callable[[int, int], None]:
+    """Return a function that says how many of the expressions are read and the time that is left, twice a minute."""
+    start = last = time.monotonic()
+
+    def told(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= PROGRESS_SECONDS and done < total:
+            last = now
+            left = (now - start) / done * (total - done)
+            say(f"  {done} of {total} expressions read by the models, {duration(left)} left")
+
+    return told
 
 
 def _judge(run: Run) -> ModelsJudge:

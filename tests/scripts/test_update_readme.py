@@ -43,7 +43,7 @@ def test_the_readme_has_the_marks_of_a_section(kind):
 def test_the_section_of_a_novel(tmp_path):
     script = as_module("update_readme")
     measured = dict.fromkeys(script.NOVEL, 0.5) | {"perplexity": 21.46}
-    models = {name: measured for name in script.NOVEL_MODELS} | {"paper": {**measured, "familiarity": 0.00123}}
+    models = dict.fromkeys(script.NOVEL_MODELS, measured) | {"paper": {**measured, "familiarity": 0.00123}}
     item = {"prompt": "She lived at", "completions": {"base": "the old\nhouse. " * 20, "unlearned": "home."}}
     results = {
         "models": models,

@@ -9,7 +9,7 @@ from jaxforget.config import config_from
 from jaxforget.corpus.dictionary import Anchors
 from jaxforget.errors import UserError
 from jaxforget.pipeline import preview_anchors
-from jaxforget.stages.anchors import anchors
+from jaxforget.stages.anchors import _progress, anchors
 from jaxforget.stages.run import Run
 from tests.fake_endpoint import serve
 from tests.tiny_run import HEROES, PLACES, settings
@@ -160,3 +160,16 @@ def test_a_dictionary_that_a_person_may_have_edited_is_kept(tiny_world, tmp_path
     assert "the previous dictionary differs and is kept as anchors.former-1.json" in capsys.readouterr().err
     assert (tmp_path / "run" / "anchors.former-1.json").read_bytes() == edited
     assert len(write(Brindle=["Tom"])) == 3
+
+
+def test_progress_tells_the_time_left_now_and_then(monkeypatch):
+    seconds = iter([0.0, 10.0, 40.0, 60.0, 80.0, 120.0])
+    monkeypatch.setattr("jaxforget.stages.anchors.time.monotonic", lambda: next(seconds))
+    said = []
+    told = _progress(said.append)
+    for done in range(1, 6):
+        told(done, 5)
+    assert said == [
+        "  2 of 5 expressions read by the models, 60 s left",
+        "  4 of 5 expressions read by the models, 20 s left",
+    ]
