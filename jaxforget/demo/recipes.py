@@ -27,7 +27,7 @@ COMMON: dict[str, Any] = {
 }
 UNLEARNING: dict[str, Any] = {
     "reinforce": {"max_steps": 30, "batch": BATCH, "learning_rate": 5e-4},
-    "checkpoints": {"every": 10, "keep": 1},
+    "checkpoints": {"every": 20, "keep": 1},
 }
 PAPER: dict[str, Any] = {
     "forget": {"max_steps": 40, "batch": BATCH, "learning_rate": 2e-4},
@@ -36,9 +36,9 @@ PAPER: dict[str, Any] = {
 RECOMMENDED: dict[str, Any] = {
     "method": "whp_flat",
     "targets": {"cache": True},
-    "forget": {"max_steps": 80, "batch": BATCH, "learning_rate": 2e-3},
-    "retain": {"weight": 100.0, "rows": 16},
-    "evals": {"every": 40},
+    "forget": {"max_steps": 160, "batch": 8, "learning_rate": 2e-3},
+    "retain": {"weight": 20.0, "rows": 8},
+    "evals": {"every": 80},
 }
 
 

@@ -41,7 +41,7 @@ class WhpFlat(Whp):
     """
 
     flat: float = dataclasses.field(default=40.0, metadata={"above": 0})
-    spread: float = 0.3
+    spread: float = 0.2
     terms: tuple[int, ...] = dataclasses.field(default=(), metadata={"option": None})
 
     name: ClassVar[str] = "whp_flat"
