@@ -13,7 +13,7 @@ from jaxforget.report.artefacts import FOLLOWED, QUANTITIES, CurveRow, Dynamics,
 from jaxforget.report.dynamics import columns, dynamics_chart, spelled
 from jaxforget.report.plots import Line, bucketed, chart, quantity_chart, trade_off
 from jaxforget.report.tones import figure, share, step_ticks, ticks
-from jaxforget.report.verdict import chosen
+from jaxforget.report.verdict import change, chosen
 
 ANCHORS = 400  # rows of the table of anchors
 
@@ -223,8 +223,8 @@ def reading(quantity: str, values: Mapping[str, float]) -> str:
             return f"{asked} All of base's score is kept."
         harm = "" if kept >= 0.95 else " The rest is harm to knowledge that was meant to stay."
         return f"{asked} {kept:.1%} of base's score is kept.{harm}"
-    change = after / base - 1 if base else 0.0
-    way = "no different" if abs(change) < 0.0005 else f"{abs(change):.1%} {'higher' if change > 0 else 'lower'}"
+    rise = after / base - 1 if base else 0.0
+    way = "no different" if abs(rise) < 0.0005 else change(rise)
     return f"Surprise at general text that was never trained on: {way}. Lower is better."
 
 

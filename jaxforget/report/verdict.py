@@ -38,6 +38,7 @@ KNOWN = 0.02  # knowledge above the control below which base has nothing to forg
 # Bounds of harm: the share of other knowledge that is kept, and the rise of perplexity.
 KEPT = 0.95
 PERPLEXITY_RISE = 0.1
+BROKEN_KEPT, BROKEN_PERPLEXITY = 0.25, 1.0  # the same of a model that is broken
 RETURNED = 0.02  # rise of familiarity with a text forgotten before that counts as harm
 EQUAL = 1e-5  # relative difference of two figures below which they count as equal
 
@@ -71,7 +72,8 @@ def judge(rows: Collection[Row] | None, model: str = "unlearned") -> Verdict:
 
     The word follows from the share of base's knowledge of the target that is left, where the control's score, or 0
     without a control, counts as no knowledge: at most 10 % is forgotten, at most half is partly forgotten. "With harm"
-    is added where less than 95 % of other knowledge is kept, or where perplexity rises by more than 10 %.
+    is added where less than 95 % of other knowledge is kept, or where perplexity rises by more than 10 %. Where less
+    than a quarter is kept, or perplexity doubles, the model is broken: it forgot the target as it forgot everything.
 
     Args:
       rows: evidence of all models; None where nothing was measured yet.
@@ -104,9 +106,9 @@ def judge(rows: Collection[Row] | None, model: str = "unlearned") -> Verdict:
     word, tone = ("Forgotten", "good") if left <= FORGOTTEN else ("Partly forgotten", "warn")
     if left > PARTLY:
         word, tone = "Not forgotten", "bad"
-    harms, said = _harm(rows, model)
-    if harms and tone != "bad":
-        word, tone = f"{word}, with harm", "warn"
+    harm, said = _harm(rows, model)
+    if harm and tone != "bad":
+        word, tone = ("Broken", "bad") if harm == "broken" else (f"{word}, with harm", "warn")
     return Verdict(word, tone, ". ".join([*parts, *said, strongest_attack(rows, model)]) + ".")
 
 
@@ -148,13 +150,13 @@ def _unchanged(rows: Collection[Row], model: str) -> int:
     return len(pairs) if equal else 0
 
 
-def _harm(rows: Collection[Row], model: str) -> tuple[bool, list[str]]:
-    """Return (True if other knowledge was harmed, the figures that show it)."""
-    harmed, said = False, []
+def _harm(rows: Collection[Row], model: str) -> tuple[str, list[str]]:
+    """Return ("harmed" or "broken" as other knowledge is, "" if it is neither; the figures that show it)."""
+    harmed, broken = False, False
     kept = _values(rows, KEPT_BY, model)
     if kept and kept["base"] > 0:
         share = kept[model] / kept["base"]
-        harmed, said = share < KEPT, [f"Kept: {100 * share:.1f} %"]
+        harmed, broken, said = share < KEPT, share < BROKEN_KEPT, [f"Kept: {100 * share:.1f} %"]
     else:
         said = ["Kept: not measured"]
     for metric in dict.fromkeys(row.metric for row in rows if row.convention.endswith(f"; {EARLIER}")):
@@ -165,9 +167,9 @@ def _harm(rows: Collection[Row], model: str) -> tuple[bool, list[str]]:
     perplexity = _values(rows, ("perplexity",), model)
     if perplexity and perplexity["base"] > 0:
         rise = perplexity[model] / perplexity["base"] - 1
-        harmed = harmed or rise > PERPLEXITY_RISE
-        said.append(f"Perplexity {_signed(100 * rise)} %")
-    return harmed, said
+        harmed, broken = harmed or rise > PERPLEXITY_RISE, broken or rise > BROKEN_PERPLEXITY
+        said.append(f"Perplexity {change(rise)}")
+    return "broken" if broken else "harmed" if harmed else "", said
 
 
 def strongest_attack(rows: Collection[Row], model: str = "unlearned") -> str:
@@ -213,5 +215,8 @@ def _short(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1 else f"{value:.3g}"
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−")
+def change(rise: float) -> str:
+    """Return a relative rise with its sign, in per cent; from ten times as much on, as a factor."""
+    if rise >= 9:
+        return f"× {1 + rise:.3g}"
+    return f"{100 * rise:+.1f} %".replace("-", "−")

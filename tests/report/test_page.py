@@ -79,7 +79,7 @@ def test_whole_run_shows_every_artefact_and_reaches_for_nothing(tmp_path):
         "97.9% of base's score",
         "Forgotten",
         "0.931 → 0.044 (control 0.031). Kept: 97.9 %. Perplexity +1.3 %.",
-        "1.3% higher",
+        ": +1.3 %",
         "runs/demo/world/target",
         "3f2a91c0de, with changes",
         "whp (alpha 5.0); retain term of weight 1 on runs/demo/world/retain",

@@ -33,6 +33,8 @@ def rows(familiarity, retained=(0.9, 0.9), perplexity=(2.0, 2.0), control=None) 
         (rows((0.9, 0.005), retained=(0.9, 0.6)), "Forgotten, with harm", "warn"),
         (rows((0.9, 0.005), perplexity=(2.0, 2.5)), "Forgotten, with harm", "warn"),
         (rows((0.9, 0.35), retained=(0.9, 0.6)), "Partly forgotten, with harm", "warn"),
+        (rows((0.9, 0.005), retained=(0.9, 0.2)), "Broken", "bad"),
+        (rows((0.9, 0.005), perplexity=(2.0, 4.5)), "Broken", "bad"),
         (rows((0.9, 0.6), retained=(0.9, 0.6)), "Not forgotten", "bad"),
         (rows((0.9, 0.9), perplexity=(2.0, 2.0)), "Nothing changed", "bad"),
         (rows((0.9, 0.9), perplexity=(2.0, 2.01)), "Not forgotten", "bad"),
@@ -51,6 +53,11 @@ def test_the_sentence_holds_the_figures():
     assert found.sentence == (
         "0.901 → 0.005 (control 0.000). Kept: 100.7 %. Perplexity +0.7 %. No attack was tried against a control."
     )
+
+
+def test_a_perplexity_beyond_reason_is_a_factor():
+    assert "Perplexity × 2.3e+12." in judge(rows((0.9, 0.005), perplexity=(2.0, 4.6e12))).sentence
+    assert "Perplexity −10.0 %." in judge(rows((0.9, 0.005), perplexity=(2.0, 1.8))).sentence
 
 
 def test_a_run_whose_result_equals_base_says_so_loudly():
