@@ -77,7 +77,8 @@ def find_counterparts(
         words = text.split()
         heavy = [word for word in words if word not in LINKS]
         if text in plurals:
-            out[text] = list(dict.fromkeys(plural(option) for option in out[plurals[text]]))
+            many = plural_name if natures[plurals[text]].family else plural
+            out[text] = list(dict.fromkeys(many(option) for option in out[plurals[text]]))
         elif len(heavy) > 1 and any(bare(word) in out for word in heavy):
             rest = {word: part for word in heavy if (part := _missing(word, words, natures, out)) is not None}
             parts = {**out, **{word: chooser.choose(word, part) for word, part in rest.items()}}
@@ -246,6 +247,11 @@ def plural(noun: str) -> str:
     else:
         last += "s"
     return " ".join([*head, last])
+
+
+def plural_name(family: str) -> str:
+    """Return the plural of a family name, which changes no letter: the Newmans, the Kennedys, the Foxes."""
+    return family + ("es" if family.endswith(("s", "x", "z", "ch", "sh")) else "s")
 
 
 def fits_article(option: str, articles: Iterable[str]) -> bool:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from jaxforget.anchors.counterparts import plural
+from jaxforget.anchors.counterparts import plural, plural_name
 from jaxforget.anchors.extract import extract
 from jaxforget.anchors.kinds import KINDS
 from jaxforget.anchors.scan import WORD
@@ -152,3 +152,11 @@ def test_faults(text, options, says):
 )  # fmt: skip
 def test_plurals(one, many):
     assert plural(one) == many
+
+
+@pytest.mark.parametrize(
+    ("one", "many"),
+    [("Newman", "Newmans"), ("Kennedy", "Kennedys"), ("Wolf", "Wolfs"), ("Fox", "Foxes"), ("Wells", "Wellses")],
+)
+def test_a_family_name_keeps_its_letters(one, many):
+    assert plural_name(one) == many
