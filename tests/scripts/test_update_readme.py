@@ -73,7 +73,7 @@ def test_the_section_of_a_comparison(tmp_path):
     path.write_text(json.dumps(result))
     lines = script.compare(path)
     assert lines[2:5] == [
-        "| base | 0.25 | 0.25 | 0.25 | 0.25 | 0.25 | 0.25 | 0 of 2 |",
-        "| control | 0.25 | 0.25 | 0.25 |  | 0.25 | 0.25 |  |",
-        "| **npo** | 0.25 | 0.25 | 0.25 | 0.25 | 0.25 | 0.25 | 1 of 2 |",
+        "| base | 0.25 | 0.25 | 0.25 | 0.25 | 0.25 | 0 of 2 |",
+        "| control | 0.25 | 0.25 | 0.25 |  | 0.25 |  |",
+        "| **npo** | 0.25 | 0.25 | 0.25 | 0.25 | 0.25 | 1 of 2 |",
     ]
