@@ -24,7 +24,7 @@ from jaxforget.report.verdict import judge_run
 from jaxforget.stages.run import Run
 from jaxforget.train.metrics import duration, read_records
 
-TYPICAL_SECONDS = 192.0  # of the whole demo on 2 CPU cores, see README.md
+TYPICAL_SECONDS = 180.0  # of the whole demo on 2 CPU cores, see README.md
 CHAIN = ("anchors", "prepare", "reinforce", "forget", "eval", "export", "report")
 
 

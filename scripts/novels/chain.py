@@ -22,8 +22,8 @@ from novels.texts import Texts, load_texts, write_excerpts, write_replay, write_
 from novels.times import Times
 
 # Seconds on two quiet CPU cores, for the time that is left.
-TYPICAL = {"model": 20, "novels": 30, "texts": 10, "replay": 60, "base": 1500, "control": 900}
-TYPICAL |= {"dictionary": 400, "paper": 700, "recommended": 1200, "questions": 300, "evaluation": 2000}
+TYPICAL = {"model": 20, "novels": 30, "texts": 10, "replay": 60, "base": 1400, "control": 800}
+TYPICAL |= {"dictionary": 900, "paper": 750, "recommended": 1200, "questions": 250, "evaluation": 2000}
 PLACE, OWN = "runs/novel", "configs/novel"  # paths below them are below --out and --configs instead
 # A whole book has too many blocks for the fixed number of steps.
 FULL = {"forget.max_steps": None, "forget.epochs": 3.0}
