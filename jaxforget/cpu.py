@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 
 Array = jax.Array
-GROUP = 128  # tokens in a group of `argmax`
+GROUP = 128  # entries of the vocabulary in a group of `argmax`
 # Parameters of mallopt and their values in bytes, as malloc.h names them; the largest value is that of a C int.
 _MALLOC = {"M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_MMAP_THRESHOLD": (-3, 2**30)}
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, up to 2 GiB, instead of returning it to the system.
+    """Let this process keep the memory that it frees, up to 2 GiB in pieces of less than 1 GiB.
 
     A compiled program on a CPU allocates its intermediate values in one piece and frees them after each call. Memory
     from the system is zeroed page by page at its first use, which took a sixth of the demo's training time. The setting
@@ -49,14 +49,15 @@ def product_over_rows(x: Array, y: Array) -> Array:
 
 
 def _transposed_apart(x: Array) -> Array:
+    """Transpose x into an array of its own, which the compiler cannot fuse with what uses it."""
     return jax.lax.optimization_barrier(x.T)
 
 
 def argmax(logits: Array) -> Array:
     """Return the index of the first highest logit of each row: [T, V] -> int32 [T]; any index for a row with NaN.
 
-    On a CPU the maximum of each group of `GROUP` tokens comes first, if V is a multiple of it. A CPU does not vectorise
-    a maximum that carries its index (31 ms instead of 3 for a tile of 512 by 32,000 on two cores).
+    On a CPU the maximum of each group of `GROUP` entries comes first, if V is a multiple of it. A CPU does not
+    vectorise a maximum that carries its index (31 ms instead of 3 for a tile of 512 by 32,000 on two cores).
     """
 
     def plain(logits: Array) -> Array:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-READ_SECONDS = 0.2  # in which the handler of a command that reads input has run, unless it is held back
+READ_SECONDS = 0.2  # within which the handler of a command that reads input has normally run
 TERM_SECONDS = 25.0  # launchers kill a process about 30 s after SIGTERM
 FLUSH_SECONDS = 2.0  # a reader that stopped reading must not keep the process alive
 NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped by SIGTERM"}
@@ -27,8 +27,8 @@ class Ending:
 
     A handler that another part of the program installs meanwhile is left alone. If it has an attribute `saving`, as
     that of the training loop, the process ends at a second Ctrl-C, or `TERM_SECONDS` after SIGTERM unless `saving` is
-    true by then. If it has an attribute `reads_input`, as that of a chat, which is true while the main thread waits for
-    a line and which the handler sets to False, the wait is ended.
+    true by then. An attribute `reads_input`, as that of a chat, is true while the main thread waits for a line, until
+    the handler runs. If it is still true a moment after a signal, the signal is sent again to that thread.
 
     Attributes:
       resumable: the end of the last line; tells how to go on.
@@ -51,7 +51,7 @@ class Ending:
                 signal.signal(number, self)
 
     def __call__(self, number: int, _: object) -> None:
-        """Tell the thread: an event loop of a library may have replaced the descriptor that wakes it."""
+        """Write the signal to the pipe as well: a library's event loop may have replaced the wakeup descriptor."""
         with contextlib.suppress(BlockingIOError):
             os.write(self._writer, bytes([number]))
 

@@ -82,7 +82,7 @@ def _typed() -> Iterator[str]:
 
 
 class _Interrupt:
-    """The handler of SIGINT of a chat.
+    """The handler of SIGINT of a chat; `jaxforget.interrupts` sees to it that it also runs while a line is awaited.
 
     Attributes:
       heard: Ctrl-C was pressed during this answer.
@@ -127,7 +127,7 @@ class Talk:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let Ctrl-C end the answer that is being written, and between answers the program."""
+        """Let Ctrl-C stop the current answer; a second one, or one at the prompt, ends the program."""
         try:
             before = signal.signal(signal.SIGINT, self._interrupt)
         except ValueError:  # not in the main thread, which alone receives signals

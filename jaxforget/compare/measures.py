@@ -31,7 +31,7 @@ Figures = Mapping[str, float | None]
 
 
 def split_answers(groups: Iterable[Iterable[str]]) -> dict[str, str]:
-    """Return answer -> "validation" or "test", about half of each group's answers in each part.
+    """Return answer -> "validation" or "test", about half of each group's answers that no earlier group has.
 
     Questions with one answer ask about one fact, so they stay together: a trial chosen on a fact must not be reported
     on it. The split depends on the answers alone.
@@ -48,7 +48,7 @@ def split_questions(config: Config, folder: Path) -> dict[str, Config]:
     """Write the two halves of a run's probes and multiple-choice documents; return the configuration of each half.
 
     Args:
-      config: names the questions, evals.probes and evals.choices.
+      config: of the run; evals.probes and evals.choices name the questions.
       folder: receives validation/ and test/.
 
     Raises:
@@ -108,12 +108,12 @@ def _documents(config: Config) -> dict[str, list[dict[str, Any]]]:
 
 
 def measure(config: Config, models: Mapping[str, Path], *, attacks: bool = False) -> dict[str, dict[str, float | None]]:
-    """Return the figures of base, of the control and of further models; rows that are up to date are read.
+    """Return the figures of base, of the control and of further models; rows that are up to date are reused.
 
     Args:
       config: one half of `split_questions`; its `out` keeps the rows.
       models: name -> folder of the further models.
-      attacks: measure relearning, rounding to 4 bits and the distance from the control by TOFU as well.
+      attacks: measure relearning, rounding to 4 bits and TOFU's forget quality as well.
 
     Returns:
       Name -> figure by the names in MEASURES, None where there is no data; with `attacks` also "ks_p".
@@ -169,7 +169,9 @@ def _forget_quality(run: Run, models: Models, names: Iterable[str]) -> dict[str,
 
 
 def forgotten(figures: Figures, base: Figures, control: Figures | None) -> float:
-    """Return the share of the way from base to the control, 0 to 1: the harmonic mean over the measures in FORGOTTEN.
+    """Return the harmonic mean, over the measures in FORGOTTEN, of the share of the way from base to the control.
+
+    A share is 1 at the control, 0 at base and as far beyond the control. Relearning starts at base's familiarity.
 
     A measure without data is left out. Without a control its place is taken by 0: no probability, no margin.
     """

@@ -20,10 +20,10 @@ UNLIKELY = -1e30  # a logit that takes no part in a distribution
 
 @dataclasses.dataclass(frozen=True)
 class WhpFlat(Whp):
-    """Cross-entropy to the generic labels, and the divergence of the choice among the text's terms from a fixed one.
+    """Cross-entropy to the generic labels, and a divergence that pulls the choice among the text's terms to a prior.
 
     Cross-entropy to a label hardly changes the ratios among improbable tokens: its gradient by a logit is p - q. After
-    `whp` the right name has a probability of .005 and is still a hundred times likelier than the text's other names,
+    `whp` on the toy world the right name has a probability of .005 and is still a hundred times likelier than others,
     which multiple choice shows and a few steps of relearning bring back. Where a term of the text begins, this method
     also trains the student's distribution among the terms alone, softmax(z over terms), towards a prior q that does
     not depend on the context:
