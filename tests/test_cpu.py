@@ -39,7 +39,6 @@ def test_only_a_cpu_is_told(function, platform, told):
 
 
 @pytest.mark.parametrize(("setting", "kept"), [({}, True), ({"MALLOC_ARENA_MAX": "2"}, False)])
-@pytest.mark.skipif(sys.platform != "linux", reason="the setting is that of GNU's C library")
 def test_memory_is_kept_between_allocations(setting, kept):
     """Count the pages that the system has to supply when 64 MiB are allocated, written and freed four times more."""
     code = """

@@ -34,7 +34,7 @@ def test_a_section_replaces_what_stands_between_its_marks():
     assert new == text.replace("old", "x\ny")
 
 
-@pytest.mark.parametrize("kind", ["demo"])
+@pytest.mark.parametrize("kind", ["demo", "novel", "compare"])
 def test_the_readme_has_the_marks_of_a_section(kind):
     script = as_module("update_readme")
     script.replaced((ROOT / "README.md").read_text(), kind, [])
