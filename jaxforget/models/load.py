@@ -29,6 +29,7 @@ BARE = re.compile(r"(embed_tokens|layers\.\d+|norm)\..+")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # Buffers that old checkpoints carry and that the forward pass computes for itself.
 HARMLESS = re.compile(r"(.*\.)?rotary_emb\.inv_freq")
+LONGEST_NAME = 255  # bytes of a file's name, in usual file systems
 CHUNK = 4 << 20  # bytes that a reading thread takes at once
 ALIGNMENT = 64  # bytes; a host buffer so aligned becomes a CPU device's array without a copy
 
@@ -288,9 +289,13 @@ def _open_indexed(index: Path) -> tuple[dict[str, MappedFile], dict[str, Path]]:
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: has no weight_map; download it again")
+    for tensor, shard in weight_map.items():
+        if not isinstance(shard, str) or not shard or Path(shard).name != shard or len(shard) > LONGEST_NAME:
+            told = f"{str(shard):.80}"
+            raise UserError(f"{index}: {tensor:.80} is in {told!r}, no name of a file beside it; download it again")
     shards: dict[str, MappedFile] = {}
-    for shard in sorted(set(map(str, weight_map.values()))):
-        path = index.parent / Path(shard).name
+    for shard in sorted(set(weight_map.values())):
+        path = index.parent / shard
         if not path.is_file():
             raise UserError(f"{path}: listed in {index.name} but missing; download it, too")
         shards[shard] = _open_file(path)
@@ -298,7 +303,7 @@ def _open_indexed(index: Path) -> tuple[dict[str, MappedFile], dict[str, Path]]:
     files = {tensor: file for file in shards.values() for tensor in file.tensors}
     absent = {}
     for name, shard in weight_map.items():
-        tensor, file = _full_name(name), shards[str(shard)]
+        tensor, file = _full_name(name), shards[shard]
         if tensor in file.tensors:
             files[tensor] = file
         else:

@@ -264,6 +264,14 @@ def test_an_index_that_promises_too_much_is_named(broken):
     assert f"{folder / others[0]}: lacks tensor {DOWN}" in fault(folder)
 
 
+@pytest.mark.parametrize("shard", ["../model.safetensors", "/a", "", ["a"], "a" * 5000])
+def test_an_index_that_names_no_file_beside_it(broken, shard):
+    folder, _ = broken
+    (folder / INDEX).write_text(json.dumps({"weight_map": {DOWN: shard}}))
+    assert "no name of a file beside it" in fault(folder)
+    assert len(fault(folder)) < 400 + len(str(folder))
+
+
 @pytest.mark.parametrize("content", ["{}", "[]", '{"weight_map": {}}'])
 def test_an_empty_index_is_named(broken, content):
     folder, _ = broken

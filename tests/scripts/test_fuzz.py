@@ -13,6 +13,7 @@ LOADER.exec_module(fuzz)
 FOUND = [
     ("config.json", fuzz.in_json(fuzz.LLAMA | {"model_type": []})),
     ("config.json", fuzz.in_json(fuzz.LLAMA | {"model_type": {"a": 1}})),
+    ("model.safetensors.index.json", fuzz.in_json({"weight_map": {"w": "a" * 5000}})),
 ]
 
 
