@@ -14,6 +14,8 @@ FOUND = [
     ("config.json", fuzz.in_json(fuzz.LLAMA | {"model_type": []})),
     ("config.json", fuzz.in_json(fuzz.LLAMA | {"model_type": {"a": 1}})),
     ("model.safetensors.index.json", fuzz.in_json({"weight_map": {"w": "a" * 5000}})),
+    ("request", b"GET http://[/ HTTP/1.1\r\n\r\n"),
+    ("request", b"POST /save HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n"),
 ]
 
 

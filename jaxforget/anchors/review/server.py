@@ -126,7 +126,10 @@ class ReviewServer:
 
 
 def _get(page: ReviewServer, request: BaseHTTPRequestHandler) -> None:
-    place = urlsplit(request.path)
+    try:
+        place = urlsplit(request.path)
+    except ValueError:
+        return _send(request, HTTPStatus.BAD_REQUEST, {"error": "the request's path is malformed"})
     query = parse_qs(place.query)
     if not _own_host(page, request):
         return _send(request, HTTPStatus.FORBIDDEN, {"error": "the request names another host"})
@@ -143,7 +146,8 @@ def _get(page: ReviewServer, request: BaseHTTPRequestHandler) -> None:
 
 def _post(page: ReviewServer, request: BaseHTTPRequestHandler) -> None:
     length = request.headers.get("Content-Length", "")
-    size = int(length) if length.isascii() and length.isdigit() else -1
+    # `int` refuses numbers of thousands of digits.
+    size = int(length) if length.isascii() and length.isdigit() and len(length) <= len(str(LARGEST)) else -1
     if not 0 <= size <= LARGEST:
         fault = f"the request has no Content-Length, or one above {LARGEST}"
         return _send(request, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"error": fault})

@@ -81,6 +81,18 @@ def test_it_listens_on_the_loopback_only(server):
             socket.create_connection((outside, server._server.server_port), timeout=2)
 
 
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [("GET http://[/ HTTP/1.1", 400), ("POST /save HTTP/1.1\r\nContent-Length: " + "9" * 5000, 413)],
+)
+def test_a_malformed_request_is_refused(server, line, status, capsys):
+    place = server.origin.removeprefix("http://").split(":")
+    with socket.create_connection((place[0], int(place[1])), timeout=10) as connection:
+        connection.sendall(f"{line}\r\nHost: {':'.join(place)}\r\n\r\n".encode())
+        assert connection.recv(1000).startswith(f"HTTP/1.0 {status}".encode())
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_what_a_page_may_do_is_bounded(server):
     _, page, headers = ask(server, "GET", f"/?token={server.token}")
     policy = headers["content-security-policy"]
