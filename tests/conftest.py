@@ -1,5 +1,6 @@
 """Settings of all tests: eight CPU devices, strict dtype and rank promotion, and a compilation cache."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -13,8 +14,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import jax
 import pytest
 
+from jaxforget.__main__ import GARBAGE_THRESHOLDS
 from tests.stubbed_chain import stubbed as stubbed
 
+gc.set_threshold(*GARBAGE_THRESHOLDS)
 jax.config.update("jax_numpy_dtype_promotion", "standard")
 
 
