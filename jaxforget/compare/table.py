@@ -84,13 +84,13 @@ def markdown(result: Mapping[str, Any], seeds: Sequence[int], trials: int) -> st
     for name, summary in models.items():
         cells = [f"**{name}**" if name == result["recommended"] else name]
         cells += [_cell(summary[measure]) for measure in COLUMNS]
-        cells.append(", ".join(_number(value) for value in summary["ks_p"] or ()))
+        cells.append(", ".join("" if p is None else f"{p:.2g}" for p in summary["ks_p"] or ()))
         means = _means(summary)
         shares: list[float | None] = [None] * 3
         if name in result["methods"] and means["familiarity"] is not None:
             shares = [forgotten(means, base, control), kept(means, base), score(means, base, control)]
-        cells += map(_number, shares)
-        cells.append(_number(summary.get("seconds_per_step")))
+        cells += map(number, shares)
+        cells.append(number(summary.get("seconds_per_step")))
         lines.append(f"| {' | '.join(cells)} |")
     settings = [
         f"- {name}: " + " ".join(f"{option}={value}" for option, value in summary["settings"].items())
@@ -103,8 +103,11 @@ def markdown(result: Mapping[str, Any], seeds: Sequence[int], trials: int) -> st
 
 
 def _cell(summary: Mapping[str, float] | None) -> str:
-    return "" if summary is None else f"{_number(summary['mean'])} ± {_number(summary['std'])}"
+    return "" if summary is None else f"{number(summary['mean'])} ± {number(summary['std'])}"
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+def number(value: float | None) -> str:
+    """Return a figure with three significant digits, or with four decimals if it is small; nothing for no value."""
+    if value is None:
+        return ""
+    return f"{value:.4f}" if abs(value) < 0.01 else f"{value:#.3g}".rstrip(".")

@@ -74,7 +74,7 @@ def test_the_table_names_what_is_recommended():
     assert sum(line.startswith("|") for line in lines) == 2 + 5
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
     assert "Recommended: **good**." in lines
-    assert "| **good** | 0.02 ± 0 | 0.79 ± 0 |" in table
+    assert "| **good** | 0.0200 ± 0.0000 | 0.790 ± 0.0000 |" in table
     assert "seeds 0, 1, 2; at most 4 trials" in table
 
 

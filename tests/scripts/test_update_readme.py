@@ -54,7 +54,7 @@ def test_the_section_of_a_novel(tmp_path):
     path = tmp_path / "results.json"
     path.write_text(json.dumps(results))
     lines = script.novel(path)
-    assert lines[5] == "| paper | 0.0012 | 0.5 | 0.5 | 0.5 | 0.5 | 21.5 |"
+    assert lines[5] == "| paper | 0.0012 | 0.500 | 0.500 | 0.500 | 0.500 | 21.5 |"
     assert lines.count("She lived at ...") == 4
     assert all(len(line) <= script.WIDTH + 14 for line in lines if line.startswith("  base"))
     assert lines[-1] == "2 cores of A processor, 1.5 hours in all."
@@ -73,7 +73,7 @@ def test_the_section_of_a_comparison(tmp_path):
     path.write_text(json.dumps(result))
     lines = script.compare(path)
     assert lines[2:5] == [
-        "| base | 0.25 | 0.25 | 0.25 | 0.25 | 0.25 | 0 of 2 |",
-        "| control | 0.25 | 0.25 | 0.25 |  | 0.25 |  |",
-        "| **npo** | 0.25 | 0.25 | 0.25 | 0.25 | 0.25 | 1 of 2 |",
+        "| base | 0.250 | 0.250 | 0.250 | 0.250 | 0.250 | 0 of 2 |",
+        "| control | 0.250 | 0.250 | 0.250 |  | 0.250 |  |",
+        "| **npo** | 0.250 | 0.250 | 0.250 | 0.250 | 0.250 | 1 of 2 |",
     ]
