@@ -104,9 +104,9 @@ def estimate_run(config: Config, *, again: bool = False, force: bool = False) ->
         check_folder(run, force=force)
         names = needed_stages(run)
         remote = _remote_models(config)
-        llama, _ = read_shape(_set_model(config))
+        model_config, _ = read_shape(_set_model(config))
         if remote:  # a dry run downloads no weights
-            check_plan(config, llama, run.mesh, TRAINING)
+            check_plan(config, model_config, run.mesh, TRAINING)
             planned = tuple(_uncompared(run, name) for name in names)
         else:
             check(run, names)
@@ -117,7 +117,7 @@ def estimate_run(config: Config, *, again: bool = False, force: bool = False) ->
         above = next(path for path in (run.folder, *run.folder.absolute().parents) if path.is_dir())
         kind = jax.devices()[0].device_kind
         return RunEstimate(
-            tuple(_stage(run, llama, one, blocks) for one in planned),
+            tuple(_stage(run, model_config, one, blocks) for one in planned),
             blocks,
             f"{run.mesh.size} x {kind}",
             run.mesh.size / peak_of(kind)[0],
@@ -163,7 +163,7 @@ def _blocks(run: Run, planned: tuple[Planned, ...], tokenizer: Any) -> dict[str,
     }
 
 
-def _stage(run: Run, llama: ModelConfig, planned: Planned, blocks: dict[str, Blocks]) -> StageEstimate:
+def _stage(run: Run, model_config: ModelConfig, planned: Planned, blocks: dict[str, Blocks]) -> StageEstimate:
     """Return the estimate of one stage; a stage that is up to date needs nothing."""
     config, name = run.config, planned.name
     given = name == "reinforce" and config.model.reinforced is not None
@@ -171,19 +171,19 @@ def _stage(run: Run, llama: ModelConfig, planned: Planned, blocks: dict[str, Blo
         return StageEstimate(planned, seconds=0.0)
     if name not in TRAINING:
         return StageEstimate(
-            planned, seconds=expected_seconds(run, planned), disk=_result_bytes(run, llama, name, blocks)
+            planned, seconds=expected_seconds(run, planned), disk=_result_bytes(run, model_config, name, blocks)
         )
     steps = training_steps(run, name, blocks["retain" if name == "undo" else "target"])
     left = max(steps - planned.resumes, 0)
     each, bound = measured_step_seconds(run, name), False
     per_chip, peak = peak_of(jax.devices()[0].device_kind)
     if each is None and peak is not None:
-        each, bound = step_flops(config, name, parameter_count(llama)) / (run.mesh.size / per_chip * peak), True
+        each, bound = step_flops(config, name, parameter_count(model_config)) / (run.mesh.size / per_chip * peak), True
     seconds = None if each is None else each * left
-    disk = _result_bytes(run, llama, name, blocks)
+    disk = _result_bytes(run, model_config, name, blocks)
     if name == "forget" and not run.objective.trains:
         return StageEstimate(planned, steps, seconds, bound, disk=disk)
-    _, (state, frozen, batch) = training_program(config, llama, run.mesh, batch_widths(config), name)
+    _, (state, frozen, batch) = training_program(config, model_config, run.mesh, batch_widths(config), name)
     options = getattr(config, name)
     # A checkpoint is written beside those that are kept.
     kept = config.checkpoints.keep + 1 + (name == "forget" and config.forget.select != "last")
@@ -191,14 +191,14 @@ def _stage(run: Run, llama: ModelConfig, planned: Planned, blocks: dict[str, Blo
     params = _device_bytes(state.params)
     half = config.model.dtype == "bfloat16"  # gradients are those of the half that computes
     rows = batch["tokens"].sharding.shard_shape(batch["tokens"].shape)[0] // options.accumulate
-    width = jnp.dtype(config.model.dtype).itemsize * llama.hidden_size
+    width = jnp.dtype(config.model.dtype).itemsize * model_config.hidden_size
     memory = {
         "weights": params,
         "moments": _device_bytes(state.opt_state),
         "frozen models": _device_bytes(frozen),
         "gradients": params // (2 if half else 1) + (params if options.accumulate > 1 else 0),
         # With model.remat=full: the input of every layer. Other values keep more.
-        "activations at least": llama.num_hidden_layers * rows * config.blocks.length * width,
+        "activations at least": model_config.num_hidden_layers * rows * config.blocks.length * width,
     }
     if name == "forget" and (count := run.objective.translations):
         memory["states of translations"] = count * rows * config.blocks.length * width
@@ -215,15 +215,15 @@ def _total_bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _result_bytes(run: Run, llama: ModelConfig, name: str, blocks: dict[str, Blocks]) -> int:
+def _result_bytes(run: Run, model_config: ModelConfig, name: str, blocks: dict[str, Blocks]) -> int:
     """Return the bytes that the results of a stage take on disk; those of small files count as none."""
     config = run.config
     if name in TRAINING:
         weights = "lora" if getattr(config, name).weights == "lora" else "full"
         labels = blocks["target"].train * config.blocks.length * 4 if name == "forget" and config.targets.cache else 0
-        return _total_bytes(trained_shapes(config, weights, llama)) + labels
+        return _total_bytes(trained_shapes(config, weights, model_config)) + labels
     if name == "export":
-        return parameter_count(llama) * jnp.dtype(config.export.dtype).itemsize
+        return parameter_count(model_config) * jnp.dtype(config.export.dtype).itemsize
     if name in ("prepare", "text"):
         tokens = {place: (text.train + text.held) * text.tokens for place, text in blocks.items()}
         if name == "text":

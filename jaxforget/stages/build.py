@@ -38,11 +38,11 @@ def make_adamw(options: TrainOptions, steps: int) -> tuple[optax.Schedule, optax
     )
 
 
-def trained_shapes(config: Config, weights: str, llama: ModelConfig) -> Params:
+def trained_shapes(config: Config, weights: str, model_config: ModelConfig) -> Params:
     """Return the shapes of what trains under the option `weights` ("full" or "lora"), as fp32 `ShapeDtypeStruct`s."""
     if weights == "lora":
-        return adapter_shapes(llama, config.lora.rank, config.lora.alpha)
-    return param_shapes(llama, jnp.float32)
+        return adapter_shapes(model_config, config.lora.rank, config.lora.alpha)
+    return param_shapes(model_config, jnp.float32)
 
 
 def student_shardings(

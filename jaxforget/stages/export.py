@@ -30,12 +30,12 @@ def export(run: Run) -> None:
     dtype, card = config.export.dtype, model_card(config, "unlearned", evidence_of(run))
     shard_bytes = int(config.export.shard_gigabytes * 1e9)
     if is_adapter(run.unlearned):
-        llama, raw = read_config(run.base)
+        model_config, raw = read_config(run.base)
         kept = save_merged(
             run.export,
             read_adapter(run.unlearned),
             run.base,
-            llama,
+            model_config,
             raw,
             dtype=dtype,
             max_shard_bytes=shard_bytes,

@@ -46,11 +46,11 @@ def load_student(run: Run, weights: str = "full") -> Model:
             base,
             module=configured_module(config.model, base.config, run.mesh),
         )
-    llama, raw = read_config(run.base)
-    shapes = trained_shapes(config, weights, llama)
+    model_config, raw = read_config(run.base)
+    shapes = trained_shapes(config, weights, model_config)
     adapter = init_adapter(shapes, shard_params(shapes, run.mesh), config.seed)
-    module = configured_module(config.model, llama, run.mesh)
-    return Model(llama, adapter, load_tokenizer(run.base), module, run.mesh, run.base, raw, run.base)
+    module = configured_module(config.model, model_config, run.mesh)
+    return Model(model_config, adapter, load_tokenizer(run.base), module, run.mesh, run.base, raw, run.base)
 
 
 def fit(

@@ -94,20 +94,20 @@ def plan_rows(
         raise UserError(f"{flags}: of training steps alone, which {', '.join(wanted)} is not; add --step forget")
     if config.model.folder is None:
         raise UserError("model.folder is not set; it names a model's folder or hub id, of which config.json is enough")
-    llama, source = read_shape(config.model.folder)
+    model_config, source = read_shape(config.model.folder)
     widths = batch_widths(config)
     say(f"shape: {source}; {widths.translated} translated tokens a block of {widths.length} ({widths.source})")
     meshes = [make_mesh(*_sizes(config), devices=slice_devices(place)) for place in places]
     for place, mesh in zip(places, meshes, strict=True):
         # All slices are checked before the first compilation, so that a fault of the last one appears at once.
         try:
-            check_plan(config, llama, mesh, wanted)
+            check_plan(config, model_config, mesh, wanted)
         except UserError as error:
             raise UserError(f"{place.name}: {error}") from None
     for place, mesh in zip(places, meshes, strict=True):
         site = Site(place, mesh, memory_limit(mesh.devices.flat[0]))
         for name in wanted:
-            row = _row(config, llama, site, widths, name, beside, say)
+            row = _row(config, model_config, site, widths, name, beside, say)
             peak = "?" if row["peak_hbm_bytes"] is None else f"{row['peak_hbm_bytes'] / GIB:.2f}"
             told = "fits" if row["fits"] else "does not fit" if row["out_of_memory"] else "failed"
             say(f"{place.name}: {name} {told}, {peak} of {site.limit / GIB:.2f} GiB")
@@ -147,9 +147,9 @@ def _sizes(config: Config) -> tuple[int, int, int]:
 
 
 def _compile(
-    config: Config, llama: ModelConfig, site: Site, widths: Widths, name: str, *, read: bool = True
+    config: Config, model_config: ModelConfig, site: Site, widths: Widths, name: str, *, read: bool = True
 ) -> Compiled:
-    step = make_step(config, llama, site.mesh, widths, name)
+    step = make_step(config, model_config, site.mesh, widths, name)
     # The compile time is reported, so a cached program is not used.
     with no_cache():
         return compile_step(step.trace(), site.mesh.size, step.trips, read=read)
@@ -157,17 +157,17 @@ def _compile(
 
 def _row(
     config: Config,
-    llama: ModelConfig,
+    model_config: ModelConfig,
     site: Site,
     widths: Widths,
     name: str,
     beside: Beside,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    step = make_step(config, llama, site.mesh, widths, name)
+    step = make_step(config, model_config, site.mesh, widths, name)
     say(f"{site.place.name}: compiling {name}, {step.blocks} blocks a step")
-    found = _compile(config, llama, site, widths, name)
-    parameters = parameter_count(llama)
+    found = _compile(config, model_config, site, widths, name)
+    parameters = parameter_count(model_config)
     model_flops = model_flops_per_token(config, name, parameters)
     row = {
         "slice": site.place.name,
@@ -205,7 +205,7 @@ def _row(
 
     def compile_with(changes: dict[str, Any]) -> Compiled:
         say(f"{site.place.name}: {name} with {' '.join(Option(changes).arguments)}")
-        return _compile(replaced(config, changes), llama, site, widths, name, read=False)
+        return _compile(replaced(config, changes), model_config, site, widths, name, read=False)
 
     if beside.max_batch:
         row |= _most_blocks(config, site, name, found, compile_with)
@@ -215,7 +215,7 @@ def _row(
         tried = [{"model.remat": entry["remat"]} for entry in row.get("remats", ())]
         options = [option for option in candidates(config, site.mesh, name) if option.changes not in tried]
         row["options"] = _advice(options, found, compile_with)
-        row["preset"] = preset_for(site.place, llama)
+        row["preset"] = preset_for(site.place, model_config)
     return row
 
 

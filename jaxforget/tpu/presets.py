@@ -68,7 +68,7 @@ def find_presets(folder: Path, names: Sequence[str] = ()) -> list[Preset]:
     return sorted(found, key=lambda preset: (find_slice(preset.slice).chips, preset.name))
 
 
-def preset_for(place: Slice, llama: ModelConfig) -> str | None:
+def preset_for(place: Slice, model_config: ModelConfig) -> str | None:
     """Return the file of configs/slices for a model of this shape on `place`; None if this checkout has none."""
     folder = Path(__file__).parents[2] / "configs" / "slices"
     for path in sorted(folder.glob(f"*_{place.name}.yaml")):
@@ -76,21 +76,21 @@ def preset_for(place: Slice, llama: ModelConfig) -> str | None:
             model = load_config(path).model.folder
         except UserError:  # a faulty file of the user must not lose the compiled rows
             continue
-        if model in PUBLISHED and _sizes(PUBLISHED[model]) == _sizes(llama):
+        if model in PUBLISHED and _sizes(PUBLISHED[model]) == _sizes(model_config):
             return f"configs/slices/{path.name}"
     return None
 
 
-def _sizes(llama: ModelConfig) -> tuple[int | str, ...]:
+def _sizes(model_config: ModelConfig) -> tuple[int | str, ...]:
     return (
-        llama.family,
-        llama.vocab_size,
-        llama.hidden_size,
-        llama.intermediate_size,
-        llama.num_hidden_layers,
-        llama.num_attention_heads,
-        llama.num_key_value_heads,
-        llama.head_dim,
+        model_config.family,
+        model_config.vocab_size,
+        model_config.hidden_size,
+        model_config.intermediate_size,
+        model_config.num_hidden_layers,
+        model_config.num_attention_heads,
+        model_config.num_key_value_heads,
+        model_config.head_dim,
     )
 
 

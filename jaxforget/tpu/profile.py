@@ -61,17 +61,17 @@ def profile(
         raise UserError("out is not set; it names the folder whose xprof/ the trace goes to, as out=runs/NAME")
     if config.model.folder is None:
         raise UserError("model.folder is not set; it names a model's folder or hub id, of which config.json is enough")
-    llama, _ = read_shape(config.model.folder)
+    model_config, _ = read_shape(config.model.folder)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     widths = batch_widths(config)
-    check_plan(config, llama, mesh, (step,))
+    check_plan(config, model_config, mesh, (step,))
     folder = Path(config.out) / "xprof"
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):  # a place that cannot be written should not wait for the compiler
         pass
     kind = jax.devices()[0].device_kind
     say(f"compiling {step} for {mesh.size} x {kind}")
-    function, abstract = training_program(config, llama, mesh, widths, step)
+    function, abstract = training_program(config, model_config, mesh, widths, step)
     start = time.perf_counter()
     # A program of an earlier compilation is not wanted: its time is part of the answer.
     with no_cache():
@@ -79,7 +79,7 @@ def profile(
         compiled, text = compile_with_text(traced.lower())
         compile_seconds = time.perf_counter() - start
     shapes = next(tree for tree in abstract if _is_batch(tree))
-    batch, source = _batch(config, shapes, llama.vocab_size, mesh)
+    batch, source = _batch(config, shapes, model_config.vocab_size, mesh)
     state, *frozen = [batch if _is_batch(tree) else _filled(tree) for tree in abstract]
 
     def run_steps(state: Any, count: int, what: str) -> tuple[Any, list[float]]:
@@ -101,7 +101,7 @@ def profile(
     blocks, length = shapes["tokens"].shape
     per_chip, peak = peak_of(kind)
     chips = mesh.size / per_chip
-    flops = model_flops_per_token(config, step, parameter_count(llama))
+    flops = model_flops_per_token(config, step, parameter_count(model_config))
     rate = blocks * length / step_seconds / chips
     # Of all traced steps and of this process's devices -> of one step, on one device.
     share = 1 / (steps * len(mesh.local_devices))

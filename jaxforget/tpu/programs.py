@@ -111,28 +111,28 @@ def _asks(source: Source) -> bool:
         return False
 
 
-def check_plan(config: Config, llama: ModelConfig, mesh: Mesh, steps: tuple[str, ...]) -> None:
+def check_plan(config: Config, model_config: ModelConfig, mesh: Mesh, steps: tuple[str, ...]) -> None:
     """Raise `UserError` for faults that are known without compiling."""
-    if config.blocks.length > llama.max_position_embeddings:
+    if config.blocks.length > model_config.max_position_embeddings:
         raise UserError(
-            f"blocks.length is {config.blocks.length}, beyond the model's {llama.max_position_embeddings} positions; "
-            "make it smaller"
+            f"blocks.length is {config.blocks.length}, beyond the model's {model_config.max_position_embeddings} "
+            "positions; make it smaller"
         )
     for stage, by in (("reinforce", ("reinforce",)), ("forget", ("forget", "label")), ("undo", ("undo",))):
         if any(step in steps for step in by) and (stage != "undo" or config.undo.alpha):
             check_rows(config, mesh, stage)
             if "lora" in (config.reinforce.weights, config.forget.weights):
-                check_rank(config, llama)
+                check_rank(config, model_config)
 
 
-def make_step(config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths, name: str) -> Step:
+def make_step(config: Config, model_config: ModelConfig, mesh: Mesh, widths: Widths, name: str) -> Step:
     """Return the step `name` of the run that `config` describes, on `mesh`."""
     shards = row_shards(mesh)
     tile = config.targets.tile
     if name == "decode":
         new = config.evals.completion_tokens
-        module = configured_module(config.model, llama, mesh, remat="none")
-        params = _base(config, llama, mesh)
+        module = configured_module(config.model, model_config, mesh, remat="none")
+        params = _base(config, model_config, mesh)
         trace = lambda: trace_generate(module, params, rows=PROMPTS, prompt=PROMPT, new=new, mesh=mesh)  # noqa: E731
         rows = -(-PROMPTS // shards) * shards
         return Step(name, rows, rows * (PROMPT + new), new, trace)
@@ -140,7 +140,7 @@ def make_step(config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths, na
         rows = -(-config.evals.batch // shards) * shards
         length = -(-widths.length // BUCKET) * BUCKET
         trips = _tiles(rows // shards * length, tile)
-        return Step(name, rows, rows * length, trips, lambda: _trace_score(config, llama, mesh, rows, length))
+        return Step(name, rows, rows * length, trips, lambda: _trace_score(config, model_config, mesh, rows, length))
     options = getattr(config, name if name in TRAINING else "forget")
     rows = options.batch + (0 if name in ("reinforce", "undo") else config.retain.rows)
     # An alternative answer is a row of its own in the step.
@@ -149,8 +149,8 @@ def make_step(config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths, na
 
     def trace() -> Any:
         if name == "label":
-            return _trace_label(config, llama, mesh, widths, rows)
-        step, arguments = training_program(config, llama, mesh, widths, name)
+            return _trace_label(config, model_config, mesh, widths, rows)
+        step, arguments = training_program(config, model_config, mesh, widths, name)
         return step.trace(*arguments)
 
     return Step(name, rows, rows * widths.length, trips, trace)
@@ -169,40 +169,40 @@ def _placed(shapes: Any, mesh: Mesh) -> Any:
     )
 
 
-def _base(config: Config, llama: ModelConfig, mesh: Mesh) -> Any:
+def _base(config: Config, model_config: ModelConfig, mesh: Mesh) -> Any:
     """Return the shapes of base in its frozen form, bf16 or int8."""
-    shapes = param_shapes(llama, jnp.dtype(config.model.dtype))
+    shapes = param_shapes(model_config, jnp.dtype(config.model.dtype))
     return _placed(jax.eval_shape(int8_kernels, shapes) if config.model.base == "int8" else shapes, mesh)
 
 
-def _reinforced(config: Config, llama: ModelConfig, mesh: Mesh) -> Any:
+def _reinforced(config: Config, model_config: ModelConfig, mesh: Mesh) -> Any:
     """Return the shapes of the reinforced model's delta: an adapter, 8-bit differences, or all parameters."""
     dtype, weights = jnp.dtype(config.model.dtype), config.reinforce.weights
-    shapes = param_shapes(llama, dtype)
+    shapes = param_shapes(model_config, dtype)
     if weights == "lora":
-        adapter = trained_shapes(config, "lora", llama)
+        adapter = trained_shapes(config, "lora", model_config)
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), adapter)
     elif weights == "int8-delta":
-        shapes = jax.eval_shape(differences, _base(config, llama, mesh), shapes)
+        shapes = jax.eval_shape(differences, _base(config, model_config, mesh), shapes)
     return _placed(shapes, mesh)
 
 
-def _frozen(config: Config, llama: ModelConfig, mesh: Mesh, stage: str) -> Frozen:
+def _frozen(config: Config, model_config: ModelConfig, mesh: Mesh, stage: str) -> Frozen:
     needed = passes(config, stage)
     if stage == "undo":
         # The unlearned model is held in model.dtype: int8 would round away what unlearning changed.
-        return Frozen(base=_placed(param_shapes(llama, jnp.dtype(config.model.dtype)), mesh))
+        return Frozen(base=_placed(param_shapes(model_config, jnp.dtype(config.model.dtype)), mesh))
     return Frozen(
-        base=_base(config, llama, mesh) if needed.base else None,
-        reinforced=_reinforced(config, llama, mesh) if needed.reinforced else None,
+        base=_base(config, model_config, mesh) if needed.base else None,
+        reinforced=_reinforced(config, model_config, mesh) if needed.reinforced else None,
     )
 
 
-def _student(config: Config, llama: ModelConfig, mesh: Mesh, stage: str) -> tuple[Any, Any, TrainState]:
+def _student(config: Config, model_config: ModelConfig, mesh: Mesh, stage: str) -> tuple[Any, Any, TrainState]:
     """Return optimiser, state shardings and abstract state of a training stage."""
     options = getattr(config, stage)
     _, optimizer = make_adamw(options, options.max_steps or 100)
-    shapes = trained_shapes(config, options.weights, llama)
+    shapes = trained_shapes(config, options.weights, model_config)
     shardings = student_shardings(config, stage, shapes, shard_params(shapes, mesh), optimizer, mesh)
     return optimizer, shardings, abstract_state(shapes, optimizer, shardings)
 
@@ -244,15 +244,15 @@ def _batch(config: Config, mesh: Mesh, widths: Widths, rows: int) -> dict[str, j
 
 
 def training_program(
-    config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths, stage: str
+    config: Config, model_config: ModelConfig, mesh: Mesh, widths: Widths, stage: str
 ) -> tuple[Callable, tuple[Any, ...]]:
     """Return the jitted step of a training stage and its arguments as `ShapeDtypeStruct`s.
 
     The first argument is the state; the batch is the dict that has "tokens".
     """
     rows = getattr(config, stage).batch + (config.retain.rows if stage == "forget" else 0)
-    optimizer, shardings, state = _student(config, llama, mesh, stage)
-    forward = make_forward(configured_module(config.model, llama, mesh))
+    optimizer, shardings, state = _student(config, model_config, mesh, stage)
+    forward = make_forward(configured_module(config.model, model_config, mesh))
     step = make_training_step(config, stage, forward, optimizer, mesh, shardings)
     batch = _batch(config, mesh, widths, rows)
     if stage != "forget":
@@ -260,25 +260,25 @@ def training_program(
         batch, _ = take_unrelated(batch)
     if stage == "undo":
         batch.pop("retain")
-    return step, (state, _frozen(config, llama, mesh, stage), batch)
+    return step, (state, _frozen(config, model_config, mesh, stage), batch)
 
 
-def _trace_label(config: Config, llama: ModelConfig, mesh: Mesh, widths: Widths, rows: int) -> Any:
+def _trace_label(config: Config, model_config: ModelConfig, mesh: Mesh, widths: Widths, rows: int) -> Any:
     """Trace the labelling pass of `targets.cache`, which runs before the student exists."""
-    module = configured_module(config.model, llama, mesh)
+    module = configured_module(config.model, model_config, mesh)
     step = make_label_step(make_forward(module), make_objective(config), step_options(config, "forget"), mesh)
-    frozen = Frozen(base=_base(config, llama, mesh), reinforced=_reinforced(config, llama, mesh))
+    frozen = Frozen(base=_base(config, model_config, mesh), reinforced=_reinforced(config, model_config, mesh))
     batch = _batch(config, mesh, widths, rows)
     return step.trace(frozen, {name: batch[name] for name in batch if name != "labels"})
 
 
-def _trace_score(config: Config, llama: ModelConfig, mesh: Mesh, rows: int, length: int) -> Any:
+def _trace_score(config: Config, model_config: ModelConfig, mesh: Mesh, rows: int, length: int) -> Any:
     """Trace the scoring of the student during training; optimiser state and frozen models also take memory then."""
-    _, _, state = _student(config, llama, mesh, "forget")
-    forward = make_forward(configured_module(config.model, llama, mesh, remat="none"))
+    _, _, state = _student(config, model_config, mesh, "forget")
+    forward = make_forward(configured_module(config.model, model_config, mesh, remat="none"))
     score = make_score_step(forward, mesh, config.targets.tile)
     own = compute_params(state.params)
-    frozen = _frozen(config, llama, mesh, "forget")
+    frozen = _frozen(config, model_config, mesh, "forget")
     params = forward.apply_delta(frozen.base, own)
     # An adapter's parameters contain base's arrays, which must count only once.
     rest = frozen.replace(base=None) if config.forget.weights == "lora" else frozen
