@@ -44,7 +44,7 @@ def conclude(
     base, control = summarize(measured, "base"), None
     if all("control" in figures for figures in measured):
         control = summarize(measured, "control")
-    scores = {name: score(_means(each), _means(base), _means(control)) for name, each in methods.items()}
+    scores = {name: score(means(each), means(base), means(control)) for name, each in methods.items()}
     finished = [name for name in methods if methods[name]["familiarity"] is not None]
     recommended = max(finished, key=lambda name: scores[name], default=None)
     return {"methods": methods, "control": control, "base": base, "recommended": recommended}
@@ -68,7 +68,8 @@ def summarize(measured: Sequence[Mapping[str, Mapping[str, float | None]]], name
     return found
 
 
-def _means(summary: Mapping[str, Any] | None) -> dict[str, float | None] | None:
+def means(summary: Mapping[str, Any] | None) -> dict[str, float | None] | None:
+    """Return the mean of every measure, without the standard deviation; None for no summary."""
     if summary is None:
         return None
     return {measure: summary[measure] and summary[measure]["mean"] for measure in MEASURES}
@@ -78,17 +79,17 @@ def markdown(result: Mapping[str, Any], seeds: Sequence[int], trials: int) -> st
     """Return compare.md: the table, the settings of each method, and the rule."""
     models = {"base": result["base"], "control": result["control"], **result["methods"]}
     models = {name: summary for name, summary in models.items() if summary is not None}
-    base, control = _means(result["base"]), _means(result["control"])
+    base, control = means(result["base"]), means(result["control"])
     header = ["", *COLUMNS.values(), "KS p against the control", "forgotten", "kept", "score", "s a step"]
     lines = [f"| {' | '.join(header)} |", "|---|" + "---|" * (len(header) - 1)]
     for name, summary in models.items():
         cells = [f"**{name}**" if name == result["recommended"] else name]
         cells += [_cell(summary[measure]) for measure in COLUMNS]
         cells.append(", ".join("" if p is None else f"{p:.2g}" for p in summary["ks_p"] or ()))
-        means = _means(summary)
+        found = means(summary)
         shares: list[float | None] = [None] * 3
-        if name in result["methods"] and means["familiarity"] is not None:
-            shares = [forgotten(means, base, control), kept(means, base), score(means, base, control)]
+        if name in result["methods"] and found["familiarity"] is not None:
+            shares = [forgotten(found, base, control), kept(found, base), score(found, base, control)]
         cells += map(number, shares)
         cells.append(number(summary.get("seconds_per_step")))
         lines.append(f"| {' | '.join(cells)} |")

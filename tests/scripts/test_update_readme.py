@@ -62,7 +62,7 @@ def test_the_section_of_a_novel(tmp_path):
 
 def test_the_section_of_a_comparison(tmp_path):
     script = as_module("update_readme")
-    summary = {measure: {"mean": 0.25, "std": 0.1} for measure in script.COMPARED}
+    summary = {measure: {"mean": 0.25, "std": 0.1} for measure in (*script.COMPARED, "perplexity", "int4")}
     result = {
         "base": {**summary, "ks_p": [1e-5, 1e-9]},
         "control": {**summary, "margin": None, "ks_p": None},
