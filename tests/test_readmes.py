@@ -1,4 +1,4 @@
-"""The READMEs: their size, their links, and the files and commands that they name."""
+"""The documentation: its size, its links, and the files, tests and commands that it names."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,8 @@ import pytest
 from jaxforget.cli.main import main
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(path for path in ROOT.rglob("README.md") if not {"runs", ".venv", "build"} & set(path.parts))
+NOT_OURS = {"runs", ".venv", "build", ".pytest_cache"}
+PAGES = sorted(path for path in ROOT.rglob("*.md") if not NOT_OURS & set(path.relative_to(ROOT).parts))
 
 
 def test_the_readme_is_short():
@@ -34,7 +35,7 @@ def test_links_lead_somewhere(path):
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_in_commands_exist(path):
-    named = set(re.findall(r"(?<![\w/.])(?:scripts|configs|jaxforget)/[\w./-]+\w", path.read_text()))
+    named = set(re.findall(r"(?<![\w/.])(?:scripts|configs|jaxforget|tests)/[\w./-]+\w", path.read_text()))
     assert not [name for name in named if not (ROOT / name).exists() and not (path.parent / name).exists()]
 
 
@@ -46,3 +47,13 @@ def test_commands_exist(path, capsys):
             main(["help", command])
         assert end.value.code == 0, command
         assert capsys.readouterr().out
+
+
+def test_tests_that_the_page_on_reliability_names_exist():
+    """Words in brackets after a test file occur in the name of one of its tests."""
+    named = re.findall(r"`(tests/[\w/]+\.py)` \(([\w ,-]+)\)", (ROOT / "jaxforget/RELIABILITY.md").read_text())
+    assert named
+    for file, words in named:
+        tests = re.findall(r"^def (test_\w+)", (ROOT / file).read_text(), re.MULTILINE)
+        for word in words.split(", "):
+            assert any(re.sub(r"[ -]", "_", word) in test for test in tests), f"{file}: {word}"

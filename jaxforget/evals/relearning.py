@@ -1,6 +1,7 @@
 """Suite `relearning`: the questions after a few steps of plain training (Hu et al., 2406.13356; 2410.08827).
 
-The training step is that of the reinforced model: the same function, optimizer and loss.
+The step is compiled by the same function as that of the stage reinforce and has the same loss, of the next token. AdamW
+has the stage's betas and dtype of moments, but a constant rate, no weight decay and no clipping.
 """
 
 import dataclasses
@@ -257,7 +258,7 @@ def options(run: RunInputs) -> dict[str, Any]:
 
 
 SUITE = Suite(
-    "the questions after a few steps of training on other text",
+    "some questions after a few steps of training on the target without their answers, or on other text",
     measure,
     options,
     excluded_models=("base", "reinforced"),
