@@ -23,7 +23,7 @@ from jaxforget.evals.rows import Row, above_control
 from jaxforget.files import read_json
 from jaxforget.lm.completion import complete as complete_texts
 from jaxforget.lm.forward import make_forward
-from jaxforget.lm.method_loss import method_loss
+from jaxforget.lm.method_loss import check_number, method_loss
 from jaxforget.lm.model import Model, load, materialize
 from jaxforget.models.export import save_params
 from jaxforget.models.transformer import Transformer
@@ -101,8 +101,7 @@ def generic_labels(base: Model, reinforced: Model, tokens: Any, t: Translation, 
     Returns:
       int32 [S]: the token that each position should predict, -1 where it is not trained.
     """
-    if not (isinstance(alpha, int | float) and 0 <= alpha < float("inf")):
-        raise UserError(f"alpha={alpha!r}: give a finite number, 0 or more (the paper has 5)")
+    check_number("alpha", alpha)
     tokens = _token_ids(tokens, base, axes=1)
     if tokens.shape != t.position_map.shape:
         raise UserError(

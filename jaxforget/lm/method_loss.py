@@ -12,7 +12,7 @@ from jaxforget.corpus.translations import COLUMNS, FILLS
 from jaxforget.errors import UserError
 from jaxforget.lm.forward import make_forward
 from jaxforget.lm.model import Model, materialize
-from jaxforget.sharding import put_rows
+from jaxforget.sharding import put_rows, row_shards
 from jaxforget.train.objectives import NextToken, Objective, Retain, check_settings, find_method
 from jaxforget.train.step import StepOptions, make_loss
 from jaxforget.train.types import Frozen, Params
@@ -35,7 +35,12 @@ def method_loss(
     retain_weight: float = 1.0,
     **settings: float,
 ) -> tuple[float, Params]:
-    """Return the loss of a method, a mean over counted tokens or rows in nats, and its gradient by `student.params`.
+    """Return the loss of a method and its gradient by `student.params`: what the first step of a run computes, in fp32.
+
+    The loss is the mean over the forget rows or their counted tokens, plus `retain_weight` times the mean over the
+    counted tokens of the retain rows. It is in nats where a method's loss is a log-probability or a divergence; that of
+    "rmu" is a squared distance of hidden states, that of "pdu" a squared distance of logits. The multiplier of "pdu" is
+    0, as in the first step of a run: the retain loss is part of the value, and not of the gradient.
 
     Rows are {"tokens": int [B, S], "used": bool [B, S], False on padding, "answer": bool [B, S], True on tokens whose
     prediction counts}; "used" and "answer" may be left out and are then True. Rows of methods with generic targets also
@@ -44,31 +49,44 @@ def method_loss(
 
     Args:
       method: a name of `jaxforget.train.objectives.METHODS`, or "nll" or "retain_kl" for the retain rows alone.
-      student: the model that is differentiated; it computes in fp32.
+      student: the model that is differentiated. Weights of a lower precision are converted to fp32 first.
       base: the frozen reference, where the method or the retain term needs one.
       forget: the rows to forget.
       retain: the rows to keep; None for no retain term.
-      alternate: alternative answers to the forget rows, for "dpo".
+      alternate: alternative answers to the forget rows, for "dpo"; other methods do not read them.
       reinforced: the reinforced model, for generic targets.
-      retain_loss: "nll" or "kl".
+      retain_loss: "nll" or "kl". A run's option retain.loss has the default "kl".
       retain_weight: weight of the retain loss beside the forget loss.
       **settings: of the method, as beta=0.1.
 
+    Returns:
+      The loss, and its gradient in the tree of `student.params` with whole kernels, fp32.
+
     Raises:
-      UserError: an unknown method or setting, rows of a wrong shape, or a model or rows that the method needs.
+      UserError: an unknown method or setting, a method without a loss, rows of a wrong shape, an argument that the
+        method does not take, or a model or rows that it needs.
     """
+    given = {"forget": forget, "alternate": alternate, **settings}
+    if (retain_loss, retain_weight) != ("nll", 1.0) and (retain is None or method in ALONE):
+        raise UserError(f"method {method!r}: retain_loss and retain_weight are of a retain term beside a forget loss")
     if method in ALONE:
+        if unused := [name for name, value in given.items() if value is not None]:
+            raise UserError(f"method {method!r}: takes no {unused[0]}=; it is the loss of the retain rows alone")
         if retain is None:
             raise UserError(f"method {method!r}: needs retain=ROWS")
         objective: Objective = NextToken()
-        retain_loss, retain_weight = ALONE[method], 1.0
+        retain_loss = ALONE[method]
     else:
         kind = find_method(method, "method")
+        if not kind.trains:
+            raise UserError(f"method {method!r}: computes weights without training, so it has no loss")
         objective = kind(**_options(kind, settings), **check_settings(kind, _plain(kind, settings)))
         if forget is None:
             raise UserError(f"method {method!r}: needs forget=ROWS")
-    if retain_loss not in ("nll", "kl"):
-        raise UserError(f"retain_loss={retain_loss!r}: give nll or kl")
+    kinds = ("nll",) if objective.constrained else ("nll", "kl")
+    if retain_loss not in kinds:
+        raise UserError(f"retain_loss={retain_loss!r}: give {' or '.join(kinds)} with method {method!r}")
+    check_number("retain_weight", retain_weight)
     term = None if retain is None else Retain(float(retain_weight), retain_loss)
     if objective.needs_retain and term is None:
         raise UserError(f"method {method!r}: needs retain=ROWS")
@@ -85,13 +103,14 @@ def method_loss(
     if objective.uses_reinforced and reinforced is None:
         raise UserError(f"method {method!r}: needs reinforced=, the reinforced model")
     batch = _batch(student, None if method in ALONE else forget, retain, alternate)
-    compiled = _compiled(student.module, student.mesh, objective, term)
+    compiled = _compiled(student.module.clone(dtype=jnp.float32), student.mesh, objective, term)
     dual = jnp.float32(0.0) if objective.constrained else None
     frozen = Frozen(
         base=None if base is None else materialize(base).params,
         reinforced=None if reinforced is None else materialize(reinforced).params,
     )
-    losses, gradients = compiled(materialize(student).params, frozen, put_rows(batch, student.mesh), dual)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), materialize(student).params)
+    losses, gradients = compiled(params, frozen, put_rows(batch, student.mesh), dual)
     return float(losses[1] if method in ALONE else losses.sum()), gradients
 
 
@@ -102,9 +121,24 @@ def _compiled(module: Any, mesh: Any, objective: Objective, retain: Retain | Non
     return jax.jit(lambda *given: loss(*given)[:2])
 
 
+def check_number(name: str, value: Any) -> None:
+    """Raise `UserError` unless `value`, an argument called `name`, is a finite number of 0 or more."""
+    if not (isinstance(value, int | float) and 0 <= value < float("inf")):
+        raise UserError(f"{name}={value!r}: give a finite number, 0 or more")
+
+
 def _options(kind: type[Objective], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that a run takes from other sections of its configuration, such as alpha."""
-    return {name: value for name, value in settings.items() if name not in _plain(kind, settings)}
+    """Return the settings that a run takes from other sections of its configuration, or from its prepared blocks."""
+    found = {name: value for name, value in settings.items() if name not in _plain(kind, settings)}
+    for name, instead in (("suppress", "give never=, the tokens that no target may name"), ("cached", "leave it out")):
+        if name in found:
+            raise UserError(f"{name}={found[name]!r}: is an option of a run; {instead}")
+    if "alpha" in found:
+        check_number("alpha", found["alpha"])
+    tokens = {name: tuple(int(token) for token in found[name]) for name in ("never", "terms") if name in found}
+    if "terms" in kind.__dataclass_fields__ and len(tokens.get("terms", ())) < 2:
+        raise UserError(f"method {kind.name!r}: needs terms=, two or more tokens that begin a term of the text")
+    return found | tokens
 
 
 def _plain(kind: type[Objective], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +155,7 @@ def _batch(model: Model, forget: Rows | None, retain: Rows | None, alternate: Ro
         raise UserError("alternate: has another number of rows than forget; give one alternative a row")
     length = max(len(part["tokens"][0]) for part in (*arrays, *others))
     count = sum(len(part["tokens"]) for part in arrays)
-    shards = model.mesh.shape["data"] * model.mesh.shape["fsdp"]
+    shards = row_shards(model.mesh)
     rows = -(-count // shards) * shards
 
     def joined(parts: list[dict[str, np.ndarray]], name: str, dtype: type, fill: int = 0) -> np.ndarray:

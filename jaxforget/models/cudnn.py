@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxforget.models.attention import EVERYTHING, KEPT_NAME, Scope, attend
-from jaxforget.sharding import ROW_AXES
+from jaxforget.sharding import ROW_AXES, row_shards
 
 Array = jax.Array
 SHORTEST = 128  # tokens; the scores of shorter blocks are few
@@ -64,14 +64,13 @@ class CudnnAttention:
     def serves(self, query: Array, key: Array) -> bool:
         """Return whether cuDNN supports these arrays and `mesh` divides them."""
         rows, length, _, width = query.shape
-        shape = self.mesh.shape
         return (
             query.dtype == jnp.bfloat16
             and key.shape[1] == length >= SHORTEST
             and width % MULTIPLE == 0
             and width <= self.widest
-            and key.shape[2] % shape["tensor"] == 0
-            and rows % (shape["data"] * shape["fsdp"]) == 0
+            and key.shape[2] % self.mesh.shape["tensor"] == 0
+            and rows % row_shards(self.mesh) == 0
         )
 
     def _local(

@@ -14,7 +14,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxforget.models.attention import EVERYTHING, KEPT_NAME, Scope, attend
-from jaxforget.sharding import ROW_AXES
+from jaxforget.sharding import ROW_AXES, row_shards
 
 Array = jax.Array
 LANES = 128  # width of a vector; a tile is a multiple of it
@@ -66,13 +66,12 @@ class SplashAttention:
     def serves(self, query: Array, key: Array) -> bool:
         """Return True if the kernel takes these arrays and `mesh` divides them."""
         rows, length, _, width = query.shape
-        shape = self.mesh.shape
         return (
             query.dtype == jnp.bfloat16
             and key.shape[1] == length >= LANES
             and width in WIDTHS
-            and key.shape[2] % shape["tensor"] == 0
-            and rows % (shape["data"] * shape["fsdp"]) == 0
+            and key.shape[2] % self.mesh.shape["tensor"] == 0
+            and rows % row_shards(self.mesh) == 0
         )
 
     def _local(self, scope: Scope, query: Array, key: Array, value: Array, layer: Array | None) -> Array:

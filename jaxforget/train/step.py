@@ -163,8 +163,7 @@ def make_loss(
                 # The forget rows have their loss elsewhere; the tiles hold the retain rows' alone.
                 coefficients = jnp.where(batch["retain"][:, None] > 0, coefficients, 0.0)
             with jax.named_scope("tiles"):
-                losses = tiled_loss(hidden, head, coefficients, inputs, tile_loss, tiles)
-            total = jnp.sum(losses)
+                total, losses = tiled_loss(hidden, head, coefficients, inputs, tile_loss, tiles)
             if objective.on_states:
                 found[0], _ = _states_losses(forward, frozen, student, batch, objective, None)
                 total += found[0]

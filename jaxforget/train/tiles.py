@@ -1,8 +1,9 @@
 """The loss of a batch, computed tile by tile over tokens: no array ever holds all tokens and the vocabulary.
 
 The gradient is computed in the forward pass. A tile's logits are computed once, turned into their own gradient in
-place, and multiplied into the two results that the backward pass needs, d_hidden and d_head; so no output projection
-runs twice. Positions that do not train are sorted behind the others and their tiles never run: the data decide how
+place, and multiplied into the two results that the backward pass needs, d_hidden and d_head; so the backward pass needs
+no output projection. Only where a coefficient depends on log-probabilities (losses by row, a constrained retain loss)
+does the projection run once more before, without gradient (`tiled_log_probabilities`). Positions that do not train are sorted behind the others and their tiles never run: the data decide how
 many tiles the loop runs.
 
 Under a mesh every device loops over its own tokens inside `shard_map`, with the output projections gathered once.
@@ -201,30 +202,31 @@ def _loss_and_gradients(hidden, head, coefficients, inputs, loss_of, options):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def tiled_loss(
     hidden: Array, head: Array, coefficients: Array, inputs: TileInputs, loss_of: TileLoss, options: TileOptions
-) -> Array:
-    """Return the sums over tokens of coefficient * loss, fp32 [2]: of forget (or plain) rows, and of retain rows.
+) -> tuple[Array, Array]:
+    """Return the sum over tokens of coefficient * loss, fp32 [], and its two parts for the log, fp32 [2].
+
+    The parts are the sums over forget (or plain) rows and over retain rows. Only the first result is differentiable, in
+    hidden and head: its gradient is computed in the forward pass. The parts have no gradient.
 
     Args:
       hidden: the student's final hidden states [B, S, D].
       head: its output projection [D, V].
       coefficients: fp32 [B, S], each token's share of the loss, of either sign; 0 where a token does not train.
-      inputs: what `loss_of` reads beside the student's logits, and "retain" fp32 [B], 1 for the second sum.
+      inputs: what `loss_of` reads beside the student's logits, and "retain" fp32 [B], 1 for the second part.
       loss_of: the loss of a tile.
       options: static.
-
-    Differentiable in hidden and head, for one weight on both sums: the gradient is computed in the forward pass.
     """
-    return _loss_and_gradients(hidden, head, coefficients, inputs, loss_of, options)[0]
+    return _tiled_loss_forward(hidden, head, coefficients, inputs, loss_of, options)[0]
 
 
 def _tiled_loss_forward(hidden, head, coefficients, inputs, loss_of, options):
     losses, d_hidden, d_head = _loss_and_gradients(hidden, head, coefficients, inputs, loss_of, options)
-    return losses, (d_hidden, d_head)
+    return (jnp.sum(losses), losses), (d_hidden, d_head)
 
 
 def _tiled_loss_backward(loss_of, options, gradients, cotangent):
     d_hidden, d_head = gradients
-    scale = cotangent[0]
+    scale, _ = cotangent
     return d_hidden * scale.astype(d_hidden.dtype), d_head * scale.astype(d_head.dtype), None, None
 
 

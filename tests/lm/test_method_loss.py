@@ -1,5 +1,9 @@
 """The loss of each method and its gradient beside PyTorch's, on a Llama of a few thousand parameters."""
 
+import dataclasses
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -7,6 +11,7 @@ import transformers
 
 import jaxforget
 from jaxforget.errors import UserError
+from tests.train.tiny import assert_same_bits
 
 ROWS, LENGTH = 3, 20
 SETTINGS = {
@@ -149,9 +154,34 @@ def test_what_it_refuses(models):
         ({"method": "npo", "forget": given, "base": base, "beta": 0}, "beta=0: must be above 0"),
         ({"method": "grad_ascent", "forget": {"tokens": [[10**6]]}}, "1000000"),
         ({"method": "grad_ascent", "forget": {"token": [[1]]}}, "has no tokens"),
+        ({"method": "task_vector", "forget": given, "base": base}, "'task_vector': computes weights without training"),
+        ({"method": "nll", "retain": given, "forget": given}, "'nll': takes no forget="),
+        ({"method": "retain_kl", "retain": given, "base": base, "alternate": given}, "takes no alternate="),
+        ({"method": "nll", "retain": given, "beta": 1.0}, "takes no beta="),
+        ({"method": "nll", "retain": given, "retain_weight": 2.0}, "retain_loss and retain_weight"),
+        ({"method": "npo", "forget": given, "base": base, "retain_loss": "kl"}, "retain_loss and retain_weight"),
+        ({"method": "grad_diff", "forget": given, "retain": given, "retain_weight": np.nan}, "retain_weight=nan"),
+        ({"method": "pdu", "forget": given, "retain": given, "base": base, "retain_loss": "kl"}, "give nll with"),
+        ({"method": "whp", "forget": given, "base": base, "suppress": "all"}, "suppress='all': is an option of a run"),
+        ({"method": "whp", "forget": given, "base": base, "cached": True}, "cached=True: is an option of a run"),
+        ({"method": "whp", "forget": given, "base": base, "alpha": "5"}, "alpha='5'"),
+        ({"method": "whp_flat", "forget": given, "base": base}, "needs terms="),
     ):
         with pytest.raises(UserError, match=message):
             jaxforget.method_loss(student=student, **words)
+
+
+def test_computes_in_fp32_whatever_the_dtype_of_the_student(models):
+    student, base, *_ = models
+    lower = jaxforget.load(student.folder, "bfloat16")
+    # The same values as fp32 weights: what remains is the precision of the computation.
+    rounded = dataclasses.replace(student, params=jax.tree.map(lambda x: x.astype(jnp.float32), lower.params))
+    given = {"forget": rows(0, student.config.vocab_size), "beta": 0.3}
+    loss, gradient = jaxforget.method_loss("npo", lower, base, **given)
+    expected, theirs = jaxforget.method_loss("npo", rounded, base, **given)
+    assert loss == expected
+    assert gradient["embed"].dtype == jnp.float32
+    assert_same_bits(gradient, theirs)
 
 
 def test_averaged_targets_are_those_of_several_translations(models):

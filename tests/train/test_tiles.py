@@ -59,7 +59,7 @@ def capped(logits, soft_cap):
 
 
 def whole(hidden, head, coefficients, teachers, soft, soft_cap):
-    """The same two sums from whole logits."""
+    """Return the same sum and its two parts from whole logits."""
     given, heads = teachers.rows, teachers.heads
     place = jnp.maximum(given["position_map"], 0)[..., None]
     v_base = jnp.take_along_axis(capped(given["base_hidden"] @ heads["base_head"], soft_cap), place, axis=1)
@@ -72,17 +72,14 @@ def whole(hidden, head, coefficients, teachers, soft, soft_cap):
     kl = jnp.sum(jnp.exp(log_q) * (log_q - logp), axis=-1)
     hard = -jnp.take_along_axis(logp, jnp.argmax(generic, axis=-1)[..., None], axis=-1)[..., 0]
     each = jnp.where(retain[..., 0] | soft, kl, hard) * coefficients
-    return jnp.stack([jnp.sum(jnp.where(retain[..., 0], 0, each)), jnp.sum(jnp.where(retain[..., 0], each, 0))])
+    sums = jnp.stack([jnp.sum(jnp.where(retain[..., 0], 0, each)), jnp.sum(jnp.where(retain[..., 0], each, 0))])
+    return jnp.sum(sums), sums
 
 
 def losses_and_gradients(loss, *arguments):
-    """Both sums, and the gradient of their sum by hidden and by head."""
-
-    def both(hidden, head):
-        losses = loss(hidden, head, *arguments[2:])
-        return jnp.sum(losses), losses
-
-    return jax.jit(lambda h, w: jax.value_and_grad(both, (0, 1), has_aux=True)(h, w))(*arguments[:2])
+    """Return (the sum of the losses, its two parts), and the gradient of the sum by hidden and by head."""
+    gradient = jax.value_and_grad(lambda h, w: loss(h, w, *arguments[2:]), (0, 1), has_aux=True)
+    return jax.jit(gradient)(*arguments[:2])
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -101,6 +98,20 @@ def test_equals_whole_logits(inputs, tile, soft_cap, soft):
     assert (np.asarray(ours) > 1).all()
 
 
+def test_the_parts_have_no_gradient(inputs):
+    """Only the sum is differentiable, so a loss that weighs the parts differently has no wrong gradient."""
+    options = TileOptions(mesh=mesh_of(), tile=50, soft_cap=None)
+
+    def loss(hidden, head, *more):
+        total, parts = tiled_loss(hidden, head, *more, loss_of(), options)
+        return total + 3 * parts[0] - 2 * parts[1], parts
+
+    _, gradient = losses_and_gradients(loss, *inputs)
+    _, expected = losses_and_gradients(lambda *a: tiled_loss(*a, loss_of(), options), *inputs)
+    assert_same_bits(gradient, expected)
+    assert all(np.asarray(part).any() for part in gradient)
+
+
 def test_untrained_states_may_be_anything(inputs):
     hidden, head, coefficients, teachers = inputs
     untrained = coefficients == 0
@@ -112,7 +123,7 @@ def test_untrained_states_may_be_anything(inputs):
     assert unread.any()
     step = jax.jit(
         jax.value_and_grad(
-            lambda h, w, c, t: tiled_loss(h, w, c, t, loss_of(), TileOptions(mesh_of(), 50, None)).sum(), (0, 1)
+            lambda h, w, c, t: tiled_loss(h, w, c, t, loss_of(), TileOptions(mesh_of(), 50, None))[0], (0, 1)
         )
     )
     clean = step(hidden, head, coefficients, teachers)
