@@ -103,6 +103,18 @@ class Manifest:
             del self._sealed()[file]
         self._save()
 
+    def damaged(self, outputs: Collection[str]) -> list[str]:
+        """Return the recorded files among `outputs` that are gone or have another size; see `seal`.
+
+        Texts for a reader (.md) are left out, because a user may edit them.
+        """
+        folder, found = self._path.parent, []
+        for file in self._within(outputs):
+            path = folder / file
+            if path.suffix != ".md" and not (path.is_file() and path.stat().st_size == self._sealed()[file]["bytes"]):
+                found.append(file)
+        return found
+
     def verify(self, outputs: Collection[str]) -> None:
         """Check that files still have their recorded size and hash, once in a process; see `seal`.
 
@@ -129,10 +141,27 @@ class Manifest:
         """Return the recorded files among `outputs`."""
         return [file for file in self._sealed() if any(f"{file}/".startswith(f"{name}/") for name in outputs)]
 
+    def intact(self, outputs: Collection[str]) -> bool:
+        """Return True if files are recorded among `outputs`, and all are as they were written; see `seal`."""
+        written = {file: self._sealed()[file] for file in self._within(outputs)}
+        return bool(written) and find_difference(written, self._path.parent) is None
+
     def strike(self, name: str) -> None:
         """Remove the record of a stage, because its output is about to be replaced."""
         if self._values.get("stages", {}).pop(name, None) is not None:
             self._save()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what `restore` takes: the records of the stages and of the files they wrote."""
+        return {part: dict(self._values.get(part, {})) for part in ("stages", "files")}
+
+    def restore(self, snapshot: Mapping[str, Any], outputs: Collection[str]) -> None:
+        """Undo `strike` and `unseal` since `snapshot`, if the files among `outputs` are as they were then."""
+        now = self.snapshot()
+        self._values |= snapshot
+        if not self.intact(outputs):
+            self._values |= now
+        self._save()
 
     def described(self) -> bool:
         """Return True if an earlier start recorded its versions and devices."""

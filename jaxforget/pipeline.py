@@ -81,6 +81,8 @@ def run_chain(
                     expected = _expected_time(run, chain[number:])
                     if expected is not None:
                         run.say(expected)
+            if not all(stage.always for stage in chain):
+                _save_config(run)
             if "eval" in stages:
                 say_verdict(run, closing="report" in stages)
     return run
@@ -149,26 +151,29 @@ def run_stage(run: Run, stage: Stage, *, again: bool = True, place: str = "") ->
     inputs = stage.inputs(run)
     changes, finished = stage.changes(run, inputs), stage.finished(run)
     if not again and finished and changes:
-        _refuse(run, stage, changes)
-    if not stage.always or not (run.folder / "config.yaml").is_file():
-        # A report only shows a run: its options must not replace those that the run was made with.
-        _save_config(run)
+        _refuse(run, stage, f"{', '.join(changes)} changed")
     wait_for_all(f"{stage.name}: judged")  # before any process changes what the others judge by
     if finished and not changes and not stage.always:
         run.say(f"{place}{stage.name}: up to date")
         _tidy(run, stage)
+        if stage.refresh is not None:
+            stage.refresh(run)
         return False
     if hosts_preempted():
         raise Preempted(stage.name)
     _verify(run, stage, needs)
     why = ""
     if run.manifest.stage(stage.name) and not stage.always:
-        why = f" again: {', '.join(changes)} changed" if changes else " again: its output is gone"
+        why = f" again: {', '.join(changes)} changed" if changes else " again: its output is gone or damaged"
     run.say(f"{place}{stage.name}{why}")
-    run.manifest.strike(stage.name)
-    run.manifest.unseal(stage.products(run))
     began = time.perf_counter()
-    _work(run, stage, fingerprint(inputs))
+    with _kept_if_refused(run, stage):
+        if not stage.always or not (run.folder / "config.yaml").is_file():
+            # A report only shows a run: its options must not replace those that the run was made with.
+            _save_config(run)
+        run.manifest.strike(stage.name)
+        run.manifest.unseal(stage.products(run))
+        _work(run, stage, fingerprint(inputs))
     seconds = time.perf_counter() - began
     run.manifest.record(stage.name, inputs, seconds, options=told_options(run.config), outputs=stage.products(run))
     _tidy(run, stage)
@@ -256,13 +261,15 @@ def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
                 preview_suites(run, suites)
                 return run
             stages = {stage.name: stage for stage in STAGES}
-            _verify(run, stages["eval"], stages["eval"].needs(run))
-            if any(suite.name == "probability" for suite in suites):
-                run_stage(run, stages["eval"])
-            _save_config(run)
+            measured = stages["eval"]
+            _verify(run, measured, measured.needs(run))
+            gone = run.manifest.stage("eval") is not None and not measured.finished(run)
+            if gone or any(suite.name == "probability" for suite in suites):
+                run_stage(run, measured)
             run.manifest.unseal(["evals"])
             rows = measure_suites(run, suites, named=[name.strip() for name in names.split(",")])
             run.manifest.seal(["evals"])
+            _save_config(run)  # not before: options that a suite refuses must not replace those that were used
             attacks = read_attack_metrics(run.folder)
             attacked = [row for row in rows if row.metric in attacks]
             # base and reinforced were never meant to forget
@@ -271,6 +278,8 @@ def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
                 run.say(f"  {line}")
             run.say(f"  {run.evals / 'summary.md'}")
             say_verdict(run, closing=False)
+            if stages["export"].finished(run):
+                export.refresh_card(run)
             if (run.folder / "report.html").is_file():
                 run_stage(run, stages["report"])
     return run
@@ -308,24 +317,34 @@ def _opened(run: Run, chain: Iterable[Stage]):
 
 def _check_replaced(run: Run, chain: Iterable[Stage]) -> None:
     """Refuse before any stage runs what `run_stage` would refuse after the stages before it."""
-    stale: set[str] = set()
-    for stage in chain:
-        earlier = sorted(stale & set(stage.needs(run).stages))
-        changes = stage.changes(run, stage.inputs(run))
-        if not (earlier or changes):
-            continue
-        stale.add(stage.name)
-        if stage.finished(run):
-            _refuse(run, stage, changes or earlier)
+    chain = tuple(chain)
+    for stage, planned in zip(chain, plan_chain(run, chain), strict=True):
+        if planned.refused:
+            _refuse(run, stage, planned.why)
 
 
-def _refuse(run: Run, stage: Stage, changes: list[str]) -> None:
+def _refuse(run: Run, stage: Stage, why: str) -> None:
     """Raise `UserError` if running a finished stage again would replace a result that took long to make."""
     if stage.keeps and all(path.is_relative_to(run.folder) for path in stage.outputs(run)):
         raise UserError(
-            f"{run.folder}: stage {stage.name} is finished, and {', '.join(changes)} changed since; add --again (in "
+            f"{run.folder}: stage {stage.name} is finished, and {why} since; add --again (in "
             "Python again=True) to replace its result, or name another out= to keep it"
         )
+
+
+@contextlib.contextmanager
+def _kept_if_refused(run: Run, stage: Stage):
+    """Keep the configuration of a run, and the record of a stage, if the enclosed work of the stage is refused."""
+    path = run.folder / "config.yaml"
+    config = path.read_text(encoding="utf-8") if path.is_file() else None
+    records = run.manifest.snapshot()
+    try:
+        yield
+    except UserError:
+        run.manifest.restore(records, stage.products(run))
+        if config is not None and jax.process_index() == 0:
+            write_text(path, config)
+        raise
 
 
 def _work(run: Run, stage: Stage, fingerprint: str) -> None:
@@ -346,7 +365,7 @@ def _tidy(run: Run, stage: Stage) -> None:
 
 
 def _save_config(run: Run) -> None:
-    """Save the configuration once a stage has accepted it: a refused one must not replace the one that was used."""
+    """Save the configuration, if it is another than the saved one."""
     path, text = run.folder / "config.yaml", to_yaml(run.config, run.folder)
     if jax.process_index() == 0 and not (path.is_file() and path.read_text(encoding="utf-8") == text):
         write_text(path, text)

@@ -62,8 +62,8 @@ def test_a_finished_run_is_up_to_date_and_a_changed_one_names_what_changed(tiny_
     whys = {one.planned.name: one.planned.why for one in found.stages if one.planned.runs}
     assert whys == {
         "forget": "forget.max_steps changed",
-        "eval": "after forget",
-        "export": "after forget",
+        "eval": "forget changed",
+        "export": "forget changed",
         "report": "always",
     }
     shown = " ".join(as_text(found, changed).split())

@@ -1,5 +1,6 @@
 """Stages that run again when an input changes."""
 
+import dataclasses
 import json
 import os
 import re
@@ -7,8 +8,10 @@ import shutil
 
 import pytest
 
+from jaxforget import pipeline
 from jaxforget.config import config_from
 from jaxforget.errors import UserError
+from jaxforget.files import write_text
 from jaxforget.pipeline import run_chain
 from tests.stubbed_chain import (
     AFTER_FORGET,
@@ -210,7 +213,28 @@ def test_an_output_that_is_gone_is_made_again(output, stage, stubbed):
     worked, said = stubbed()
     # Its inputs are the same, so what was made from it still holds.
     assert worked == [stage]
-    assert f"stage {ALL.index(stage) + 1} of 7, {stage} again: its output is gone" in said
+    assert f"stage {ALL.index(stage) + 1} of 7, {stage} again: its output is gone or damaged" in said
+
+
+@pytest.mark.parametrize(
+    ("file", "stage"), [("blocks/target/blocks.json", "prepare"), ("evals/rows.json", "eval"), ("export/b", "export")]
+)
+def test_an_output_of_which_a_file_is_gone_or_cut_is_made_again(file, stage, stubbed, monkeypatch):
+    def fuller(one):
+        def work(run, mark):
+            one.work(run, mark)
+            write_text(stubbed.run / file, mark)
+
+        return dataclasses.replace(one, work=work) if one.name == stage else one
+
+    monkeypatch.setattr(pipeline, "STAGES", tuple(fuller(one) for one in pipeline.STAGES))
+    stubbed()
+    assert stubbed()[0] == []
+    whole = (stubbed.run / file).read_bytes()
+    for content in (whole[:5], None):
+        (stubbed.run / file).unlink() if content is None else (stubbed.run / file).write_bytes(content)
+        assert stubbed()[0] == [stage]
+        assert (stubbed.run / file).read_bytes() == whole
 
 
 @pytest.mark.parametrize(

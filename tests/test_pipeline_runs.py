@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from jaxforget import pipeline
-from jaxforget.config import config_from
+from jaxforget.config import config_from, load_config
 from jaxforget.errors import Preempted, UserError
 from jaxforget.files import write_text
 from jaxforget.manifest import Manifest
@@ -32,7 +32,19 @@ def test_a_stage_that_failed_runs_again(stubbed, monkeypatch):
     monkeypatch.setattr(pipeline, "STAGES", broken)
     with pytest.raises(UserError, match="no"):
         stubbed(forget={"batch": 16})
-    # Back to the first configuration: the output stands, but it was in the making.
+    # The configuration is the first one again, and so is the result: it was not touched.
+    assert load_config(stubbed.run).forget.batch != 16
+    monkeypatch.setattr(pipeline, "STAGES", working)
+    assert stubbed()[0] == []
+
+    def spoil(run, mark):
+        write_text(run.forgotten / "config.json", "half-written")
+        raise UserError("no")
+
+    spoiling = tuple(dataclasses.replace(s, work=spoil) if s.name == "forget" else s for s in working)
+    monkeypatch.setattr(pipeline, "STAGES", spoiling)
+    with pytest.raises(UserError, match="no"):
+        stubbed(forget={"batch": 16})
     monkeypatch.setattr(pipeline, "STAGES", working)
     assert stubbed()[0] == ["forget"]
 
@@ -122,6 +134,12 @@ def test_a_finished_result_is_replaced_only_on_request(sections, stage, changed,
     kept = {path for path in before if path.name not in ("manifest.json", ".lock", "report.html")}
     assert {path: after[path] for path in kept} == {path: before[path] for path in kept}
     assert stubbed(**sections)[0] != []
+
+
+def test_a_stage_that_goes_back_to_what_it_was_needs_no_request(stubbed):
+    stubbed()
+    chain(stubbed.world, stubbed.run, ("prepare",), blocks={"length": 16})
+    assert stubbed(again=False)[0] == ["prepare"]
 
 
 def test_results_that_nothing_replaces_need_no_request(stubbed):

@@ -25,6 +25,7 @@ from jaxforget.models.safetensors_io import TILE, copy_cast, write_file
 # Licences too: those of the Llama models require that they accompany derived models.
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*")
 TOKENIZER_FILES += ("additional_chat_templates/*.jinja",)
+CARD = "README.md"
 LICENCE_FILES = ("LICENSE*", "USE_POLICY*", "NOTICE*")
 AHEAD = 256 << 20  # bytes of tensors that threads make while the one before them is written
 CHUNK = 4 << 20  # bytes that a thread makes at once
@@ -145,7 +146,7 @@ def write_model(
             shapes = {name: parts[0].stored_shape for name, parts, _ in export_order(config)}
             _write_weights(partial, shapes, tensors, dtype, max_shard_bytes)
             write_companion_files(partial, raw_config, config, tokenizer_source, dtype)
-            write_text(partial / "README.md", model_card)
+            write_text(partial / CARD, model_card)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{folder}: cannot be written: {reason}; free space or name another folder") from None

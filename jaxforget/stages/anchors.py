@@ -179,4 +179,4 @@ def _ask_local(run: Run, asked: Sequence[Messages], tolerate: int) -> list[Answe
     return local.ask(asked, answers=run.answers, schema=Expressions, tolerate=tolerate, say=run.say)
 
 
-STAGE = Stage("anchors", needs, lambda run, _: anchors(run), lambda run: [run.anchors])
+STAGE = Stage("anchors", needs, lambda run, _: anchors(run), lambda run: [run.anchors], editable=True)

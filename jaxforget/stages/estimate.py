@@ -154,13 +154,15 @@ def measured_step_seconds(run: Run, stage: str) -> float | None:
 def plan_chain(run: Run, chain: Iterable[Stage]) -> tuple[Planned, ...]:
     """Return for each stage of a chain if it would run and why; change nothing."""
     running: dict[str, Stage] = {}
+    expected: dict[str, str] = {}  # fingerprints that the stages before will have
+    uncertain: set[str] = set()  # stages whose fingerprint depends on a file that will be written anew
     found = []
     for stage in chain:
-        needs, inputs = stage.needs(run), stage.inputs(run)
+        needs, inputs = stage.needs(run), stage.inputs(run, expected)
         changes, finished = stage.changes(run, inputs), stage.finished(run)
         made = {path for earlier in running.values() for path in earlier.outputs(run)}
-        earlier = [name for name in running if name in needs.stages]
         rewritten = [name for name, path in needs.files.items() if path is not None and Path(path) in made]
+        rewritten += [name for name in needs.stages if name in uncertain]
         why = ""
         if stage.always:
             why = "always"
@@ -168,18 +170,18 @@ def plan_chain(run: Run, chain: Iterable[Stage]) -> tuple[Planned, ...]:
             if changes:
                 why = f"{', '.join(changes)} changed"
             elif not finished:
-                why = "its output is gone"
-            elif earlier:
-                why = f"after {' and '.join(earlier)}"
+                why = "its output is gone or damaged"
             elif rewritten:
                 why = f"if {' and '.join(rewritten)} changes"
         runs = bool(why) or not finished
         if runs and not stage.always:
             running[stage.name] = stage
+            expected[stage.name] = fingerprint(inputs)
+            uncertain |= {stage.name} if rewritten else set()
         resumes = 0
-        if runs and stage.trains and not (earlier or rewritten):
+        if runs and stage.trains and not rewritten:
             resumes = saved_step(run.checkpoints(stage.name), fingerprint(inputs))
-        refused = runs and finished and stage.keeps and not rewritten
+        refused = finished and stage.keeps and any(name not in uncertain for name in changes)
         found.append(Planned(stage.name, runs, why, refused, resumes))
     return tuple(found)
 

@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxforget.files import write_text
 from jaxforget.lm.model import load
 from jaxforget.models.adapters import is_adapter, read_adapter, save_merged
-from jaxforget.models.export import LICENCE_FILES, TOKENIZER_FILES, save_params
+from jaxforget.models.export import CARD, LICENCE_FILES, TOKENIZER_FILES, save_params
 from jaxforget.models.folders import read_config
 from jaxforget.stages.card import evidence_of, model_card
 from jaxforget.stages.run import Run
@@ -61,6 +62,18 @@ def export(run: Run) -> None:
     run.say(f"  {run.export}")
 
 
+def refresh_card(run: Run) -> None:
+    """Write the card of a finished export again with the present evidence, unless the user changed it."""
+    path = run.export / CARD
+    name = str(path.relative_to(run.folder))
+    if jax.process_index() != 0 or not run.manifest.intact([name]):
+        return
+    card = model_card(run.config, "unlearned", evidence_of(run))
+    if path.read_text(encoding="utf-8") != card:
+        write_text(path, card)
+        run.manifest.seal([name])
+
+
 def _say_kept(run: Run, kept: float) -> None:
     dtype = run.config.export.dtype
     if dtype != "float32":
@@ -94,4 +107,11 @@ def surviving_update(base: Any, params: Any, dtype: str) -> float:
     return float(share(base, params))
 
 
-STAGE = Stage("export", needs, lambda run, _: export(run), lambda run: [run.export / "config.json"], keeps=True)
+STAGE = Stage(
+    "export",
+    needs,
+    lambda run, _: export(run),
+    lambda run: [run.export / "config.json"],
+    keeps=True,
+    refresh=refresh_card,
+)

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jaxforget.config import result_options, told_options
@@ -58,6 +59,8 @@ class Stage:
       together: True if all processes of a run work on it at once, because it computes on their devices.
       trains: True if it writes checkpoints, which are removed once the stage is recorded.
       keeps: True if a finished result is replaced only on request (`--again`).
+      editable: True if a user may change the outputs, which are then not verified.
+      refresh: rewrites what shows the state of the run beside a result that is up to date; None if nothing does.
       always: True if it runs every time, because it is cheap and shows the current state.
     """
 
@@ -70,10 +73,17 @@ class Stage:
     trains: bool = False
     keeps: bool = False
     always: bool = False
+    editable: bool = False
+    refresh: Callable[[Run], None] | None = None
 
     def finished(self, run: Run) -> bool:
-        """Return True if the stage is recorded as finished and its outputs exist."""
-        return run.manifest.stage(self.name) is not None and all(path.exists() for path in self.outputs(run))
+        """Return True if the stage is recorded as finished and all that it wrote is there.
+
+        A trained model is never made again only because a file of it is damaged: the stages that read it say so.
+        """
+        if run.manifest.stage(self.name) is None or not all(path.exists() for path in self.outputs(run)):
+            return False
+        return self.trains or self.editable or not run.manifest.damaged(self.products(run))
 
     def products(self, run: Run) -> tuple[str, ...]:
         """Return the names in the run's folder of what the stage writes there: models, blocks and evals/ as folders."""
@@ -84,8 +94,13 @@ class Stage:
         }
         return tuple(sorted(names))
 
-    def inputs(self, run: Run) -> dict[str, str]:
-        """Return all that the outputs depend on, as name -> hash or value."""
+    def inputs(self, run: Run, expected: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+        """Return all that the outputs depend on, as name -> hash or value.
+
+        Args:
+          run: the run.
+          expected: fingerprints that earlier stages will have, by name, instead of the recorded ones.
+        """
         needs = self.needs(run)
         done = {name: run.manifest.stage(name) or {} for name in needs.stages}
         values = result_options(run.config, self.options or self.name, needs.unused)
@@ -96,7 +111,7 @@ class Stage:
             **{name: hash_tokenizer_files(run, *given) for name, given in needs.extra_files.items()},
             **{name: hash_data(run, str(path)) for name, path in needs.files.items() if path is not None},
         }
-        stages = {name: entry.get("fingerprint", "") for name, entry in done.items()}
+        stages = {name: expected.get(name, entry.get("fingerprint", "")) for name, entry in done.items()}
         return {**stages, **values, **hashed, **needs.values}
 
     def changes(self, run: Run, inputs: Mapping[str, str]) -> list[str]:

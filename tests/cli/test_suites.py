@@ -1,5 +1,9 @@
 """`eval suite=…` as a command: what a dry run shows, and faults of its surroundings."""
 
+import json
+import shutil
+
+from jaxforget.config import load_config
 from tests.cli.saying import fault, status_of
 
 
@@ -25,8 +29,22 @@ def test_faults_of_a_suites_surroundings(capsys, copied, monkeypatch):
     assert "suite=completion: endpoint.model is not set" in asked
     asked = fault(capsys, "eval", copied, "suite=completion", "evals.grader=endpoint", "endpoint.model=m")
     assert "OPENAI_API_KEY is not set" in asked
+    # What was refused must not become the configuration of the run.
+    assert load_config(copied).evals.grader != "endpoint"
     secret = "endpoint.api_key=sk-secret"
     assert "sk-secret" not in fault(capsys, "eval", copied, "suite=completion", secret)
+
+
+def test_rows_that_are_gone_are_measured_again(capsys, copied):
+    def metrics():
+        return {row["metric"] for row in json.loads((copied / "evals" / "summary.json").read_text())["rows"]}
+
+    before = metrics()
+    assert "familiarity" in before
+    shutil.rmtree(copied / "evals" / "rows")
+    assert status_of("eval", copied) == 0
+    assert "eval again: its output is gone or damaged" in capsys.readouterr().err
+    assert metrics() == before
 
 
 def test_attacks_are_printed_beside_the_control_and_a_rerun_asks_nothing(capsys, copied, tiny_world):

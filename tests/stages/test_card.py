@@ -9,6 +9,7 @@ import yaml
 
 from jaxforget.config import config_from, load_config
 from jaxforget.stages.card import evidence_of, model_card, plain_card
+from jaxforget.stages.export import refresh_card
 from jaxforget.stages.run import Run
 
 
@@ -54,6 +55,23 @@ def test_the_card_of_an_export_holds_its_verdict_and_its_data(tiny_run):
     assert f"| corpus.path | `{manifest['prepare']['inputs']['corpus.path'][:16]}` |" in body
     assert f"| model.folder | `{manifest['forget']['inputs']['model.folder'][:16]}` |" in body
     assert body.index("## Evidence") < body.index("## Data") < body.index("## Limits")
+
+
+def test_the_card_of_a_finished_export_follows_the_evidence_until_a_user_edits_it(copied_run):
+    run = Run(load_config(copied_run))
+    card, summary = copied_run / "export" / "README.md", copied_run / "evals" / "summary.json"
+    before = card.read_text()
+    refresh_card(run)
+    assert card.read_text() == before
+    measured = json.loads(summary.read_text())
+    for row in measured["rows"]:
+        row["value"] = 0.125
+    summary.write_text(json.dumps(measured))
+    refresh_card(run)
+    assert ".125" in card.read_text()
+    card.write_text("My own words.")
+    refresh_card(run)
+    assert card.read_text() == "My own words."
 
 
 def test_a_model_that_was_trained_again_shows_no_old_evidence(copied_run):
