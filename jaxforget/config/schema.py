@@ -81,7 +81,7 @@ class CorpusOptions:
         "a .txt, .md or .jsonl file, a folder of such files, a .json file of records, or tfds:NAME",
         essential=True,
     )
-    field: str = result("text", TEXTS, "the field that holds the text; question,answer: those of a question and answer")
+    field: str = result("text", TEXTS, "the field of a record that holds the text, or two, as question,answer")
     split: str = result("train", TEXTS, "the split of a tensorflow-datasets data set")
     template: str = result("plain", CUT, "the form of questions: plain, or the chat template", ("plain", "chat"))
     alternates: str | None = place(None, ("prepare",), "file", "method dpo: other answers, one a line, drawn at random")
@@ -97,7 +97,11 @@ class RetainOptions:
     weight: float = result(0.0, FORGET, "weight of the retain rows' mean loss; 0 = no retain term", least=0)
     rows: int = result(0, FORGET, "retain blocks added to the batch of each step", least=0, most=MOST_ROWS)
     loss: str = result(
-        "kl", FORGET, "loss of the retain rows: KL divergence from base, or cross-entropy", ("kl", "nll", "states")
+        "kl",
+        FORGET,
+        "loss of the retain rows: KL divergence from base (kl), cross-entropy of the text (nll), or, for method rmu, "
+        "distance of hidden states from base's (states)",
+        ("kl", "nll", "states"),
     )
 
 
@@ -131,13 +135,14 @@ class AnchorOptions:
     match: str = result(
         "first",
         ("prepare",),
-        "which of several matching keys is translated: the first in the dictionary (paper) or the longest",
+        "which of several matching keys is translated: the first in the dictionary (released script) or the longest",
         ("first", "longest"),
     )
     draw: str = result(
         "per_variant",
         ("prepare",),
-        "whether each spacing variant of a key draws its own translation (paper) or all share one",
+        "whether the variants of a key, after a space and after a newline, draw a translation each (released script) "
+        "or one for both",
         ("per_variant", "per_key"),
     )
     filter: bool = result(True, RETAINED, "drop possessives and keys made of other keys, as the paper does")
@@ -163,7 +168,11 @@ class TargetOptions:
 
     alpha: float = result(5.0, FORGET, "strength of equation 1", least=0)
     suppress: str = result(
-        "seen", FORGET, "no target names translations already seen (paper), or no anchor at all", ("seen", "all")
+        "seen",
+        FORGET,
+        "tokens that no generic target names: first tokens of the translations read so far in the block (seen, as in "
+        "the paper), or those of all anchors, too (all)",
+        ("seen", "all"),
     )
     cache: bool = layout(False, FORGET, "compute every label once beforehand; bit-equal to labels computed in the step")
     tile: int = layout(1024, (*TRAINING, "eval"), "tokens per device whose logits exist at a time", above=0)
@@ -178,7 +187,11 @@ class EvalOptions:
         None, WATCHED, "file", 'JSON {"familiarity": [{"prompt", "answer"}], "retained": [...]}', essential=True
     )
     heldout: str | None = place(
-        None, WATCHED, "text", "general text for perplexity, named as corpus.path", essential=True
+        None,
+        WATCHED,
+        "text",
+        "general text for perplexity, named as corpus.path; read with corpus.field and, of a data set, split train",
+        essential=True,
     )
     heldout_blocks: int = result(256, WATCHED, "largest number of its blocks", above=0)
     prompts: str | None = place(
@@ -187,7 +200,10 @@ class EvalOptions:
     completion_tokens: int = result(48, ("eval",), "new tokens of a completion", above=0)
     batch: int = layout(32, WATCHED, "rows scored at a time", above=0, most=MOST_ROWS)
     choices: str | None = place(
-        None, (*WATCHED, *SUITES), "file", 'multiple choice: .jsonl or .json of {"context", "choices", "answer"}'
+        None,
+        (*WATCHED, *SUITES),
+        "file",
+        'multiple choice: a file of {"context", "choices", "answer"}, or a folder of such .jsonl files',
     )
     tfds: str | None = place(
         None, SUITES, "folder", "suite benchmarks: data folder of tensorflow-datasets, in array_record form"
@@ -206,10 +222,15 @@ class EvalOptions:
     auc_control: float | None = result(
         None, SUITES, "suite muse: AUC that privleak is relative to; null takes model.control's", above=0
     )
-    tofu: str | None = place(None, SUITES, "folder", "suite tofu: the folder of the benchmark's four .jsonl files")
+    tofu: str | None = place(
+        None, SUITES, "folder", "suite tofu: the folder of the benchmark's four files, .json as published, or .jsonl"
+    )
     tofu_template: str = result("[INST] {question} [/INST]", SUITES, "suite tofu: the text before an answer")
     holdout: str | None = place(
-        None, SUITES, "text", "suite membership: text like the target that no model read, named as corpus.path"
+        None,
+        SUITES,
+        "text",
+        "suite membership: text like the target that no model read; named and read as evals.heldout",
     )
     passages: int = result(200, SUITES, "suites memorization and membership: passages of each text at most", least=2)
     completion_prompts: str | None = place(
@@ -222,8 +243,18 @@ class EvalOptions:
     completion_temperature: float = result(
         0.0, SUITES, "suite completion: sampling temperature; 0 takes the most likely token", least=0
     )
-    prompt_maker: str = result("offline", SUITES, "suite completion: who makes the prompts", ("offline", "endpoint"))
-    grader: str = result("offline", SUITES, "suite completion: who grades", ("offline", "endpoint"))
+    prompt_maker: str = result(
+        "offline",
+        SUITES,
+        "suite completion: prompts are cut from the text (offline) or written by a language model (endpoint)",
+        ("offline", "endpoint"),
+    )
+    grader: str = result(
+        "offline",
+        SUITES,
+        "suite completion: completions are graded by rules (offline) or by a language model (endpoint)",
+        ("offline", "endpoint"),
+    )
     attacks: str | None = place(
         None,
         SUITES,
@@ -318,7 +349,9 @@ class Config:
         None, (*TEXTS, "forget", "undo", "eval", "export", "report"), "run", "the run's folder", essential=True
     )
     seed: int = result(0, (*TEXTS, "forget", "undo"), "seed of all random choices", least=0, most=2**32 - 1)
-    method: str = result("whp", FORGET, "the unlearning method; the paper's is whp", essential=True)
+    method: str = result(
+        "whp", FORGET, "the unlearning method: the paper's is whp, whp_flat is recommended", essential=True
+    )
     objective: dict[str, float] = result(
         {}, FORGET, "settings of the method, as name: value; on the command line objective.NAME=VALUE"
     )

@@ -66,8 +66,8 @@ class ForgetOptions(TrainOptions):
     sam: float = result(
         0.0,
         OWN,
-        "for any method: distance in weights, along the forget gradient, at which that gradient is taken, which costs "
-        "one to two passes more; 0 = off (published: 0.01)",
+        "for any method that trains: distance in weights, along the forget gradient, at which that gradient is taken; "
+        "a step costs twice as much, with a retain term three times; 0 = off (published: 0.01)",
         least=0,
     )
 
@@ -83,7 +83,7 @@ class UndoOptions(TrainOptions):
         least=0,
         most=1,
     )
-    beta: float = result(0.1, OWN, "scale of the noise, beside that of a fresh Xavier initialisation", least=0)
+    beta: float = result(0.1, OWN, "factor of the noise, whose bounds are those of Xavier's initialisation", least=0)
     learning_rate: float = result(
         1e-5, OWN, "peak learning rate; decays linearly to 0", above=0, most=1, essential=True
     )
@@ -93,7 +93,7 @@ class UndoOptions(TrainOptions):
 
 @dataclasses.dataclass(frozen=True)
 class IluOptions:
-    """A penalty on unrelated text, for any method, that makes forgetting invariant to later training (ILU)."""
+    """A penalty on unrelated text that makes forgetting invariant to later training (ILU); any method that trains."""
 
     path: str | None = place(None, ("prepare",), "text", "unrelated text, named as corpus.path")
     field: str = result("text", ("prepare",), "as corpus.field")
