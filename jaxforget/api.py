@@ -28,11 +28,11 @@ from jaxforget.lm.model import Model, load, materialize
 from jaxforget.models.export import save_params
 from jaxforget.models.transformer import Transformer
 from jaxforget.pipeline import run_chain, stage_seconds
+from jaxforget.processes import fetch
 from jaxforget.sharding import put_rows, row_shards
 from jaxforget.stages.card import plain_card
-from jaxforget.stages.run import fetch
 from jaxforget.start import start_jax
-from jaxforget.train.objectives.whp import Whp
+from jaxforget.train.objectives.whp import EquationOne
 from jaxforget.train.step import StepOptions, make_label_step
 from jaxforget.train.types import Frozen
 
@@ -62,6 +62,9 @@ def logits(model: Model, tokens: Any) -> jax.Array:
 
     Returns:
       float32 [B, S, V].
+
+    Raises:
+      UserError: `tokens` are no whole numbers of the vocabulary, empty, or of another shape.
     """
     tokens = _token_ids(tokens, model, axes=2)
     return _logits(model.module, model.params, tokens)
@@ -100,6 +103,9 @@ def generic_labels(base: Model, reinforced: Model, tokens: Any, t: Translation, 
 
     Returns:
       int32 [S]: the token that each position should predict, -1 where it is not trained.
+
+    Raises:
+      UserError: `alpha` is negative or not finite, or `tokens` are not those of the translation or the vocabulary.
     """
     check_number("alpha", alpha)
     tokens = _token_ids(tokens, base, axes=1)
@@ -124,7 +130,7 @@ def generic_labels(base: Model, reinforced: Model, tokens: Any, t: Translation, 
 @functools.lru_cache(maxsize=8)
 def _label_step(module: Transformer, mesh: Mesh, alpha: float) -> Callable:
     # Cached, so that labelling many blocks compiles once.
-    return make_label_step(make_forward(module), Whp(alpha=alpha), StepOptions(tile=1024), mesh)
+    return make_label_step(make_forward(module), EquationOne(alpha=alpha), StepOptions(tile=1024), mesh)
 
 
 def complete(
@@ -145,6 +151,9 @@ def complete(
       temperature: of the sampling; 0 takes the most likely token.
       top_p: sample from the most likely tokens that hold this share of the probability.
       seed: of the sampling.
+
+    Raises:
+      UserError: an option out of range, or prompt and new tokens are longer than the model allows.
     """
     return complete_texts(model, prompts, new_tokens, temperature=temperature, top_p=top_p, seed=seed)
 
@@ -163,7 +172,11 @@ def run(
 
     Returns:
       {"folder": the run's, "folders": {"reinforced", "unlearned", "export"}, "summary": rows of evidence,
-      "seconds": by stage}.
+      "seconds": by stage}. folders["reinforced"] is None where the method needs no reinforced model.
+
+    Raises:
+      UserError: a mistake in the configuration or in what it names.
+      jaxforget.errors.Preempted: stopped by SIGTERM, or in training by SIGINT; the same call resumes.
     """
     if isinstance(config, str | Path):
         values = OmegaConf.to_container(OmegaConf.create(to_yaml(load_config(config))))
@@ -179,7 +192,11 @@ def run(
     done = run_chain(whole, again=again, force=force)
     return {
         "folder": str(done.folder),
-        "folders": {"reinforced": str(done.reinforced), "unlearned": str(done.unlearned), "export": str(done.export)},
+        "folders": {
+            "reinforced": str(done.reinforced) if done.reinforced.is_dir() else None,
+            "unlearned": str(done.unlearned),
+            "export": str(done.export),
+        },
         "summary": read_json(done.evals / "summary.json")["rows"],
         "seconds": stage_seconds(done),
     }
@@ -200,9 +217,10 @@ def evaluate(
     Args:
       model: the model.
       suite: "probability" (`probes=`, `heldout=`), "muse", "tofu" (`data=FOLDER`), "memorization" (`data=`),
-        "membership" (`data=`, `holdout=`), "multiple_choice" (`data=FILE`), "prompting", "soft_prompt", "weights",
-        "relearning" (`probes=`), "robustness" (these attacks, each if its required keywords are given), "completion",
-        "audit", "benchmarks" or "harness".
+        "membership" (`data=`, `holdout=`), "multiple_choice" (`data=FILE`), "forgotten", "prompting",
+        "soft_prompt", "weights", "relearning" (`probes=`), "completion", "audit", "benchmarks" or "harness"; or a group
+        of `jaxforget.evals.catalogue.GROUPS`, as "robustness", of which each suite runs whose required keywords are
+        given.
       field: the field of the text in .jsonl or data set records, for every text given by its path.
       split: the split of a data set in `data`; other texts are read from "train".
       options: keywords of the suite. A text is given by its path or as a `Source`. `control=`, a model that never read
@@ -292,8 +310,17 @@ def _run_blocks(model: Model) -> dict[str, int]:
 def export(model: Model, folder: str | Path, dtype: str = "float32") -> Path:
     """Write a model as a Hugging Face folder: sharded safetensors, config, tokenizer and a model card.
 
+    Args:
+      model: the model; an adapter or int8 kernels are merged into whole weights first.
+      folder: an empty or new folder, or one of an earlier export, which is replaced.
+      dtype: of the weights: "float32", "bfloat16" or "float16".
+
+    Returns:
+      `folder`.
+
     Raises:
-      UserError: `folder` is a file, or holds something else than an exported model; nothing is replaced.
+      UserError: an unknown dtype, or `folder` is a file or holds something else than an exported model; nothing is
+        replaced.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():

@@ -184,19 +184,19 @@ def _stage(run: Run, model_config: ModelConfig, planned: Planned, blocks: dict[s
     if name == "forget" and not run.objective.trains:
         return StageEstimate(planned, steps, seconds, bound, disk=disk)
     _, (state, frozen, batch) = training_program(config, model_config, run.mesh, batch_widths(config), name)
-    options = getattr(config, name)
+    training = getattr(config, name)
     # A checkpoint is written beside those that are kept.
     kept = config.checkpoints.keep + 1 + (name == "forget" and config.forget.select != "last")
     states = min(kept, math.ceil(left / config.checkpoints.every))
     params = _device_bytes(state.params)
     half = config.model.dtype == "bfloat16"  # gradients are those of the half that computes
-    rows = batch["tokens"].sharding.shard_shape(batch["tokens"].shape)[0] // options.accumulate
+    rows = batch["tokens"].sharding.shard_shape(batch["tokens"].shape)[0] // training.accumulate
     width = jnp.dtype(config.model.dtype).itemsize * model_config.hidden_size
     memory = {
         "weights": params,
         "moments": _device_bytes(state.opt_state),
         "frozen models": _device_bytes(frozen),
-        "gradients": params // (2 if half else 1) + (params if options.accumulate > 1 else 0),
+        "gradients": params // (2 if half else 1) + (params if training.accumulate > 1 else 0),
         # With model.remat=full: the input of every layer. Other values keep more.
         "activations at least": model_config.num_hidden_layers * rows * config.blocks.length * width,
     }

@@ -16,6 +16,7 @@ from jaxforget.evals.catalogue import choose
 from jaxforget.evals.tables import attack_lines, effective_attack_lines
 from jaxforget.files import write_text
 from jaxforget.manifest import fingerprint
+from jaxforget.processes import on_first_process, wait_for_all
 from jaxforget.report.artefacts import read_attack_metrics
 from jaxforget.report.verdict import judge_run
 from jaxforget.stages import anchors, eval, export, forget, prepare, reinforce, report, undo
@@ -23,7 +24,7 @@ from jaxforget.stages.check import check
 from jaxforget.stages.estimate import expected_seconds, plan_chain
 from jaxforget.stages.folder import check_folder, locked
 from jaxforget.stages.measure import measure_suites, preview_suites
-from jaxforget.stages.run import Run, on_first_process, wait_for_all
+from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Needs, Stage
 from jaxforget.train.checkpoint import discard
 from jaxforget.train.loop import hosts_preempted
@@ -110,7 +111,7 @@ def say_verdict(run: Run, *, closing: bool) -> None:
 
 def order(run: Run, names: Collection[str]) -> tuple[Stage, ...]:
     """Return the named stages, and those that they bring along, each after the stages that it needs."""
-    known = {stage.name: stage for stage in (*STAGES, TEXT)}
+    known = _by_name()
     needs: dict[str, Needs] = {}
 
     def want(name: str) -> None:
@@ -135,7 +136,11 @@ def order(run: Run, names: Collection[str]) -> tuple[Stage, ...]:
     return tuple(placed.values())
 
 
-def run_stage(run: Run, stage: Stage, *, again: bool = True, place: str = "") -> bool:
+def _by_name() -> dict[str, Stage]:
+    return {stage.name: stage for stage in (*STAGES, TEXT)}
+
+
+def run_stage(run: Run, stage: Stage, *, again: bool, place: str = "") -> bool:
     """Run one stage unless it is up to date; say what changed since it last ran.
 
     Args:
@@ -187,7 +192,7 @@ def require(run: Run, name: str) -> None:
     Raises:
       UserError: it is not; names the command to run.
     """
-    stage = next(stage for stage in (*STAGES, TEXT) if stage.name == name)
+    stage = _by_name()[name]
     command = f"run jaxforget {name} (or jaxforget run) with the same configuration"
     if run.manifest.stage(name) is None:
         raise UserError(f"{run.folder}: stage {name} has not finished; {command}")
@@ -208,7 +213,7 @@ def _verify(run: Run, stage: Stage, needs: Needs) -> None:
     Raises:
       UserError: a file is damaged or gone.
     """
-    known = {one.name: one for one in (*STAGES, TEXT)}
+    known = _by_name()
     names, found = [*needs.after, *needs.stages], []
     while names:
         name = names.pop()
@@ -230,7 +235,7 @@ def preview_anchors(config: Config) -> str:
     """
     with naming_options(config):
         run = Run(config)
-        if run.finder != "endpoint":
+        if run.extractor != "endpoint":
             raise UserError(
                 "--dry-run shows what an endpoint would be asked for anchors; set anchors.extractor=endpoint"
             )
@@ -260,12 +265,12 @@ def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
             if dry_run:
                 preview_suites(run, suites)
                 return run
-            stages = {stage.name: stage for stage in STAGES}
+            stages = _by_name()
             measured = stages["eval"]
             _verify(run, measured, measured.needs(run))
             gone = run.manifest.stage("eval") is not None and not measured.finished(run)
             if gone or any(suite.name == "probability" for suite in suites):
-                run_stage(run, measured)
+                run_stage(run, measured, again=True)
             run.manifest.unseal(["evals"])
             rows = measure_suites(run, suites, named=[name.strip() for name in names.split(",")])
             run.manifest.seal(["evals"])
@@ -281,7 +286,7 @@ def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
             if stages["export"].finished(run):
                 export.refresh_card(run)
             if (run.folder / "report.html").is_file():
-                run_stage(run, stages["report"])
+                run_stage(run, stages["report"], again=True)
     return run
 
 

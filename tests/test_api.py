@@ -13,9 +13,12 @@ import torch
 import transformers
 
 import jaxforget
+from jaxforget import api
 from jaxforget.config import config_from
 from jaxforget.errors import UserError
+from jaxforget.evals.catalogue import CATALOGUE
 from jaxforget.sharding import make_mesh
+from jaxforget.stages.run import Run
 from tests.tiny_run import save_llama, settings, write_config
 
 ALPHA = 5.0
@@ -355,6 +358,21 @@ def test_an_export_of_a_model_of_ones_own(tmp_path):
     save_llama(folder, 90, seed=3)
     with pytest.raises(UserError, match=r"no tokenizer\.json"):
         jaxforget.load(folder)
+
+
+def test_run_names_no_reinforced_model_where_the_method_needs_none(tiny_world, tmp_path, monkeypatch):
+    monkeypatch.setattr(api, "run_chain", lambda config, **_: Run(config))
+    (tmp_path / "evals").mkdir()
+    (tmp_path / "evals" / "summary.json").write_text('{"rows": []}')
+    config = settings(tiny_world, tmp_path)
+    assert jaxforget.run(config)["folders"]["reinforced"] is None
+    (tmp_path / "reinforced").mkdir()
+    assert jaxforget.run(config)["folders"]["reinforced"] == str(tmp_path / "reinforced")
+
+
+def test_the_docstring_of_evaluate_names_every_suite():
+    told = inspect.getdoc(jaxforget.evaluate)
+    assert not [entry.name for entry in CATALOGUE if f'"{entry.name}"' not in told]
 
 
 def test_run_takes_files_folders_values_and_overrides(tiny_world, tiny_run, tmp_path):

@@ -27,7 +27,7 @@ SCRIPTS = [
 # A room may import rooms of a lower rank, and itself; rooms of one rank are strangers.
 RANKS = [
     {"errors", "cpu", "interrupts", "projection"},
-    {"files", "config", "sharding"},
+    {"files", "config", "processes", "sharding"},
     {"endpoint"},
     {"models", "corpus"},
     {"train", "manifest", "start"},

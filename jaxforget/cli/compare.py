@@ -28,6 +28,7 @@ def add(add_command) -> None:
     parser = add_command("compare", "compare unlearning methods under one budget", run)
     parser.epilog = EPILOG
     parser.add_argument("--again", action="store_true", help="replace finished runs of other options")
+    parser.add_argument("--force", action="store_true", help="fill a folder that holds other files")
     add_config(parser)
 
 
@@ -47,7 +48,7 @@ def run(given: argparse.Namespace) -> int:
     start_jax()
     from jaxforget.compare.protocol import compare
 
-    compare(config, methods, seeds, trials[0], again=given.again)
+    compare(config, methods, seeds, trials[0], again=given.again, force=given.force)
     print((Path(config.out) / "compare.md").read_text(encoding="utf-8"), end="")
     return 0
 

@@ -18,8 +18,9 @@ from jaxforget.evals.rows import Row
 from jaxforget.evals.scorers import scorer_of
 from jaxforget.evals.tofu import Asker, forget_quality, harmonic_mean, load_tofu
 from jaxforget.files import atomic_folder, write_json, write_text
+from jaxforget.processes import wait_for_all
 from jaxforget.stages.measure import Models, measure_model, missing_input, read_rows, rows_file, run_inputs
-from jaxforget.stages.run import Run, wait_for_all
+from jaxforget.stages.run import Run
 
 PARTS = ("validation", "test")
 MEASURES = ("familiarity", "retained", "perplexity", "target_acc", "margin", "relearned", "int4")

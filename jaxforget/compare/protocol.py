@@ -17,12 +17,13 @@ from jaxforget.config import Config, naming_options, to_yaml
 from jaxforget.errors import UserError
 from jaxforget.files import read_json, write_json, write_text
 from jaxforget.pipeline import needed_stages, run_chain
+from jaxforget.processes import wait_for_all
 from jaxforget.stages.check import check
-from jaxforget.stages.folder import locked
+from jaxforget.stages.folder import check_folder, locked
 from jaxforget.stages.prepare import lend_blocks
-from jaxforget.stages.run import Run, wait_for_all
+from jaxforget.stages.run import Run
 from jaxforget.train.loop import Diverged
-from jaxforget.train.metrics import read_records
+from jaxforget.train.metrics import read_records, step_seconds
 from jaxforget.train.objectives import find_method
 
 SHARED = ("anchors", "prepare", "reinforce")
@@ -35,6 +36,7 @@ def compare(
     trials: int = MOST_TRIALS,
     *,
     again: bool = False,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Compare unlearning methods on one configuration under one budget.
 
@@ -48,25 +50,27 @@ def compare(
       seeds: of the runs with the chosen settings; on the toy world each seed is another world.
       trials: runs of each method's search, 1 to 12.
       again: replace finished runs of other options.
+      force: accept an `out` that holds other files or lies inside another run.
 
     Returns:
       The content of compare.json.
 
     Raises:
-      UserError: a method, a seed or a number of trials that is not valid, or a mistake in the configuration.
+      UserError: a method, a seed or a number of trials that is not valid, a mistake in the configuration, or an `out`
+        that another command works in or that a run may not fill.
     """
     check_budget(methods, seeds, trials)
     check_settings_used(config, methods)
     with naming_options(config):
         run = Run(config)
-        work = run.folder / "compare"
-        with locked(Run(dataclasses.replace(config, out=str(work)))):
-            result, report = _compare(config, work, methods, seeds, trials, again)
-        if jax.process_index() == 0:
-            write_json(run.folder / "compare.json", result)
-            write_text(run.folder / "compare.md", report)
-            write_picture(run.folder / "compare.svg", result)
-        wait_for_all("comparison written")
+        check_folder(run, force=force)
+        with locked(run):
+            result, report = _compare(config, run.folder / "compare", methods, seeds, trials, again)
+            if jax.process_index() == 0:
+                write_json(run.folder / "compare.json", result)
+                write_text(run.folder / "compare.md", report)
+                write_picture(run.folder / "compare.svg", result)
+            wait_for_all("comparison written")
         run.say(f"  {run.folder / 'compare.json'}, compare.md and compare.svg")
     return result
 
@@ -170,7 +174,7 @@ def _compare(
         finished = {method: folder for method, folder in models.items() if folder is not None}
         measured.append(measure(runs.parts["test"], finished, attacks=True))
         for method, folder in finished.items():
-            seconds[method] += step_seconds(folder.parent)
+            seconds[method] += step_seconds(read_records(folder.parent / "metrics.jsonl"), "forget")
     result = conclude(
         measured,
         {method: trial.describe(config) for method, trial in chosen.items()},
@@ -207,12 +211,3 @@ def _choose(runs: _Seed, config: Config, work: Path, methods: Sequence[str], tri
         if jax.process_index() == 0:
             write_json(work / "trials.json", told)
     return chosen
-
-
-def step_seconds(run: Path) -> list[float]:
-    """Return the seconds of every timed step of a run's stage forget; the first step, which compiles, is not timed."""
-    return [
-        (record["tokens"] + record.get("retain_tokens", 0)) / record["tokens_per_second"]
-        for record in read_records(run / "metrics.jsonl")
-        if record["stage"] == "forget" and record.get("tokens_per_second")
-    ]

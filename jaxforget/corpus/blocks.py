@@ -90,13 +90,24 @@ def prepare_blocks(
       alternates: alternative answers, of which one is drawn for every question.
 
     Returns:
-      The content of blocks.json. `length`, `translated_length` and `suppress` are the widths S, S' and K to which
-      batches are padded. `translations`, `translations_length` and `moved` are those of further translations, N, S' and
-      K, or 0. `splits` is the number of blocks of each split, `tokens` that of tokens, and `trained` that
-      of positions with a label. For questions, `answer_tokens` is the number of tokens of their answers (0 for a text),
-      `alternates` that of rows with an alternative answer, `cut` that of rows whose answer does not fit, and `longest`
-      the length of the longest row. `anchor_first_tokens` are the first tokens of all anchors in every spelling;
-      `term_tokens` are those that begin an anchor in at least half of their occurrences in the text.
+      The content of blocks.json:
+        length, translated_length, suppress: the widths S, S' and K to which batches are padded.
+        translations, translations_length, moved: the widths N, S' and K of further translations, or 0.
+        splits: split -> its number of blocks.
+        tokens, documents: the numbers of tokens and of documents.
+        trained: the number of positions with a label.
+        answer_tokens: the number of tokens of answers; 0 for a text.
+        alternates: the number of rows with an alternative answer.
+        cut: the number of rows whose answer does not fit.
+        longest: the number of tokens of the longest row.
+        highest_id: the largest token id in any column; a model needs an embedding for it.
+        pad_id, bos_id: the ids that pad rows and begin a document; bos_id is None where the tokenizer has none.
+        mode, holdout, seed, retain: the arguments.
+        anchors: {"keys", "occurrences"}: the numbers of keys and of their matches; "counts": key -> its matches;
+          "missed": key -> its occurrences in the text that match no tokens; "coverage": the share of positions in or
+          shortly after an anchor; "notes": notes of the translator.
+        anchor_first_tokens: the first tokens of all anchors in every spelling.
+        term_tokens: those of them that begin an anchor in at least half of their occurrences in the text.
 
     Raises:
       UserError: `holdout`, `seed`, `length` or `mode` is invalid, or there is too little text.

@@ -120,8 +120,9 @@ def make_batches(
     Returns:
       Iterator of dicts: tokens [B, S], translated [B, S'], position_map [B, S] (-1 = not trained), suppress_ids and
       suppress_from [B, K] (-1 = padding), all int32; weights [B, S] and retain [B], float32. B is (batch_size +
-      retain_rows) / process_count. The widths are those of blocks.json, or the larger ones of two folders. With
-      `labels` also labels int32 [B, S], -1 on retain rows.
+      retain_rows) / process_count. The widths are those of blocks.json, or the larger ones of two folders. Columns of
+      questions, of alternative answers and of several translations are added as in `collate`. With `labels` also labels
+      int32 [B, S], -1 on retain rows.
 
     Raises:
       UserError: a negative number, an empty split, or rows that the processes cannot share equally.

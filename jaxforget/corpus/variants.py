@@ -8,7 +8,6 @@ rest must decode to exactly the string.
 from collections.abc import Sequence
 from typing import Any
 
-AFTER_SPACE, AFTER_NEWLINE = 0, 1
 VARIANT_NAMES = ("after a space", "after a newline")
 
 # Pairs (context, glue): the ids of `context` are removed, those of `glue` belong to the string. The later contexts are

@@ -111,7 +111,7 @@ def make_models(out: Path, seed: int, seconds: Callable[[str], Any] = contextlib
             folders[name] = out / name
             settings = config_from(pretraining(out / "pretraining" / name, init, text))
             run = run_chain(settings, ("prepare",), again=True, force=True)
-            run_stage(run, pretrain_stage(folders[name]))
+            run_stage(run, pretrain_stage(folders[name]), again=True)
     return folders
 
 

@@ -10,19 +10,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.export import save_params
 from jaxforget.models.tokenizer import load_tokenizer
 from jaxforget.models.transformer import Transformer
 from jaxforget.stages.card import plain_card
-from jaxforget.stages.fit import batches_from, fit, load_student, save
+from jaxforget.stages.fit import Training, batches_from, fit, load_student, save
 from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Needs, Stage
 from jaxforget.train.objectives import NextToken
-from jaxforget.train.step import StepOptions
-from jaxforget.train.step import make_step as make_training_step
-from jaxforget.train.types import Frozen, TrainState
+from jaxforget.train.step import StepOptions, make_step
+from jaxforget.train.types import Forward, Frozen, TrainState
 
 # Found by trial for a million parameters and half a million tokens, each seen one and a half times. A token's own
 # vectors are trained only by its few occurrences, so they need a higher rate than the layers, which every token trains.
@@ -54,22 +54,12 @@ def _pretrain(run: Run, fingerprint: str, *, folder: Path) -> None:
         optax.scale_by_learning_rate(schedule),
     )
 
-    def make_step(forward: Any, optimizer: Any, shardings: TrainState) -> Any:
-        options = StepOptions(tile=run.config.targets.tile)
-        step = make_training_step(forward, optimizer, NextToken(), options, run.mesh, shardings)
-        return lambda state, batch: step(state, Frozen(), batch)
+    def step(forward: Forward, optimizer: Any, mesh: Mesh, shardings: TrainState) -> Any:
+        return make_step(forward, optimizer, NextToken(), StepOptions(run.config.targets.tile), mesh, shardings)
 
-    params, _ = fit(
-        run,
-        "pretrain",
-        fingerprint,
-        student,
-        schedule,
-        optimizer,
-        STEPS,
-        make_step,
-        lambda start: batches_from(run, start, batch=BATCH),
-    )
+    batches = partial(batches_from, run, batch=BATCH)
+    training = Training("pretrain", fingerprint, student, Frozen(), STEPS, schedule, optimizer, step, batches)
+    params, _ = fit(run, training)
     save(run, folder, student, params, plain_card(f"a toy Llama trained {STEPS} steps from scratch", "random weights"))
 
 

@@ -1,4 +1,4 @@
-"""Probabilities of answers, perplexity and next tokens (token dynamics; WHP, 2310.02238, section 3)."""
+"""Familiarity: probabilities of the answers to probes (WHP, 2310.02238, section 3)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -75,23 +75,3 @@ def answer_scores(scorer: Scorer, params: Params, probes: Sequence[EncodedProbe]
 def answer_probabilities(scorer: Scorer, params: Params, probes: Sequence[EncodedProbe]) -> np.ndarray:
     """Return the probability of each probe's whole answer, teacher-forced; fp64 [probes]."""
     return answer_scores(scorer, params, probes).answer
-
-
-def perplexity(scores: Sequence[np.ndarray]) -> float:
-    """Return exp(mean token negative log-likelihood) over all tokens of all rows.
-
-    Args:
-      scores: from `Scorer.log_probabilities`, fp32 [tokens - 1] a row.
-    """
-    total, count = sum(float(row.sum(dtype=np.float64)) for row in scores), sum(len(row) for row in scores)
-    return float(np.exp(-total / count))
-
-
-def top_tokens(
-    scorer: Scorer, params: Params, rows: Sequence[Sequence[int]], count: int
-) -> list[list[tuple[int, float]]]:
-    """Return the `count` most probable next tokens of every row (token ids [n]) as (id, probability), best first."""
-    return [
-        [(int(i), float(row[i])) for i in np.argsort(-row, kind="stable")[:count]]
-        for row in scorer.next_token(params, rows)
-    ]

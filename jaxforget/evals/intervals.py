@@ -4,16 +4,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+DRAWS = 1000
 
-def bootstrap(
-    statistic: Callable[..., float], samples: Sequence[np.ndarray], *, draws: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """Return the 95 % percentile interval of a figure whose items are drawn with replacement.
+
+def bootstrap(statistic: Callable[..., float], samples: Sequence[np.ndarray], *, seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a figure whose items are drawn with replacement, `DRAWS` times.
 
     Args:
       statistic: returns the figure of one array for each sample, of the shape of that sample.
       samples: arrays [items, ...] of any dtype, drawn independently; values that belong together share a row.
-      draws: how often all of them are drawn.
       seed: of the drawing; the same one gives the same interval.
 
     Returns:
@@ -21,7 +20,7 @@ def bootstrap(
     """
     rng = np.random.default_rng(seed)
     figures = [
-        statistic(*(sample[rng.integers(0, len(sample), len(sample))] for sample in samples)) for _ in range(draws)
+        statistic(*(sample[rng.integers(0, len(sample), len(sample))] for sample in samples)) for _ in range(DRAWS)
     ]
     low, high = np.percentile(figures, [2.5, 97.5])
     return float(low), float(high)

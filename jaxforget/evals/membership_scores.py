@@ -5,7 +5,7 @@ A higher score always means: looks more like a text of the training set. The att
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -73,15 +73,6 @@ def membership_scores(
         standard = (np.float64(token.logp) - token.mean) / spread
         out["min_k_plus_plus"][i] = lowest_mean(standard, share, at_least_one=True)
     return out
-
-
-def membership_auc(members: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Return each attack's AUC, P(member scores higher than non-member).
-
-    .5: the attack cannot tell them apart. 1: it always can. 0: the members are abnormally unlikely, which is a trace
-    too. Both sides are from `membership_scores`, fp64 [texts] an attack.
-    """
-    return {name: auc(members[name], others[name]) for name in ATTACKS}
 
 
 def compressed_length(text: str) -> int:

@@ -7,14 +7,14 @@ import numpy as np
 
 from jaxforget.corpus.text import Source
 from jaxforget.corpus.tokens import cut_blocks
-from jaxforget.evals.familiarity import ANSWER, FIRST_TOKEN, TOKEN_MEAN, answer_scores, encode_probe, perplexity
+from jaxforget.evals.familiarity import ANSWER, FIRST_TOKEN, TOKEN_MEAN, answer_scores, encode_probe
 from jaxforget.evals.intervals import bootstrap
 from jaxforget.evals.probes import load_probes
 from jaxforget.evals.rows import Row, make_row, mean_row
 from jaxforget.evals.scorers import scorer_of
 from jaxforget.evals.suite import MissingInput, RunInputs, Suite
 from jaxforget.lm.model import Model
-from jaxforget.lm.scoring import Scorer
+from jaxforget.lm.scoring import Scorer, perplexity
 from jaxforget.train.types import Params
 
 QUANTITIES = ("familiarity", "retained", "perplexity")

@@ -48,7 +48,6 @@ class RelearnOptions:
       batch: blocks in a step.
       learning_rate: the constant rate.
       tile: tokens per device whose logits exist at a time.
-      accumulate: microbatches of a step.
       b1: AdamW's first decay rate.
       b2: AdamW's second decay rate.
       moment_dtype: dtype of AdamW's moments.
@@ -60,7 +59,6 @@ class RelearnOptions:
     batch: int
     learning_rate: float
     tile: int
-    accumulate: int = 1
     b1: float = 0.9
     b2: float = 0.98
     moment_dtype: str = "float32"
@@ -94,8 +92,7 @@ def make_relearner(
             shapes = jax.eval_shape(lambda tree: tree, params)
             placement = jax.tree.map(lambda leaf: leaf.sharding, params)
             shardings = state_shardings(shapes, placement, optimizer, mesh, halves=options.halves)
-            step_options = StepOptions(tile=options.tile, accumulate=options.accumulate)
-            compiled["step"] = make_step(forward, optimizer, NextToken(), step_options, mesh, shardings)
+            compiled["step"] = make_step(forward, optimizer, NextToken(), StepOptions(options.tile), mesh, shardings)
             compiled["shardings"] = shardings
         state = init_state(params, optimizer, compiled["shardings"])
         found, batches = {}, batches_of(blocks, options.batch, seed=options.seed)

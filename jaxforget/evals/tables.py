@@ -88,7 +88,7 @@ def attack_lines(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def effective_attack_lines(rows: Sequence[Row], plain: str = "plain") -> list[str]:
+def effective_attack_lines(rows: Sequence[Row]) -> list[str]:
     """Return a line a model with the attacks that bring knowledge back, the worst first.
 
     An attack brings knowledge back where the model's distance above the control is larger than under the plain
@@ -100,10 +100,10 @@ def effective_attack_lines(rows: Sequence[Row], plain: str = "plain") -> list[st
             above.setdefault(row.model, {})[row.metric.removesuffix(ABOVE)] = row
     lines = []
     for model, distances in above.items():
-        if plain not in distances:
+        if "plain" not in distances:
             continue
-        asked = distances[plain]
+        asked = distances["plain"]
         worse = [(row.value, attack) for attack, row in distances.items() if row.low > asked.high]
         found = ", ".join(f"{attack} {value:+.4f}" for value, attack in sorted(worse, reverse=True))
-        lines.append(f"{model}: brought back, above the control ({plain} {asked.value:+.4f}): {found or 'no attack'}")
+        lines.append(f"{model}: brought back, above the control (plain {asked.value:+.4f}): {found or 'no attack'}")
     return lines

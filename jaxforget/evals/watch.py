@@ -9,11 +9,11 @@ import jax
 import numpy as np
 
 from jaxforget.corpus.prompts import encode_prompts
-from jaxforget.evals.familiarity import EncodedProbe, answer_probabilities, encode_probe, perplexity, top_tokens
+from jaxforget.evals.familiarity import EncodedProbe, answer_probabilities, encode_probe
 from jaxforget.evals.multiple_choice import Document, encode_choices, margins
 from jaxforget.evals.probes import Probes, Prompts
 from jaxforget.files import read_json, write_json
-from jaxforget.lm.scoring import Scorer
+from jaxforget.lm.scoring import Scorer, perplexity, top_tokens
 from jaxforget.manifest import changed
 from jaxforget.train.types import Params
 

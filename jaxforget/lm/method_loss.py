@@ -1,6 +1,7 @@
 """The loss of a method and its gradient on given rows: what one training step computes, for notebooks and checks."""
 
 import functools
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from jaxforget.train.types import Frozen, Params
 
 Rows = Mapping[str, Any]
 ALONE = {"nll": "nll", "retain_kl": "kl"}  # retain terms by themselves
+TRANSLATED = ("translated", "position_map", "suppress_ids", "suppress_from")  # the arrays of a `Translation`
 TILE = 1024
 
 
@@ -83,9 +85,9 @@ def method_loss(
         objective = kind(**_options(kind, settings), **check_settings(kind, _plain(kind, settings)))
         if forget is None:
             raise UserError(f"method {method!r}: needs forget=ROWS")
-    kinds = ("nll",) if objective.constrained else ("nll", "kl")
-    if retain_loss not in kinds:
-        raise UserError(f"retain_loss={retain_loss!r}: give {' or '.join(kinds)} with method {method!r}")
+    terms = ("nll",) if objective.constrained else ("nll", "kl")
+    if retain_loss not in terms:
+        raise UserError(f"retain_loss={retain_loss!r}: give {' or '.join(terms)} with method {method!r}")
     check_number("retain_weight", retain_weight)
     term = None if retain is None else Retain(float(retain_weight), retain_loss)
     if objective.needs_retain and term is None:
@@ -94,8 +96,9 @@ def method_loss(
         raise UserError(f"method {method!r}: needs alternate=ROWS, other answers to the same prompts")
     if (objective.uses_base or (term is not None and term.uses_base)) and base is None:
         raise UserError(f"method {method!r}: needs base=, the frozen reference")
-    if objective.translations and "translations" not in forget:
-        raise UserError(f"method {method!r}: needs forget rows with {', '.join(COLUMNS)}")
+    needed = COLUMNS if objective.translations else TRANSLATED if objective.base_input == "translated" else ()
+    if forget is not None and (missing := [name for name in needed if name not in forget]):
+        raise UserError(f"method {method!r}: needs forget rows with {', '.join(needed)}; they lack {missing[0]}")
     if objective.translations and np.shape(forget["translations"])[1:2] != (objective.translations,):
         raise UserError(f"method {method!r}: give translations={np.shape(forget['translations'])[1]}, as the rows have")
     if objective.translations and retain is not None:
@@ -123,7 +126,7 @@ def _compiled(module: Any, mesh: Any, objective: Objective, retain: Retain | Non
 
 def check_number(name: str, value: Any) -> None:
     """Raise `UserError` unless `value`, an argument called `name`, is a finite number of 0 or more."""
-    if not (isinstance(value, int | float) and 0 <= value < float("inf")):
+    if not (isinstance(value, numbers.Real) and 0 <= value < float("inf")):
         raise UserError(f"{name}={value!r}: give a finite number, 0 or more")
 
 
@@ -207,7 +210,7 @@ def _checked(model: Model, rows: Rows, name: str) -> dict[str, np.ndarray]:
     tokens = found["tokens"]
     if tokens.ndim != 2 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
         raise UserError(f"{name}['tokens']: shape {tokens.shape}, dtype {tokens.dtype}; give int [rows, positions]")
-    known = {"tokens", "used", "answer", "translated", "position_map", "suppress_ids", "suppress_from", *COLUMNS}
+    known = {"tokens", "used", "answer", *TRANSLATED, *COLUMNS}
     if unknown := sorted(set(found) - known):
         raise UserError(f"{name}: unknown {unknown[0]!r}; rows have {', '.join(sorted(known))}")
     for key in ("used", "answer"):

@@ -97,3 +97,23 @@ class Scorer:
                 yield numbers, tokens, lengths
             else:
                 yield numbers, tokens[mine], lengths[mine]
+
+
+def perplexity(scores: Sequence[np.ndarray]) -> float:
+    """Return exp(mean token negative log-likelihood) over all tokens of all rows.
+
+    Args:
+      scores: from `Scorer.log_probabilities`, fp32 [tokens - 1] a row.
+    """
+    total, count = sum(float(row.sum(dtype=np.float64)) for row in scores), sum(len(row) for row in scores)
+    return float(np.exp(-total / count))
+
+
+def top_tokens(
+    scorer: Scorer, params: Params, rows: Sequence[Sequence[int]], count: int
+) -> list[list[tuple[int, float]]]:
+    """Return the `count` most probable next tokens of every row (token ids [n]) as (id, probability), best first."""
+    return [
+        [(int(i), float(row[i])) for i in np.argsort(-row, kind="stable")[:count]]
+        for row in scorer.next_token(params, rows)
+    ]

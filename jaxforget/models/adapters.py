@@ -12,16 +12,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from jaxforget.errors import UserError
 from jaxforget.files import atomic_folder, read_json, write_json, write_text
 from jaxforget.models.config import ModelConfig
 from jaxforget.models.export import export_order, write_companion_files, write_model
-from jaxforget.models.layout import Leaf, leaves
+from jaxforget.models.layout import Leaf
 from jaxforget.models.load import Checkpoint, float_dtype, has_whole_weights
 from jaxforget.models.safetensors_io import FLOATS, MappedFile, copy_cast, write_file
-from jaxforget.models.weights import LoRA, Params, dense_layers
+from jaxforget.models.weights import LoRA, Params, dense_kernels
+from jaxforget.processes import fetch, wait_for_all
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -157,11 +157,6 @@ def _names(leaf: Leaf, layer: int) -> tuple[str, str]:
     return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
 
 
-def _kernels(config: ModelConfig) -> dict[str, Leaf]:
-    """Return dense layer ("q") -> its kernel's leaf."""
-    return {leaf.name.split("/")[1]: leaf for leaf in leaves(config) if leaf.name.endswith("/kernel")}
-
-
 class AdapterFile:
     """The mapped factors of an adapter, checked against its settings and the shape of its base.
 
@@ -178,7 +173,7 @@ class AdapterFile:
             raise UserError(f"{path}: no such file; an adapter's folder holds it beside {CONFIG}{pickled}")
         self._file = MappedFile(path)
         expected = {}
-        for leaf in _kernels(config).values():
+        for leaf in dense_kernels(config).values():
             outputs, inputs = leaf.stored_shape
             for layer in range(leaf.shape[0]):
                 a, b = _names(leaf, layer)
@@ -196,7 +191,7 @@ class AdapterFile:
                 )
         if not self._file.tensors:
             raise UserError(f"{path}: holds no factors; copy the adapter again")
-        for leaf in _kernels(config).values():
+        for leaf in dense_kernels(config).values():
             for layer in range(leaf.shape[0]):
                 self._check_layer(leaf, layer, path)
 
@@ -218,7 +213,7 @@ class AdapterFile:
 
     def factors(self, name: str, layer: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Return (a [in, r], b [r, out]), fp32, of a dense layer ("q"); None where it has no factors."""
-        leaf = _kernels(self._config)[name]
+        leaf = dense_kernels(self._config)[name]
         stored = _names(leaf, layer)
         if stored[0] not in self._file.tensors:
             return None
@@ -227,7 +222,7 @@ class AdapterFile:
 
     def stacked(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Return (a [L, in, r], b [L, r, out]), fp32, zeros in layers without factors; None where no layer has some."""
-        depth, inputs, outputs = _kernels(self._config)[name].shape
+        depth, inputs, outputs = dense_kernels(self._config)[name].shape
         found = [self.factors(name, layer) for layer in range(depth)]
         if all(factors is None for factors in found):
             return None
@@ -240,7 +235,7 @@ def load_adapter(file: AdapterFile, config: ModelConfig, *, dtype: Any, sharding
     """Load the adapter as a delta (see `models.weights`), on `shardings`, a tree like `weights.adapter_shapes`."""
     dtype = float_dtype(dtype)
     layers = {}
-    for name in dense_layers(config):
+    for name in dense_kernels(config):
         if (factors := file.stacked(name)) is not None:
             where = shardings["layers"][name]["lora"]
             a, b = (
@@ -268,8 +263,8 @@ def save_adapter(
       card: Markdown of the `README.md`.
     """
     factors = {name: layer["lora"] for name, layer in delta["layers"].items()}
-    whole = jax.tree.map(_on_host, factors)
-    kernels = {name: leaf for name, leaf in _kernels(config).items() if name in whole}
+    whole = jax.tree.map(fetch, factors)
+    kernels = {name: leaf for name, leaf in dense_kernels(config).items() if name in whole}
     modules = sorted({leaf.template.split(".")[-2] for leaf in kernels.values()})
     first = next(iter(whole.values()))
     # Dense layers that are stored as one tensor have one adapter there: their ranks add up. One rank holds for all
@@ -307,7 +302,7 @@ def save_adapter(
             write_file(partial / WEIGHTS, np.dtype(np.float32), shapes, tensors.values())
             write_companion_files(partial, raw_config, config, base, np.dtype(np.float32))
             write_text(partial / "README.md", card)
-    _wait(folder)
+    wait_for_all(f"adapter {folder}")
 
 
 def save_merged(
@@ -362,16 +357,5 @@ def save_merged(
 
     if jax.process_index() == 0:
         write_model(folder, tensors(), config, raw_config, base, dtype, max_shard_bytes, model_card)
-    _wait(folder)
+    wait_for_all(f"adapter {folder}")
     return float(sums[0] / max(sums[1], 1e-30))
-
-
-def _wait(folder: Path) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"jaxforget.adapters {folder}")
-
-
-def _on_host(array: jax.Array) -> np.ndarray:
-    if not array.is_fully_addressable:
-        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-    return np.asarray(array)

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 from flax import traverse_util
-from jax.experimental import multihost_utils
 
 from jaxforget.errors import UserError
 from jaxforget.files import atomic_folder, write_json, write_text
@@ -21,6 +20,7 @@ from jaxforget.models.config import ModelConfig
 from jaxforget.models.layout import Leaf, leaves
 from jaxforget.models.load import INDEX, float_dtype
 from jaxforget.models.safetensors_io import TILE, copy_cast, write_file
+from jaxforget.processes import fetch, wait_for_all
 
 # Licences too: those of the Llama models require that they accompany derived models.
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*")
@@ -119,8 +119,7 @@ def save_params(
         else:
             for _ in tensors:
                 pass
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"jaxforget.save_params {folder}")
+    wait_for_all(f"model {folder}")
 
 
 def write_model(
@@ -213,9 +212,9 @@ def _make(
                 jobs += _copy_shards(out[leaf.rows], array, leaf.transposed, layer, pool)
             continue
         # By all processes in one order, and so not by threads.
-        gathered = multihost_utils.process_allgather(array if layer is None else _layer_of(array, layer), tiled=True)
+        gathered = fetch(array if layer is None else _layer_of(array, layer))
         if out is not None:
-            jobs += _fill(out[leaf.rows], np.asarray(gathered), leaf.transposed, pool)
+            jobs += _fill(out[leaf.rows], gathered, leaf.transposed, pool)
     return out, jobs
 
 

@@ -19,7 +19,7 @@ from flax import struct
 
 from jaxforget.cpu import product_over_rows
 from jaxforget.models.config import ModelConfig
-from jaxforget.models.layout import leaves
+from jaxforget.models.layout import Leaf, leaves
 
 Array = jax.Array
 Params = Any
@@ -123,9 +123,9 @@ def merged(params: Params, dtype: Any) -> Params:
     return {**params, "layers": {name: change(layer) for name, layer in params["layers"].items()}}
 
 
-def dense_layers(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return name ("q") -> kernel shape [L, in, out] of every dense layer, the layers that adapters can be added to."""
-    return {leaf.name.split("/")[1]: leaf.shape for leaf in leaves(config) if leaf.name.endswith("/kernel")}
+def dense_kernels(config: ModelConfig) -> dict[str, Leaf]:
+    """Return name ("q") -> kernel [L, in, out] of every dense layer, the layers that adapters can be added to."""
+    return {leaf.name.split("/")[1]: leaf for leaf in leaves(config) if leaf.name.endswith("/kernel")}
 
 
 def adapter_shapes(config: ModelConfig, rank: int, alpha: float) -> Params:
@@ -136,7 +136,7 @@ def adapter_shapes(config: ModelConfig, rank: int, alpha: float) -> Params:
         a = jax.ShapeDtypeStruct((layers, inputs, rank), jnp.float32)
         return LoRA(a, jax.ShapeDtypeStruct((layers, rank, outputs), jnp.float32), alpha / rank)
 
-    return {"layers": {name: {"lora": beside(shape)} for name, shape in dense_layers(config).items()}}
+    return {"layers": {name: {"lora": beside(leaf.shape)} for name, leaf in dense_kernels(config).items()}}
 
 
 def init_adapter(shapes: Params, shardings: Params, seed: int) -> Params:

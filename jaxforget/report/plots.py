@@ -52,7 +52,6 @@ def chart(
     *,
     described: str,
     x_label: str = "",
-    y_label: str = "",
     width: int = 360,
     height: int = 220,
 ) -> str:
@@ -60,13 +59,12 @@ def chart(
 
     Args:
       described: the figure in words, for screen readers.
-      y_label: written above the vertical axis.
       width, height: of the view box, pixels.
     """
     shown = [line for line in lines if any(y is not None for _, y in line.points)]
     longest = max((len(line.label) for line in shown), default=0)
-    right, top, bottom = width - min(24 + 6 * longest, 165), 24 if y_label else 10, height - (38 if x_label else 24)
-    out, px, py = _axes(x_ticks, y_ticks, (LEFT, right, top, bottom), (width, height), described, x_label, y_label)
+    right, top, bottom = width - min(24 + 6 * longest, 165), 10, height - (38 if x_label else 24)
+    out, px, py = _axes(x_ticks, y_ticks, (LEFT, right, top, bottom), (width, height), described, x_label)
     ends = []
     for line in shown:
         out.append(_polyline(line, px, py))
@@ -86,7 +84,7 @@ def _axes(
     size: tuple[int, int],
     described: str,
     x_label: str,
-    y_label: str,
+    y_label: str = "",
 ) -> tuple[list[str], Callable[[float], float], Callable[[float], float]]:
     """Open the `<svg>` and draw its axes.
 

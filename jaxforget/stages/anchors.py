@@ -22,7 +22,8 @@ from jaxforget.endpoint.answers import Messages
 from jaxforget.errors import UserError
 from jaxforget.lm.model import load
 from jaxforget.models.folders import resolve_folder
-from jaxforget.stages.run import Run, wait_for_all
+from jaxforget.processes import wait_for_all
+from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Needs, Stage
 from jaxforget.train.metrics import duration
 
@@ -41,13 +42,13 @@ USED = {
 def needs(run: Run) -> Needs:
     """Return the inputs: the user's dictionary, or what its extractor reads."""
     config = run.config
-    if run.finder is None:
+    if run.extractor is None:
         return Needs(files={"anchors.path": run.dictionary}, unused=_unused(run, ("anchors.filter",)))
-    unused = _unused(run, ("seed", "anchors.extractor", *USED[run.finder]))
+    unused = _unused(run, ("seed", "anchors.extractor", *USED[run.extractor]))
     texts, models = {"corpus.path": run.target}, {}
-    if run.finder in ("models", "statistics"):
+    if run.extractor in ("models", "statistics"):
         texts["retain.path"] = run.retained
-    if run.finder == "local" and config.anchors.model is not None:
+    if run.extractor == "local" and config.anchors.model is not None:
         models["anchors.model"] = resolve_folder(config.anchors.model)
     if not run.reinforces_first:
         return Needs(texts=texts, models=models, unused=unused)
@@ -62,11 +63,11 @@ def _unused(run: Run, used: tuple[str, ...]) -> list[str]:
 
 def anchors(run: Run) -> None:
     """Write anchors.json of the run: the user's dictionary after its filter, or the one found in the text."""
-    if run.finder is None:
+    if run.extractor is None:
         found = Anchors.load(run.dictionary, keep_all=not run.config.anchors.filter)
         notes = found.notes
     else:
-        run.say(f"  anchors.path is not set: finding anchors in the text ({run.finder})")
+        run.say(f"  anchors.path is not set: finding anchors in the text ({run.extractor})")
         extracted = find(run)
         found, notes = extracted.anchors, extracted.warnings
     verdicts = read_verdicts(run.review)
@@ -76,10 +77,10 @@ def anchors(run: Run) -> None:
     if jax.process_index() == 0 and (former := _replace(run.anchors, found)):
         run.say(f"  the previous dictionary differs and is kept as {former.name}")
     for note in notes[:SHOWN]:
-        run.say(f"  {'' if run.finder is None else 'warning: '}{note}")
+        run.say(f"  {'' if run.extractor is None else 'warning: '}{note}")
     dropped = f", {len(found.dropped)} dropped by the filter" if found.dropped else ""
     run.say(f"  {len(found.entries):,} anchors{dropped}")
-    if run.finder is not None:
+    if run.extractor is not None:
         run.say(f"  review them: jaxforget anchors review {run.folder}")
 
 
@@ -109,8 +110,8 @@ def find(run: Run) -> Found:
     """Return the dictionary that `anchors.extractor` finds; every process finds the same."""
     config = run.config
     options = config.anchors
-    if run.finder in ("endpoint", "local"):
-        ask = functools.partial(_ask_endpoint if run.finder == "endpoint" else _ask_local, run)
+    if run.extractor in ("endpoint", "local"):
+        ask = functools.partial(_ask_endpoint if run.extractor == "endpoint" else _ask_local, run)
         documents = list(run.target.documents())
         return find_by_asking(documents, ask, calls=options.calls, seed=config.seed, answers=run.answers)
     return extract(

@@ -23,7 +23,7 @@ from jaxforget.models.config import ModelConfig
 from jaxforget.models.folders import read_config, resolve_base, resolve_folder
 from jaxforget.models.load import Checkpoint
 from jaxforget.models.tokenizer import find_tokenizer, fit_tokenizer, load_tokenizer
-from jaxforget.models.weights import dense_layers
+from jaxforget.models.weights import dense_kernels
 from jaxforget.sharding import row_shards
 from jaxforget.stages.build import make_retain, make_wrappers
 from jaxforget.stages.run import Run
@@ -58,11 +58,11 @@ def check(run: Run, stages: Collection[str]) -> None:
             )
     trains = run.reinforces_first and "reinforce" in wanted and config.model.reinforced is None
     replies = "forget" in wanted and run.objective.alternates
-    if "prepare" in wanted or trains or replies or (run.finder is not None and "anchors" in wanted):
-        _check_texts(run, retain=run.retain_blocks is not None or run.finder is not None, replies=replies)
-    if run.finder == "local" and "anchors" in wanted and config.anchors.model is not None:
+    if "prepare" in wanted or trains or replies or (run.extractor is not None and "anchors" in wanted):
+        _check_texts(run, retain=run.retain_blocks is not None or run.extractor is not None, replies=replies)
+    if run.extractor == "local" and "anchors" in wanted and config.anchors.model is not None:
         _check_model(resolve_folder(config.anchors.model))
-    dictionary = run.finder is None and (run.translates or run.config.anchors.path is not None)
+    dictionary = run.extractor is None and (run.translates or run.config.anchors.path is not None)
     if dictionary and wanted & {"anchors", "forget", "eval"}:
         Anchors.load(run.dictionary)
     if "anchors" in wanted and not run.translates and run.config.anchors.path is None:
@@ -220,7 +220,7 @@ def _check_reinforced(run: Run, base: ModelConfig) -> None:
 
 def check_rank(config: Config, base: ModelConfig) -> None:
     """Raise `UserError` unless the adapters' rank is lower than that of every layer beside them."""
-    least = min(min(shape[1:]) for shape in dense_layers(base).values())
+    least = min(min(leaf.shape[1:]) for leaf in dense_kernels(base).values())
     if config.lora.rank >= least:
         raise UserError(
             f"lora.rank is {config.lora.rank}, and the model's narrowest dense layer {least} wide; lower it, or train "

@@ -17,7 +17,7 @@ from jaxforget.stages.fit import count_steps
 from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Stage
 from jaxforget.train.checkpoint import saved_step
-from jaxforget.train.metrics import read_records
+from jaxforget.train.metrics import read_records, step_seconds
 
 # A multiplication and an addition for every weight and token of a forward pass. Backward does as much for the inputs,
 # and as much again for the weights where they train.
@@ -141,12 +141,7 @@ def measured_step_seconds(run: Run, stage: str) -> float | None:
         return None
     then, records = load_config(run.folder), read_records(run.folder / "metrics.jsonl")
     for measured in (stage, *(name for name in TRAINING if name != stage)):
-        seconds = [
-            (record.get("tokens", 0) + record.get("retain_tokens", 0)) / record["tokens_per_second"]
-            for record in records
-            if record["stage"] == measured and record["kind"] == "train" and record.get("tokens_per_second")
-        ]
-        if seconds:
+        if seconds := step_seconds(records, measured):
             return statistics.median(seconds) * step_flops(run.config, stage, 1) / step_flops(then, measured, 1)
     return None
 
@@ -191,7 +186,7 @@ def expected_seconds(run: Run, planned: Planned) -> float | None:
 
     A training stage counts its steps at the measured seconds of a step, another stage takes as long as last time.
     """
-    blocks = {"reinforce": run.reinforce_blocks, "undo": run.retain_blocks}.get(planned.name, run.blocks)
+    blocks = run.training_blocks(planned.name)
     trains = planned.name in TRAINING and (planned.name != "reinforce" or run.config.model.reinforced is None)
     if trains and blocks is not None and (blocks / "blocks.json").is_file():
         seconds = measured_step_seconds(run, planned.name)

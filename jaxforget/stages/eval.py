@@ -19,6 +19,7 @@ from jaxforget.lm.completion import complete
 from jaxforget.lm.forward import make_forward
 from jaxforget.lm.model import load
 from jaxforget.models.tokenizer import load_tokenizer
+from jaxforget.processes import fetch
 from jaxforget.sharding import put_rows, row_shards
 from jaxforget.stages.frozen import load_base, load_reinforced
 from jaxforget.stages.hashes import hash_followed
@@ -27,7 +28,7 @@ from jaxforget.stages.measure import Models, compared_models, measure_model, mis
 from jaxforget.stages.page_details import PASSAGE_MODELS, add_answers, add_token_probabilities, questions_of_page
 from jaxforget.stages.prepare import read_dictionary
 from jaxforget.stages.questions import questions_of
-from jaxforget.stages.run import Run, fetch
+from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Needs, Stage
 from jaxforget.train.step import StepOptions, make_label_step
 from jaxforget.train.types import Frozen

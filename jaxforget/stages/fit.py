@@ -3,15 +3,17 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jaxforget.config import TrainOptions
-from jaxforget.corpus.loader import make_batches
+from jaxforget.corpus.loader import make_batches, read_summary
 from jaxforget.cpu import keep_freed_memory
 from jaxforget.lm.forward import configured_module, make_forward
 from jaxforget.lm.model import Model, load
@@ -21,14 +23,15 @@ from jaxforget.models.folders import read_config
 from jaxforget.models.tokenizer import load_tokenizer
 from jaxforget.models.weights import init_adapter
 from jaxforget.sharding import put_batch, shard_params
-from jaxforget.stages.build import student_shardings, trained_shapes
+from jaxforget.stages.build import make_adamw, make_training_step, student_shardings, trained_shapes
 from jaxforget.stages.run import Run
 from jaxforget.train.checkpoint import Checkpoints
 from jaxforget.train.loop import LoopOptions, run_loop
 from jaxforget.train.metrics import MetricsLog
+from jaxforget.train.objectives import Objective
 from jaxforget.train.precision import joined
 from jaxforget.train.state import abstract_state, init_state
-from jaxforget.train.types import Forward, TrainState
+from jaxforget.train.types import Forward, Frozen, TrainState
 from jaxforget.train.wrappers import UNRELATED
 
 
@@ -53,41 +56,72 @@ def load_student(run: Run, weights: str = "full") -> Model:
     return Model(model_config, adapter, load_tokenizer(run.base), module, run.mesh, run.base, raw, run.base)
 
 
-def fit(
-    run: Run,
-    stage: str,
-    fingerprint: str,
-    student: Model,
-    schedule: optax.Schedule,
-    optimizer: optax.GradientTransformation,
-    steps: int,
-    make_step: Callable[[Forward, optax.GradientTransformation, TrainState], Callable],
-    batches: Callable[[int], Any],
-    watch: Callable[[int], Callable[[int, Any], dict[str, float]]] | None = None,
-    select: str = "last",
-) -> tuple[Any, int]:
-    """Train a stage from its latest checkpoint; return the selected parameters and their step.
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What `fit` trains.
 
-    Args:
-      run: the run.
-      stage: name of the stage, "reinforce" or "forget".
+    Attributes:
+      stage: name of the stage, "reinforce", "forget" or "undo"; its checkpoints and records have this name.
       fingerprint: digest of the stage's inputs; checkpoints with another one are discarded.
       student: the model to train; the state takes over its buffers.
+      frozen: the frozen models that the step reads.
+      steps: number of training steps.
       schedule: step -> learning rate, the same as in `optimizer`, for the log.
       optimizer: the optimiser.
-      steps: number of training steps.
-      make_step: (forward, optimizer, state shardings) -> compiled (state, batch) -> (state, metrics).
+      make_step: (forward, optimizer, mesh, state shardings) -> compiled (state, frozen, batch) -> (state, metrics).
       batches: first step -> a closeable iterator of this process's rows.
       watch: first step -> a function (step, trained weights) -> metrics, called during training; None for no measures.
       select: the metric whose best checkpoint is the result, or "last".
     """
+
+    stage: str
+    fingerprint: str
+    student: Model
+    frozen: Frozen
+    steps: int
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    make_step: Callable[[Forward, optax.GradientTransformation, Mesh, TrainState], Callable]
+    batches: Callable[[int], Any]
+    watch: Callable[[int], Callable[[int, Any], dict[str, float]]] | None = None
+    select: str = "last"
+
+
+def configured_training(
+    run: Run,
+    stage: str,
+    fingerprint: str,
+    student: Model,
+    frozen: Frozen,
+    batches: Callable[[int], Any],
+    objective: Objective | None = None,
+    **more: Any,
+) -> Training:
+    """Return the training of a stage with the steps, the optimiser and the compiled step of its options.
+
+    Args:
+      run: the run.
+      stage: "reinforce", "forget" or "undo".
+      fingerprint, student, frozen, batches: as in `Training`.
+      objective: in place of the one that the configuration describes, where blocks of the run complete it.
+      more: `watch` and `select` of `Training`.
+    """
+    options = getattr(run.config, stage)
+    steps = count_steps(read_summary(run.training_blocks(stage))["splits"]["train"], options)
+    step = partial(make_training_step, run.config, stage, objective=objective)
+    return Training(stage, fingerprint, student, frozen, steps, *make_adamw(options, steps), step, batches, **more)
+
+
+def fit(run: Run, training: Training) -> tuple[Any, int]:
+    """Train a stage from its latest checkpoint; return the selected parameters, fp32, and their step."""
     config = run.config
     if jax.default_backend() == "cpu":
         keep_freed_memory()
+    stage, student, optimizer, select = training.stage, training.student, training.optimizer, training.select
     shapes = jax.eval_shape(lambda: student.params)
     where = jax.tree.map(lambda p: p.sharding, student.params)
     shardings = student_shardings(config, stage, shapes, where, optimizer, run.mesh)
-    checkpoints = Checkpoints(run.checkpoints(stage), fingerprint, keep=config.checkpoints.keep, select=select)
+    checkpoints = Checkpoints(run.checkpoints(stage), training.fingerprint, keep=config.checkpoints.keep, select=select)
     iterator = None
     log = None
     waits = True
@@ -104,35 +138,36 @@ def fit(
             jax.tree.map(lambda p: p.delete(), student.params)
             state = checkpoints.restore(latest, abstract_state(shapes, optimizer, shardings))
         first = latest or 0
-        iterator = batches(first)
-        evaluate = watch(first) if watch is not None else None
+        iterator = training.batches(first)
+        evaluate = None if training.watch is None else training.watch(first)
         log = MetricsLog(
             run.folder,
             stage,
             first_step=first,
-            total_steps=steps,
+            total_steps=training.steps,
             active=jax.process_index() == 0,
             wandb=config.log.wandb,
             settings=dataclasses.asdict(config),
         )
+        step = training.make_step(make_forward(student.module), optimizer, run.mesh, shardings)
         state = run_loop(
             state,
-            make_step(make_forward(student.module), optimizer, shardings),
+            lambda state, batch: step(state, training.frozen, batch),
             (put_batch(batch, run.mesh) for batch in iterator),
-            LoopOptions(stage, steps, config.checkpoints.every, config.evals.every if watch is not None else 0),
+            LoopOptions(stage, training.steps, config.checkpoints.every, config.evals.every if evaluate else 0),
             checkpoints=checkpoints,
             log=log,
-            learning_rate=schedule,
+            learning_rate=training.schedule,
             evaluate=evaluate,
         )
         best = checkpoints.best()
-        if best is not None and best != steps:
+        if best is not None and best != training.steps:
             run.say(f"  step {best} has the best {select}; it becomes the result")
             # The memory may hold only one state.
             jax.tree.map(lambda leaf: leaf.delete(), state)
             state = checkpoints.restore(best, abstract_state(shapes, optimizer, shardings))
             return joined(state.params), best
-        return joined(state.params), steps
+        return joined(state.params), training.steps
     except KeyboardInterrupt:
         # An interrupted run does not wait for a save that is under way; an unfinished checkpoint is never read.
         waits = False

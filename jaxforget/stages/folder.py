@@ -12,7 +12,8 @@ from pathlib import Path
 
 from jaxforget.config import Config, load_config, options, value_of
 from jaxforget.errors import UserError
-from jaxforget.stages.run import Run, on_first_process
+from jaxforget.processes import on_first_process
+from jaxforget.stages.run import Run
 
 # Names that a run writes into its folder: no input may be among them.
 PRODUCTS = ("anchors.json", "blocks", "reinforced", "unlearned", "undone", "export", "labels", "checkpoints", "evals")

@@ -12,16 +12,16 @@ from jaxforget.files import write_json
 from jaxforget.lm.forward import make_forward
 from jaxforget.lm.model import Model, load, materialize
 from jaxforget.lm.scoring import Scorer
-from jaxforget.stages.build import make_adamw, make_training_step, passes
+from jaxforget.stages.build import passes
 from jaxforget.stages.card import model_card
-from jaxforget.stages.fit import batches_from, count_steps, fit, load_student, save, with_unrelated
+from jaxforget.stages.fit import batches_from, configured_training, fit, load_student, save, with_unrelated
 from jaxforget.stages.frozen import load_base, load_reinforced
 from jaxforget.stages.hashes import hash_followed
 from jaxforget.stages.labels import SAMPLE, cached_labels, compute_labels, say_label_share
 from jaxforget.stages.questions import questions_of
 from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Needs, Stage
-from jaxforget.train.types import Frozen, Params, TrainState
+from jaxforget.train.types import Frozen, Params
 
 
 def needs(run: Run) -> Needs:
@@ -68,11 +68,6 @@ def forget(run: Run, fingerprint: str) -> None:
     objective = run.objective.prepared(summary)
     del base  # frees its memory if the step reads cached labels and does not need base
     student = load_student(run, config.forget.weights)
-    steps = count_steps(summary["splits"]["train"], config.forget)
-
-    def make_step(forward: Any, optimizer: Any, shardings: TrainState) -> Callable:
-        step = make_training_step(config, "forget", forward, optimizer, run.mesh, shardings, objective)
-        return lambda state, batch: step(state, frozen, batch)
 
     def batches(start: int) -> Any:
         own = batches_from(run, start, batch=config.forget.batch, retain=True, labels=labels)
@@ -85,20 +80,11 @@ def forget(run: Run, fingerprint: str) -> None:
         return lambda step, own: seen(step, forward.apply_delta(frozen.base, own))
 
     if run.objective.trains:
-        schedule, optimizer = make_adamw(config.forget, steps)
-        params, step = fit(
-            run,
-            "forget",
-            fingerprint,
-            student,
-            schedule,
-            optimizer,
-            steps,
-            make_step,
-            batches,
-            watch,
-            config.forget.select,
+        select = config.forget.select
+        training = configured_training(
+            run, "forget", fingerprint, student, frozen, batches, objective, watch=watch, select=select
         )
+        params, step = fit(run, training)
     else:
         params, step = _computed(run, student, watch(0)), 1
     card = model_card(config, f"unlearned: {step} steps of {config.method}")

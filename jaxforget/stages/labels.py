@@ -10,13 +10,14 @@ from jaxforget.files import atomic_folder, find_difference, hash_files, read_jso
 from jaxforget.lm.forward import configured_module, make_forward
 from jaxforget.lm.model import Model
 from jaxforget.manifest import fingerprint
+from jaxforget.processes import fetch, wait_for_all
 from jaxforget.sharding import put_rows
 from jaxforget.stages.build import step_options
 from jaxforget.stages.frozen import load_reinforced
 from jaxforget.stages.hashes import hash_model
-from jaxforget.stages.run import Run, fetch, wait_for_all
+from jaxforget.stages.run import Run
 from jaxforget.train.objectives import Objective
-from jaxforget.train.objectives.whp import Whp
+from jaxforget.train.objectives.whp import EquationOne
 from jaxforget.train.step import make_label_step
 from jaxforget.train.types import Frozen, Params
 
@@ -68,7 +69,7 @@ def compute_labels(run: Run, base: Model, reinforced: Params, count: int) -> np.
 
 def label_objective(run: Run) -> Objective:
     """Return the objective whose generic labels the run computes; equation 1 where its method has none."""
-    objective = run.objective if run.objective.generic_targets else Whp(alpha=run.config.targets.alpha)
+    objective = run.objective if run.objective.generic_targets else EquationOne(alpha=run.config.targets.alpha)
     return objective.prepared(read_summary(run.blocks))
 
 

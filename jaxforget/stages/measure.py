@@ -26,8 +26,9 @@ from jaxforget.lm.model import Model, load
 from jaxforget.manifest import changed, fingerprint
 from jaxforget.models.adapters import is_adapter
 from jaxforget.models.folders import resolve_folder
+from jaxforget.processes import wait_for_all
 from jaxforget.stages.hashes import hash_data, hash_model, hash_source, hash_tokenizer_files
-from jaxforget.stages.run import Run, wait_for_all
+from jaxforget.stages.run import Run
 from jaxforget.train.loop import hosts_preempted
 
 ROWS = "rows"  # in evals/

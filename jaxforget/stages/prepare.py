@@ -17,7 +17,8 @@ from jaxforget.errors import UserError
 from jaxforget.files import atomic_folder, write_json
 from jaxforget.models.folders import read_config
 from jaxforget.models.tokenizer import check_ids, fit_tokenizer, load_tokenizer
-from jaxforget.stages.run import Run, wait_for_all
+from jaxforget.processes import wait_for_all
+from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Needs, Stage
 
 SHOWN = 8  # notes printed

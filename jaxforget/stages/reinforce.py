@@ -1,18 +1,15 @@
 """Stage `reinforce`: trains base further on the text to forget."""
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 from jaxforget.config import result_options
-from jaxforget.corpus.loader import read_summary
-from jaxforget.stages.build import make_adamw, make_training_step
 from jaxforget.stages.card import plain_card, what_trains
-from jaxforget.stages.fit import batches_from, count_steps, fit, load_student, save
+from jaxforget.stages.fit import batches_from, configured_training, fit, load_student, save
 from jaxforget.stages.frozen import load_base
 from jaxforget.stages.prepare import SOURCE
 from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Needs, Stage
-from jaxforget.train.types import Frozen, TrainState
+from jaxforget.train.types import Frozen
 
 
 def needs(run: Run) -> Needs:
@@ -51,18 +48,8 @@ def reinforce(run: Run, fingerprint: str) -> None:
     # An adapter trains over the frozen base; a student whose every parameter trains needs no other model.
     frozen = Frozen(base=None if weights == "full" else load_base(run).params)
     student = load_student(run, weights)
-    blocks = run.reinforce_blocks
-    steps = count_steps(read_summary(blocks)["splits"]["train"], config.reinforce)
-
-    def make_step(forward: Any, optimizer: Any, shardings: TrainState) -> Callable:
-        step = make_training_step(config, "reinforce", forward, optimizer, run.mesh, shardings)
-        return lambda state, batch: step(state, frozen, batch)
-
-    def batches(start: int) -> Any:
-        return batches_from(run, start, batch=config.reinforce.batch, blocks=blocks)
-
-    schedule, optimizer = make_adamw(config.reinforce, steps)
-    params, step = fit(run, "reinforce", fingerprint, student, schedule, optimizer, steps, make_step, batches)
+    batches = partial(batches_from, run, batch=config.reinforce.batch, blocks=run.reinforce_blocks)
+    params, step = fit(run, configured_training(run, "reinforce", fingerprint, student, frozen, batches))
     what = f"base trained {step} steps further on a text: {what_trains(config, 'reinforce')}"
     save(run, run.reinforced, student, params, plain_card(what, config.model.folder), weights)
 

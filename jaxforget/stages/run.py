@@ -3,12 +3,9 @@
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from jaxforget.config import Config
@@ -19,8 +16,6 @@ from jaxforget.models.folders import resolve_folder
 from jaxforget.sharding import make_mesh
 from jaxforget.stages.build import make_objective
 from jaxforget.train.objectives import Objective
-
-T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +31,24 @@ class Run:
 
     @functools.cached_property
     def base(self) -> Path:
-        """Local folder of the base model."""
+        """Local folder of the base model; a model of the hub is downloaded, or taken from the cache, on first use.
+
+        Raises:
+          UserError: model.folder is not set, or there is no such folder or model.
+        """
         return resolve_folder(_set(self.config.model.folder, "model.folder", "a model's folder or hub id"))
 
     @functools.cached_property
     def control(self) -> Path | None:
-        """Local folder of the control, or None."""
+        """Local folder of the control, or None; a model of the hub is downloaded on first use, as `base` is."""
         return None if self.config.model.control is None else resolve_folder(self.config.model.control)
 
     @functools.cached_property
     def reinforced(self) -> Path:
-        """Local folder of the reinforced model: the one given, or the one that this run trains."""
+        """Local folder of the reinforced model: the one that this run trains, or the one given.
+
+        A given model of the hub is downloaded on first use, as `base` is.
+        """
         given = self.config.model.reinforced
         return self.folder / "reinforced" if given is None else resolve_folder(given)
 
@@ -98,7 +100,7 @@ class Run:
         return _set(self.config.anchors.path, "anchors.path", 'a JSON dictionary {"anchor": ["generic", ...]}')
 
     @property
-    def finder(self) -> str | None:
+    def extractor(self) -> str | None:
         """The extractor that finds the anchors; None if the user gives them, or if the method translates nothing."""
         options = self.config.anchors
         if options.path is not None or options.extractor == "none" or not self.translates:
@@ -108,12 +110,12 @@ class Run:
     @property
     def anchored(self) -> bool:
         """True if the run has a dictionary, the user's or one that it finds."""
-        return self.config.anchors.path is not None or self.finder is not None
+        return self.config.anchors.path is not None or self.extractor is not None
 
     @property
     def reinforces_first(self) -> bool:
         """True if the reinforced model helps to find the anchors, and so is trained before they are known."""
-        return self.finder == "models"
+        return self.extractor == "models"
 
     @property
     def anchors(self) -> Path:
@@ -144,6 +146,10 @@ class Run:
     def retain_blocks(self) -> Path | None:
         """Blocks of the text to keep, or None where no step reads them."""
         return self.folder / "blocks" / "retain" if self.config.retain.rows or self.undoes else None
+
+    def training_blocks(self, stage: str) -> Path | None:
+        """Return the blocks that a training stage trains on: "reinforce", "forget" or "undo"."""
+        return {"reinforce": self.reinforce_blocks, "undo": self.retain_blocks}.get(stage, self.blocks)
 
     @property
     def unrelated(self) -> Source | None:
@@ -186,53 +192,13 @@ class Run:
         return self.folder / "evals"
 
     def checkpoints(self, stage: str) -> Path:
-        """Checkpoints of a training stage."""
+        """Checkpoints of a training stage: "reinforce", "forget" or "undo"."""
         return self.folder / "checkpoints" / stage
 
     def say(self, text: str, *, coloured: bool = False) -> None:
         """Print a line on standard error, on the first process only; control characters stay only if `coloured`."""
         if jax.process_index() == 0:
             print(text if coloured else printable(text), file=sys.stderr, flush=True)
-
-
-def fetch(array: Any) -> np.ndarray:
-    """Return a whole global array on every process."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        array = multihost_utils.process_allgather(array, tiled=True)
-    return np.asarray(array)
-
-
-def on_first_process(check: Callable[[], T]) -> T | None:
-    """Call `check` on the first process only; the others return None.
-
-    Raises:
-      UserError: `check` raised it, on the first process; the others raise one that refers to its message.
-    """
-    value, fault = None, None
-    if jax.process_index() == 0:
-        try:
-            value = check()
-        except UserError as error:
-            fault = error
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        failed = bool(multihost_utils.broadcast_one_to_all(np.asarray(fault is not None)))
-        if failed and fault is None:
-            fault = UserError("the first process of the run has ended; see its message")
-    if fault is not None:
-        raise fault
-    return value
-
-
-def wait_for_all(name: str) -> None:
-    """Wait until every process gets here, so that all see what the first one wrote."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)
 
 
 def _set(value: str | None, name: str, what: str) -> str:

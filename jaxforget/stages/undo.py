@@ -3,23 +3,22 @@
 Noise removes what unlearning only hid; the distillation restores what the unlearned model says (UNDO, 2506.06278).
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import jax
+import numpy as np
 
-from jaxforget.corpus.loader import read_summary
 from jaxforget.lm.forward import configured_module
 from jaxforget.lm.model import Model, load, materialize
-from jaxforget.stages.build import make_adamw, make_training_step
 from jaxforget.stages.card import model_card
-from jaxforget.stages.fit import batches_from, count_steps, fit, save
+from jaxforget.stages.fit import batches_from, configured_training, fit, save
 from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Needs, Stage
 from jaxforget.train.noise import perturb
-from jaxforget.train.types import Batch, Frozen, TrainState
+from jaxforget.train.types import Frozen
 
 
 def needs(run: Run) -> Needs:
@@ -40,22 +39,14 @@ def undo(run: Run, fingerprint: str) -> None:
     model = config.model
     frozen = Frozen(base=materialize(load(run.forgotten, model.dtype, run.mesh, attention=model.attention)).params)
     student = perturbed_student(run)
-    steps = count_steps(read_summary(run.retain_blocks)["splits"]["train"], config.undo)
 
-    def make_step(forward: Any, optimizer: Any, shardings: TrainState) -> Callable:
-        step = make_training_step(config, "undo", forward, optimizer, run.mesh, shardings)
+    def batches(start: int) -> Iterator[dict[str, np.ndarray]]:
+        with contextlib.closing(batches_from(run, start, batch=config.undo.batch, blocks=run.retain_blocks)) as rows:
+            for batch in rows:
+                # Retained rows are marked, and a marked row has no forget loss; here it has the only one.
+                yield {name: array for name, array in batch.items() if name != "retain"}
 
-        def distil(state: TrainState, batch: Batch) -> Any:
-            # Retained rows are marked, and a marked row has no forget loss; here it has the only one.
-            return step(state, frozen, {name: array for name, array in batch.items() if name != "retain"})
-
-        return distil
-
-    def batches(start: int) -> Any:
-        return batches_from(run, start, batch=config.undo.batch, blocks=run.retain_blocks)
-
-    schedule, optimizer = make_adamw(config.undo, steps)
-    params, step = fit(run, "undo", fingerprint, student, schedule, optimizer, steps, make_step, batches)
+    params, step = fit(run, configured_training(run, "undo", fingerprint, student, frozen, batches))
     save(run, run.unlearned, student, params, model_card(config, f"unlearned by {config.method}, {step} steps of undo"))
 
 

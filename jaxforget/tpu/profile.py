@@ -80,29 +80,12 @@ def profile(
         compile_seconds = time.perf_counter() - start
     shapes = next(tree for tree in abstract if _is_batch(tree))
     batch, source = _batch(config, shapes, model_config.vocab_size, mesh)
-    state, *frozen = [batch if _is_batch(tree) else _filled(tree) for tree in abstract]
-
-    def run_steps(state: Any, count: int, what: str) -> tuple[Any, list[float]]:
-        seconds = []
-        for _ in range(count):
-            start = time.perf_counter()
-            state, _ = compiled(state, *frozen)
-            jax.block_until_ready(state)
-            seconds.append(time.perf_counter() - start)
-            say(f"{what}: {seconds[-1]:.2f} s")
-        return state, seconds
-
-    state, _ = run_steps(state, WARM_UP, "warm-up")
-    with trace(folder) as written:
-        state, seconds = run_steps(state, steps, "traced")
+    arguments = [batch if _is_batch(tree) else _filled(tree) for tree in abstract]
+    step_seconds, written = _run_steps(compiled, arguments, steps, folder, say)
     memory = jax.local_devices()[0].memory_stats() or {}
-    measured = Breakdown({}, 0, ()) if text is None else read_breakdown(written[0], text)
-    step_seconds = statistics.median(seconds)
+    measured = Breakdown({}, 0, ()) if text is None else read_breakdown(written, text)
     blocks, length = shapes["tokens"].shape
-    per_chip, peak = peak_of(kind)
-    chips = mesh.size / per_chip
     flops = model_flops_per_token(config, step, parameter_count(model_config))
-    rate = blocks * length / step_seconds / chips
     # Of all traced steps and of this process's devices -> of one step, on one device.
     share = 1 / (steps * len(mesh.local_devices))
     return {
@@ -113,15 +96,10 @@ def profile(
         "attention": attention_of(traced.jaxpr),
         "device": kind,
         "devices": mesh.size,
-        "chips": chips,
         "steps": steps,
         "compile_seconds": compile_seconds,
         "step_seconds": step_seconds,
-        "tokens_per_second": rate * chips,
-        "tokens_per_second_per_chip": rate,
-        "flops_per_token": flops,
-        "flops_per_second_per_chip": flops * rate,
-        "mfu": None if peak is None else flops * rate / peak,
+        **_speed(blocks * length / step_seconds, flops, mesh.size, kind),
         "peak_memory_bytes": memory.get("peak_bytes_in_use"),
         "parts": {part: value * share for part, value in measured.seconds.items()},
         "operation_seconds": sum(measured.seconds.values()) * share,
@@ -129,8 +107,55 @@ def profile(
             {"seconds": value * share, "part": part, "instruction": name, "source": path}
             for value, part, name, path in measured.longest
         ],
-        "trace": str(written[0]),
+        "trace": str(written),
         "note": None if text is not None else f"parts and longest are unknown: {UNREADABLE}",
+    }
+
+
+def _run_steps(
+    compiled: Callable, arguments: list[Any], steps: int, folder: Path, say: Callable[[str], None]
+) -> tuple[float, Path]:
+    """Run a compiled step `WARM_UP` times, then `steps` times under a trace.
+
+    Args:
+      compiled: the step.
+      arguments: its arguments, of which the first, the state, is donated and replaced.
+      steps: number of traced steps.
+      folder: where the trace goes.
+      say: receives a line a step.
+
+    Returns:
+      The median of the traced steps' seconds, and the path of the trace.
+    """
+
+    def run(count: int, what: str) -> list[float]:
+        seconds = []
+        for _ in range(count):
+            start = time.perf_counter()
+            arguments[0], _ = compiled(*arguments)
+            jax.block_until_ready(arguments[0])
+            seconds.append(time.perf_counter() - start)
+            say(f"{what}: {seconds[-1]:.2f} s")
+        return seconds
+
+    run(WARM_UP, "warm-up")
+    with trace(folder) as written:
+        seconds = run(steps, "traced")
+    return statistics.median(seconds), written[0]
+
+
+def _speed(tokens_per_second: float, flops_per_token: int, devices: int, kind: str) -> dict[str, Any]:
+    """Return the figures of speed of `profile`, on devices of a kind that JAX names."""
+    per_chip, peak = peak_of(kind)
+    chips = devices / per_chip
+    rate = tokens_per_second / chips
+    return {
+        "chips": chips,
+        "tokens_per_second": tokens_per_second,
+        "tokens_per_second_per_chip": rate,
+        "flops_per_token": flops_per_token,
+        "flops_per_second_per_chip": flops_per_token * rate,
+        "mfu": None if peak is None else flops_per_token * rate / peak,
     }
 
 

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 
 from jaxforget.errors import UserError
 from jaxforget.files import find_difference, hash_files, write_json
+from jaxforget.processes import wait_for_all
 from jaxforget.train.types import TrainState
 
 FINGERPRINT = "fingerprint.json"
@@ -46,10 +47,7 @@ class Checkpoints:
             self.discarded = max((int(p.name) for p in (folder / "steps").glob("*") if p.name.isdigit()), default=None)
             discard(folder)
             write_json(path, {"fingerprint": fingerprint})
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices("checkpoints")
+        wait_for_all("checkpoints")
         policies = [ocp.checkpoint_managers.LatestN(keep)]
         if select != "last":
             policies.append(ocp.checkpoint_managers.BestN(get_metric_fn=self._score, n=1))

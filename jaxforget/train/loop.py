@@ -110,6 +110,49 @@ def _calls() -> Iterator[int]:
     return itertools.count(1)
 
 
+class _LateMetrics:
+    """The metrics of the latest step, which are read, checked and logged while the device computes the next step.
+
+    Attributes:
+      pending: the step and its metrics on the device; None once they are logged.
+    """
+
+    def __init__(self, stage: str, first: int, rates: np.ndarray, checkpoints: Checkpoints, log: MetricsLog):
+        self._stage, self._first, self._rates = stage, first, rates
+        self._checkpoints, self._log = checkpoints, log
+        self.pending: tuple[int, dict[str, Any]] | None = None
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leave the time until now out of the next step's speed."""
+        self._clock = time.perf_counter()
+
+    def settle(self) -> None:
+        """Log the pending metrics, if there are any.
+
+        Raises:
+          Diverged: the loss or the gradient is not finite.
+        """
+        if self.pending is None:
+            return
+        (step, metrics), self.pending = self.pending, None
+        values = {name: value.item() for name, value in jax.device_get(metrics).items()}
+        if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+            self._checkpoints.wait()
+            good = self._checkpoints.latest()
+            kept = f"the checkpoint of step {good} is kept" if good else "no checkpoint was made yet"
+            raise Diverged(
+                f"{self._stage}: loss {values['loss']}, gradient norm {values['grad_norm']} at step {step}; {kept}. "
+                f"Lower {self._stage}.learning_rate or set {self._stage}.clip_norm; the stage then starts over"
+            )
+        now = time.perf_counter()
+        timed = {"learning_rate": float(self._rates[step - 1 - self._first])}
+        if step > self._first + 1:  # the time of the first step is mostly compilation
+            timed["tokens_per_second"] = (values["tokens"] + values.get("retain_tokens", 0)) / (now - self._clock)
+        self._clock = now
+        self._log.write(step, {**values, **timed})
+
+
 def run_loop(
     state: TrainState,
     step_function: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]],
@@ -151,54 +194,30 @@ def run_loop(
 
     # All rates are computed at once, because a computation for each step would delay the device between steps.
     rates = jax.device_get(jax.jit(jax.vmap(learning_rate))(jax.device_put(np.arange(first, options.steps + 1))))
-    pending: tuple[int, dict[str, Any]] | None = None
-    clock = time.perf_counter()
-
-    def settle() -> None:
-        """Read and check the pending step's metrics, while the device computes the next step."""
-        nonlocal pending, clock
-        if pending is None:
-            return
-        (step, metrics), pending = pending, None
-        values = {name: value.item() for name, value in jax.device_get(metrics).items()}
-        if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
-            checkpoints.wait()
-            good = checkpoints.latest()
-            kept = f"the checkpoint of step {good} is kept" if good else "no checkpoint was made yet"
-            raise Diverged(
-                f"{options.stage}: loss {values['loss']}, gradient norm {values['grad_norm']} at step {step}; {kept}. "
-                f"Lower {options.stage}.learning_rate or set {options.stage}.clip_norm; the stage then starts over"
-            )
-        now = time.perf_counter()
-        timed = {"learning_rate": float(rates[step - 1 - first])}
-        if step > first + 1:  # the time of the first step is mostly compilation
-            timed["tokens_per_second"] = (values["tokens"] + values.get("retain_tokens", 0)) / (now - clock)
-        clock = now
-        log.write(step, {**values, **timed})
-
+    late = _LateMetrics(options.stage, first, rates, checkpoints, log)
     leave = False
     with _Signals() as signals:
         heard = signals.heard
         if first == 0:
             measure(0, compute_params(state.params))
-            clock = time.perf_counter()
+            late.restart_clock()
         for step in range(first + 1, options.steps + 1):
             # Only batches and settled metrics cross between host and device. The guard refuses every implicit transfer,
             # which would wait for the device.
             with jax.transfer_guard("disallow"):
                 state, metrics = step_function(state, next(batches))
-                settle()
-            pending = (step, metrics)
+                late.settle()
+            late.pending = (step, metrics)
             last = step == options.steps
             due = last or (options.evaluate_every and step % options.evaluate_every == 0)
             leave = bool(heard) or hosts_preempted()
             if due or leave or step % options.checkpoint_every == 0:
-                settle()
+                late.settle()
                 measured = measure(step, compute_params(state.params)) if due else {}
                 signals.saving = True
                 checkpoints.save(step, state, measured)
                 signals.saving = bool(heard)
-                clock = time.perf_counter()
+                late.restart_clock()
             if leave:
                 break
         signals.saving = True

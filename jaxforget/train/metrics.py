@@ -7,7 +7,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -164,6 +164,15 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return records
+
+
+def step_seconds(records: Iterable[dict[str, Any]], stage: str) -> list[float]:
+    """Return the seconds of every timed step of a training stage; the first step, which compiles, is not timed."""
+    return [
+        (record["tokens"] + record.get("retain_tokens", 0)) / record["tokens_per_second"]
+        for record in records
+        if record["stage"] == stage and record.get("tokens_per_second")
+    ]
 
 
 def keep_records(path: Path, wanted: Any) -> None:

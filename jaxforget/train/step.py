@@ -31,7 +31,6 @@ from jaxforget.sharding import BATCH
 from jaxforget.train.objectives.next_token import NextToken
 from jaxforget.train.objectives.objective import Objective, shifted
 from jaxforget.train.objectives.retain import Retain
-from jaxforget.train.objectives.rmu import Rmu
 from jaxforget.train.precision import compute_params
 from jaxforget.train.state import update_state
 from jaxforget.train.tiles import Tile, TileInputs, TileOptions, tiled_labels, tiled_log_probabilities, tiled_loss
@@ -108,8 +107,7 @@ def make_step(
         if wrappers is not None and wrappers.ilu:
             gradient_of = lambda params: plain_loss(params, frozen, unrelated)[1]  # noqa: E731
             penalty, more = invariance_penalty(gradient_of, params, wrappers.ilu)
-            more = objective.trained(more) if objective.on_states else more
-            gradients = jax.tree.map(jnp.add, gradients, more)
+            gradients = jax.tree.map(jnp.add, gradients, objective.trained(more))
             metrics["invariance_penalty"] = penalty
         state, norm = update_state(state, gradients, optimizer)
         state = state.replace(dual=dual)
@@ -172,7 +170,7 @@ def make_loss(
             return total, losses
 
         (_, losses), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
-        return losses, objective.trained(gradients) if objective.on_states else gradients
+        return losses, objective.trained(gradients)
 
     def loss(params: Params, frozen: Frozen, batch: Batch, dual: Array | None = None):
         batch, counts = _prepared(batch, objective, retain, mesh)
@@ -193,8 +191,7 @@ def make_label_step(forward: Forward, objective: Objective, options: StepOptions
 
     They are computed by the functions that the training step computes them by, so they are equal bit for bit.
     """
-    if objective.cacheable:
-        objective = dataclasses.replace(objective, cached=False)
+    objective = objective.uncached()
     tiles = TileOptions(mesh=mesh, tile=options.tile, soft_cap=forward.soft_cap)
 
     def labels_of(frozen: Frozen, batch: Batch) -> Array:
@@ -292,7 +289,7 @@ def _log_probabilities(hidden: Array, head: Array, counted: Array, batch: Batch,
 
 
 def _states_losses(
-    forward: Forward, frozen: Frozen, student: Params, batch: Batch, objective: Rmu, retain: Retain | None
+    forward: Forward, frozen: Frozen, student: Params, batch: Batch, objective: Objective, retain: Retain | None
 ) -> tuple[Array, Array]:
     """Return the summed forget and retain losses of an objective on hidden states, fp32 [] each."""
     with jax.named_scope("student"):
@@ -313,7 +310,7 @@ def _states_losses(
 
 
 def _states_gradient(
-    forward: Forward, frozen: Frozen, params: Params, batch: Batch, objective: Rmu, retain: Retain | None
+    forward: Forward, frozen: Frozen, params: Params, batch: Batch, objective: Objective, retain: Retain | None
 ):
     """Return (losses, gradients) of an objective on hidden states whose retain rows need no logits."""
 

@@ -3,8 +3,8 @@
 The gradient is computed in the forward pass. A tile's logits are computed once, turned into their own gradient in
 place, and multiplied into the two results that the backward pass needs, d_hidden and d_head; so the backward pass needs
 no output projection. Only where a coefficient depends on log-probabilities (losses by row, a constrained retain loss)
-does the projection run once more before, without gradient (`tiled_log_probabilities`). Positions that do not train are sorted behind the others and their tiles never run: the data decide how
-many tiles the loop runs.
+does the projection run once more before, without gradient (`tiled_log_probabilities`). Positions that do not train
+are sorted behind the others and their tiles never run: the data decide how many tiles the loop runs.
 
 Under a mesh every device loops over its own tokens inside `shard_map`, with the output projections gathered once.
 d_head is summed over devices once, after the loop, not once for every tile.

@@ -17,6 +17,8 @@ from jaxforget.errors import UserError
 from jaxforget.evals.probes import load_probes
 from jaxforget.pipeline import run_chain
 from jaxforget.stages import forget, reinforce
+from jaxforget.stages.folder import locked
+from jaxforget.stages.run import Run
 from jaxforget.train.loop import Diverged
 from tests.tiny_run import settings
 
@@ -158,6 +160,23 @@ def test_a_trial_that_diverges_is_not_chosen_and_not_repeated(tiny_world, tmp_pa
 def test_a_budget_that_cannot_be(methods, seeds, trials, message):
     with pytest.raises(UserError, match=re.escape(message)):
         protocol.check_budget(methods, seeds, trials)
+
+
+def test_the_folder_is_one_that_a_run_may_fill_and_is_locked_as_a_whole(tiny_world, tmp_path, monkeypatch):
+    config = configured(tiny_world, tmp_path / "out")
+    monkeypatch.setattr(protocol, "_compare", lambda *given: pytest.fail("the comparison began"))
+    with locked(Run(config)), pytest.raises(UserError, match="another command is working in it"):
+        compare(config, ["whp"], [0], 1)
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds files that no run wrote"):
+        compare(config, ["whp"], [0], 1)
+    monkeypatch.setattr(protocol, "_compare", lambda *given: ({}, "the table"))
+    monkeypatch.setattr(protocol, "write_picture", lambda *given: None)
+    compare(config, ["whp"], [0], 1, force=True)
+    (tmp_path / "out" / "thesis.txt").unlink()
+    # An earlier comparison is no reason to refuse the folder.
+    compare(config, ["whp"], [0], 1)
+    assert (tmp_path / "out" / "compare.md").read_text() == "the table"
 
 
 def test_a_method_that_cannot_run_is_named_before_any_trains(tiny_world, tmp_path):

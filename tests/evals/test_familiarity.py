@@ -1,16 +1,10 @@
-"""Probes tokenised where tokens join, and each measure beside its definition on whole logits."""
+"""Probes tokenised where tokens join, and the probabilities of answers beside their definition on whole logits."""
 
 import numpy as np
 import pytest
 
 from jaxforget.errors import UserError
-from jaxforget.evals.familiarity import (
-    answer_probabilities,
-    answer_scores,
-    encode_probe,
-    perplexity,
-    top_tokens,
-)
+from jaxforget.evals.familiarity import answer_probabilities, answer_scores, encode_probe
 from jaxforget.evals.probes import Probe
 from tests.evals.asking import PIECES, Pieces, placed, scorer, whole_logp
 
@@ -65,19 +59,3 @@ def test_answer_probabilities(one):
     assert scores.answer[0] == scores.first_token[0] == scores.token_mean[0]
     assert scores.answer[1] < scores.token_mean[1]
     assert answer_probabilities(one, placed(1), probes).tolist() == scores.answer.tolist()
-
-
-def test_perplexity_counts_tokens_not_rows(one):
-    rows = [[0, 3, 5, 7, 9, 11], [0, 4]]
-    scores = one.log_probabilities(placed(1), rows)
-    losses = [-whole_logp(row)[i, row[i + 1]] for row in rows for i in range(len(row) - 1)]
-    assert len(losses) == 6
-    np.testing.assert_allclose(perplexity(scores), np.exp(np.mean(losses)), rtol=1e-5)
-
-
-def test_top_tokens(one):
-    rows = [[0, 3, 5], [0, 4]]
-    for row, found in zip(rows, top_tokens(one, placed(1), rows, 5), strict=True):
-        logp = whole_logp(row)[-1]
-        assert [number for number, _ in found] == np.argsort(-logp)[:5].tolist()
-        np.testing.assert_allclose([p for _, p in found], np.exp(np.sort(-logp)[:5] * -1), rtol=1e-5)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import jaxforget
-from jaxforget.evals.familiarity import perplexity
 from jaxforget.evals.probability import perplexity_rows
+from jaxforget.lm.scoring import perplexity
 from tests.tiny_run import BLOCK
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxforget.evals.familiarity import answer_probabilities, encode_probe, perplexity
+from jaxforget.evals.familiarity import answer_probabilities, encode_probe
 from jaxforget.evals.multiple_choice import Document, encode_choices
 from jaxforget.evals.probes import Probe, Probes, Prompts
 from jaxforget.evals.watch import (
@@ -17,6 +17,7 @@ from jaxforget.evals.watch import (
     measure_ends,
     prompt_top_tokens,
 )
+from jaxforget.lm.scoring import perplexity
 from tests.evals.asking import PARAMS, Pieces, placed, scorer, whole_logp
 from tests.train.tiny import mesh_of, near, put
 

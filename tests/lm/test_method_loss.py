@@ -165,6 +165,7 @@ def test_what_it_refuses(models):
         ({"method": "whp", "forget": given, "base": base, "suppress": "all"}, "suppress='all': is an option of a run"),
         ({"method": "whp", "forget": given, "base": base, "cached": True}, "cached=True: is an option of a run"),
         ({"method": "whp", "forget": given, "base": base, "alpha": "5"}, "alpha='5'"),
+        ({"method": "whp", "forget": given, "base": base, "reinforced": base}, "they lack translated"),
         ({"method": "whp_flat", "forget": given, "base": base}, "needs terms="),
     ):
         with pytest.raises(UserError, match=message):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxforget.lm.scoring import perplexity, top_tokens
 from tests.evals.asking import placed, scorer, whole_logp
 from tests.train.tiny import VOCABULARY, whole_logits
 
@@ -57,3 +58,19 @@ def test_no_whole_logits(one):
     tokens = np.zeros((8, 64), np.int32)
     program = one._log_probabilities.lower(placed(), tokens, tokens).compile().as_text()
     assert not whole_logits(program, 64)
+
+
+def test_perplexity_counts_tokens_not_rows(one):
+    rows = [[0, 3, 5, 7, 9, 11], [0, 4]]
+    scores = one.log_probabilities(placed(), rows)
+    losses = [-whole_logp(row)[i, row[i + 1]] for row in rows for i in range(len(row) - 1)]
+    assert len(losses) == 6
+    np.testing.assert_allclose(perplexity(scores), np.exp(np.mean(losses)), rtol=1e-5)
+
+
+def test_top_tokens(one):
+    rows = [[0, 3, 5], [0, 4]]
+    for row, found in zip(rows, top_tokens(one, placed(), rows, 5), strict=True):
+        logp = whole_logp(row)[-1]
+        assert [number for number, _ in found] == np.argsort(-logp)[:5].tolist()
+        np.testing.assert_allclose([p for _, p in found], np.exp(np.sort(-logp)[:5] * -1), rtol=1e-5)

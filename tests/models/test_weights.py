@@ -13,7 +13,7 @@ from jaxforget.models.weights import (
     LoRA,
     adapter_shapes,
     apply_delta,
-    dense_layers,
+    dense_kernels,
     dequantise,
     difference,
     init_adapter,
@@ -59,9 +59,10 @@ def multiplied(params, adapter):
 
 
 def test_adapters_stand_beside_every_dense_layer():
-    assert set(dense_layers(PLAIN)) == {"q", "k", "v", "o", "gate", "up", "down"}
+    assert set(dense_kernels(PLAIN)) == {"q", "k", "v", "o", "gate", "up", "down"}
     shapes = adapter_shapes(PLAIN, RANK, ALPHA)["layers"]
-    for name, (depth, inputs, outputs) in dense_layers(PLAIN).items():
+    for name, leaf in dense_kernels(PLAIN).items():
+        depth, inputs, outputs = leaf.shape
         lora = shapes[name]["lora"]
         assert (lora.a.shape, lora.b.shape, lora.scale) == ((depth, inputs, RANK), (depth, RANK, outputs), 3.0)
 
@@ -140,7 +141,7 @@ def test_a_difference_is_of_what_is_held(held):
     base = with_kernels(whole, lambda name, kernel: held(kernel))
     layers = {
         name: {"delta": difference(base["layers"][name]["kernel"], other["layers"][name]["kernel"])}
-        for name in dense_layers(PLAIN)
+        for name in dense_kernels(PLAIN)
     }
     exact = {name: part for name, part in other.items() if name != "layers"}
     norms = {name: part for name, part in other["layers"].items() if name not in layers}

@@ -2,14 +2,11 @@
 
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 
 from jaxforget.config import config_from
 from jaxforget.errors import UserError
-from jaxforget.sharding import make_mesh, put_rows
-from jaxforget.stages.run import Run, fetch
+from jaxforget.stages.run import Run
 
 
 def test_places():
@@ -41,13 +38,3 @@ def test_what_is_not_set_is_named(place, name):
 def test_the_mesh_is_that_of_the_options(devices):
     run = Run(config_from({"mesh": {"data": 2, "tensor": 2}}))
     assert dict(run.mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
-
-
-def test_rows_go_out_and_come_back():
-    mesh = make_mesh(data=2, fsdp=2, tensor=2)
-    batch = {"tokens": np.arange(24, dtype=np.int32).reshape(8, 3), "retain": np.ones(8, np.float32)}
-    placed = put_rows(batch, mesh)
-    assert placed["tokens"].sharding.shard_shape((8, 3)) == (2, 3)
-    for name, value in batch.items():
-        np.testing.assert_array_equal(fetch(placed[name]), value)
-    assert isinstance(fetch(jax.numpy.ones(3)), np.ndarray)

@@ -12,7 +12,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from jaxforget.errors import UserError
-from jaxforget.train.metrics import MetricsLog, duration, keep_records, read_records
+from jaxforget.train.metrics import MetricsLog, duration, keep_records, read_records, step_seconds
 
 
 def write(run: Path, stage: str, steps, first: int = 0, **values: float) -> None:
@@ -49,6 +49,18 @@ def test_records(tmp_path):
         {"stage": "forget", "step": 1, "kind": "train", "loss": 1.0, "tokens": 5},
         {"stage": "forget", "step": 2, "kind": "train", "loss": 0.5, "tokens": 5},
     ]
+
+
+def test_seconds_of_a_step_are_its_tokens_by_its_rate():
+    records = [
+        {"stage": "forget", "kind": "train", "tokens": 100, "retain_tokens": 0},  # the first step is not timed
+        {"stage": "forget", "kind": "train", "tokens": 60, "retain_tokens": 40, "tokens_per_second": 50.0},
+        {"stage": "forget", "kind": "eval", "familiarity": 0.5},
+        {"stage": "reinforce", "kind": "train", "tokens": 30, "tokens_per_second": 10.0},
+    ]
+    assert step_seconds(records, "forget") == [2.0]
+    assert step_seconds(records, "reinforce") == [3.0]
+    assert step_seconds(records, "undo") == []
 
 
 def test_a_log_without_a_terminal_shows_life_now_and_then(tmp_path, capsys, monkeypatch):

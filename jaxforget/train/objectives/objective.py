@@ -1,7 +1,8 @@
 """The interface of an objective: the forget loss of one method, and what a step must provide for it.
 
-A method is one subclass of `Objective` in a file of its own and one line in `jaxforget.train.objectives`. The step, the
-plan, the FLOP counts, the advice, the model card and the report ask the objective; none of them names a method.
+A method is one subclass of `Objective` and one line in `jaxforget.train.objectives`; a file holds a family of methods.
+The step, the plan, the FLOP counts, the advice, the model card and the report ask the objective through this interface;
+none of them imports a method or compares its name.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxforget.train.losses import cross_entropy
 from jaxforget.train.tiles import Tile
-from jaxforget.train.types import Array, Batch
+from jaxforget.train.types import Array, Batch, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +32,12 @@ class Objective:
         over tiles without gradient computes those sums first.
       needs_retain: the method is defined with a retain term only.
       needs_reinforced: the method is defined with a reinforced model, whether its step runs that or not.
-      trains: False if the method computes weights without training, see `task_vector`.
-      generic_targets: the targets are predictions of a generic text. The objective has `generic_label`, which returns
-        the labels of a tile.
+      trains: False if the method computes weights without training (`weights`).
+      generic_targets: the targets are predictions of a generic text (`generic_label`).
       translations: number of translations of a block that the targets are averaged over; 0 for the single one.
       cacheable: the targets are labels that can be computed beforehand (targets.cache).
-      constrained: the weight of the retain loss is a Lagrange multiplier in the state, see `pdu`.
-      on_states: the loss is on hidden states in the middle of the model, see `rmu`.
+      constrained: the weight of the retain loss is a Lagrange multiplier in the state (`next_multiplier`).
+      on_states: the loss is on hidden states in the middle of the model (`layer`, `target`), not on logits.
       searched: the option that `jaxforget compare` searches over beside the learning rate, where the run has no retain
         term whose weight it could search.
       alternates: every forget row comes with an alternative answer, batch["alternate"]; it is appended as a row.
@@ -83,6 +83,16 @@ class Objective:
         return hidden(batch[self.base_input])
 
     @property
+    def never(self) -> tuple[int, ...]:
+        """The token ids that no generic target may name."""
+        return ()
+
+    @property
+    def layer(self) -> int:
+        """The number of layers after which the hidden states have the loss, where `on_states` is set."""
+        raise NotImplementedError(f"objective {self.name} has no loss on hidden states")
+
+    @property
     def trained_passes(self) -> int:
         """Number of forward and backward passes of the student over the rows, for FLOP counts."""
         return 2 if self.alternates else 1
@@ -99,6 +109,10 @@ class Objective:
 
     def prepared(self, summary: Mapping[str, Any]) -> Self:
         """Return the objective with what only the prepared blocks can tell; `summary` is their blocks.json."""
+        return self
+
+    def uncached(self) -> Self:
+        """Return the objective without cached labels, where `cacheable` is set: it computes them from frozen models."""
         return self
 
     def counted(self, batch: Batch) -> Array:
@@ -125,7 +139,32 @@ class Objective:
           base_logp: the same of base; None where `uses_base` is False.
           count: fp32, the number of counted tokens, in the shape of `logp`.
         """
-        raise ValueError(f"objective {self.name} has no loss by row")
+        raise NotImplementedError(f"objective {self.name} has no loss by row")
+
+    def generic_label(self, tile: Tile) -> Array:
+        """Return the generic labels of a tile's tokens, int32 [T], where `generic_targets` is set."""
+        raise NotImplementedError(f"objective {self.name} has no generic labels")
+
+    def target(self, width: int) -> Array:
+        """Return the target of the hidden states, fp32 [D] with D = `width`, where `on_states` is set."""
+        raise NotImplementedError(f"objective {self.name} has no loss on hidden states")
+
+    def trained(self, gradients: Params) -> Params:
+        """Return `gradients` with zeros where a weight does not train; the same tree, shapes and dtypes."""
+        return gradients
+
+    def next_multiplier(self, multiplier: Array, retain_nll: Array) -> Array:
+        """Return the multiplier after a step, fp32 [], where `constrained` is set.
+
+        Args:
+          multiplier: fp32 [], the one of the step.
+          retain_nll: fp32 [], the mean negative log-probability of the retain tokens, nats.
+        """
+        raise NotImplementedError(f"objective {self.name} has no multiplier")
+
+    def weights(self, base: Params, reinforced: Params) -> Params:
+        """Return the unlearned weights, fp32, of two trees of float arrays, where `trains` is False."""
+        raise NotImplementedError(f"objective {self.name} trains its weights")
 
 
 def predicting(batch: Batch) -> Array:

@@ -108,6 +108,9 @@ class Whp(EquationOne):
     def tile_rows(self, batch: Batch, vocab_size: int) -> dict[str, Array]:
         return {"labels": batch["labels"]} if self.cached else super().tile_rows(batch, vocab_size)
 
+    def uncached(self) -> Self:
+        return dataclasses.replace(self, cached=False)
+
     def label(self, tile: Tile) -> Array:
         """Return the generic labels of a tile's tokens, int32 [T]."""
         return tile.of_token("labels") if self.cached else self.generic_label(tile)
