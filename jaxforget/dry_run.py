@@ -140,7 +140,7 @@ def _remote_models(config: Config) -> tuple[str, ...]:
         value = value_of(config, name)
         if field.metadata["path"] == "model" and value:
             places = value.values() if isinstance(value, dict) else (value,)
-            found += [name for place in places if not Path(place).expanduser().is_dir()]
+            found += [name for place in places if not Path(place).expanduser().exists()]
     return tuple(found)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -26,7 +27,10 @@ def write_text(path: str | Path, text: str) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as out:
             out.write(text)
@@ -71,20 +75,63 @@ def read_json(
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=pairs)
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {remedy}") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder; {remedy}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    except json.JSONDecodeError as error:
-        refuse_lfs_pointer(path)
-        raise UserError(f"{path}: line {error.lineno} column {error.colno}: not JSON: {error.msg}; {remedy}") from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply to be read as JSON; {remedy}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}; {remedy}") from None
+    refuse_lfs_pointer(path)
+    return parse_json(text, str(path), remedy=remedy, pairs=pairs)
+
+
+def parse_json(
+    text: str,
+    where: str,
+    *,
+    remedy: str,
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+    lines: bool = True,
+) -> Any:
+    """Parse JSON text.
+
+    Args:
+      where: the file, or the place in it, for the message.
+      remedy, pairs: as in `read_json`.
+      lines: name the line of an error beside its column.
+
+    Raises:
+      UserError: the text is not JSON, is nested too deeply, or holds a number of more digits than Python reads.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=pairs)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}" if lines else f"column {error.colno}"
+        raise UserError(f"{where}: {place}: not JSON: {error.msg}; {remedy}") from None
+    except _DoubledKeyError as error:
+        raise UserError(f"{where}: has the key {error.args[0]!r} twice in one object; remove one") from None
+    except RecursionError:
+        raise UserError(f"{where}: nested too deeply to be read as JSON; {remedy}") from None
+    except ValueError:
+        digits = sys.get_int_max_str_digits()
+        raise UserError(f"{where}: holds a number of more than {digits:,} digits; {remedy}") from None
+
+
+class _DoubledKeyError(ValueError):
+    """An object of a JSON file has a key twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of an object as a dict; of two values of one key a dict would silently keep the last."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _DoubledKeyError(key)
+        found[key] = value
+    return found
 
 
 def _check_text(text: str) -> str:
@@ -122,9 +169,9 @@ def read_model(path: str | Path, schema: Any, *, remedy: str = "name a JSON file
     """Read a JSON file as `schema`; see `read_json` and `check`.
 
     Raises:
-      UserError: the file is missing, malformed or does not fit.
+      UserError: the file is missing, malformed, has a key twice in one object, or does not fit.
     """
-    return check(read_json(path, remedy=remedy), schema, str(path), remedy=remedy)
+    return check(read_json(path, remedy=remedy, pairs=_unique), schema, str(path), remedy=remedy)
 
 
 _JSON_NAMES = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string",

@@ -40,11 +40,12 @@ class Manifest:
 
     def __init__(self, run: Path):
         self._path = run / "manifest.json"
-        self._values: dict[str, Any] = read_json(self._path) if self._path.is_file() else {}
+        remedy = "delete it and add --force to the command, and every stage runs again"
+        self._values: dict[str, Any] = read_json(self._path, remedy=remedy) if self._path.is_file() else {}
         if not isinstance(self._values, dict) or not all(
             isinstance(self._values.get(part, {}), dict) for part in ("files", "hashes", "stages")
         ):
-            raise UserError(f"{self._path}: is not a run's manifest; delete it, and every stage runs again")
+            raise UserError(f"{self._path}: is not a run's manifest; {remedy}")
         self._verified: set[str] = set()
         self._devices: dict[str, Any] | None = None
         self._hashes = self._values.setdefault("hashes", {})

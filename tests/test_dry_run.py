@@ -121,6 +121,9 @@ def test_faults_of_a_run_are_those_of_its_dry_run(tiny_world, tmp_path):
     (tmp_path / "mine" / "letter.txt").write_text("mine")
     with pytest.raises(UserError, match="holds files that no run wrote"):
         estimate_run(config_from(settings(tiny_world, tmp_path / "mine")))
+    letter = str(tmp_path / "mine" / "letter.txt")
+    with pytest.raises(UserError, match=r"model\.control: .*letter\.txt: is a file; give the model's folder"):
+        estimate_run(config_from(settings(tiny_world, tmp_path / "new", model={"control": letter})))
 
 
 def test_blocks_of_a_long_text_are_estimated_from_its_size(tiny_world, tiny_run, monkeypatch):

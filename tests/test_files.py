@@ -82,6 +82,7 @@ def test_json_round_trips_and_keeps_letters_readable(tmp_path):
         (b"", "line 1 column 1: not JSON"),
         (b"caf\xe9", "not UTF-8 at byte 3"),
         (b"[" * 100_000, "nested too deeply"),
+        (b"[" + b"9" * 5000 + b"]", "a number of more than 4,300 digits"),
     ],
 )
 def test_bad_json_is_named_with_its_place(content, says, tmp_path):
@@ -98,6 +99,23 @@ def test_json_that_is_not_there(tmp_path):
         read_json(tmp_path / "nothing.json")
     with pytest.raises(UserError, match="is a folder; name a JSON file"):
         read_json(tmp_path)
+
+
+def test_a_key_that_is_written_twice_is_refused(tmp_path):
+    """A dict would silently keep the last of the two."""
+    (tmp_path / "a.json").write_text('{"a": [1], "b": [], "a": [2]}')
+    with pytest.raises(UserError, match="has the key 'a' twice in one object; remove one"):
+        read_model(tmp_path / "a.json", dict[str, list[int]])
+
+
+def test_a_file_in_a_folder_that_takes_none_is_named(tmp_path, monkeypatch):
+    def refused(**_):
+        raise OSError(errno.EACCES, "Permission denied", str(tmp_path / ".a.x8s"))
+
+    monkeypatch.setattr("tempfile.mkstemp", refused)
+    with pytest.raises(OSError, match="Permission denied") as caught:
+        write_text(tmp_path / "a", "x")
+    assert caught.value.filename == str(tmp_path / "a")
 
 
 def test_atomic_folder_appears_at_its_end(tmp_path):

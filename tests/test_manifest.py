@@ -80,10 +80,12 @@ def test_stages_are_recorded_and_struck(tmp_path):
     again.strike("prepare")
 
 
-@pytest.mark.parametrize("content", ["[]", "3", '{"stages": []}', '{"hashes": "x"}'])
+@pytest.mark.parametrize("content", ["[]", "3", '{"stages"', '{"stages": []}', '{"hashes": "x"}'])
 def test_another_file_of_that_name_is_refused(content, tmp_path):
     (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(UserError, match=r"manifest\.json: is not a run's manifest; delete it"):
+    with pytest.raises(
+        UserError, match=r"manifest\.json: .*(not a run's manifest|not JSON).*; delete it and add --force"
+    ):
         Manifest(tmp_path)
 
 

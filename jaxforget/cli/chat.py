@@ -1,7 +1,6 @@
 """`jaxforget chat`."""
 
 import argparse
-import json
 import shutil
 import signal
 import sys
@@ -10,6 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 from jaxforget.cli.columns import Columns, coloured, fits, highlight, wrap
+from jaxforget.cli.faults import as_json
 from jaxforget.cli.generate import add_sampling, check_given
 from jaxforget.cli.loaded import load_all, places_of, read_prompts, terms_of
 from jaxforget.errors import UserError
@@ -33,7 +33,7 @@ def add(add_command) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Answer prompts until the input ends."""
+    """Answer prompts until the input ends; return 2 if a prompt of a file or a pipe could not be answered."""
     check_given(given)
     prompts = None if given.prompts is None else read_prompts(given.prompts)
     start_jax(alone=True)
@@ -53,6 +53,7 @@ def run(given: argparse.Namespace) -> int:
     talks = prompts is None and sys.stdin.isatty()
     if talks and not given.json:
         _greet(talk)
+    failed = False
     with talk.interruptible():
         for prompt in _typed() if talks else prompts or (line.rstrip("\n") for line in sys.stdin):
             if prompt.strip() in ENDS:
@@ -60,8 +61,8 @@ def run(given: argparse.Namespace) -> int:
             if prompt.strip() == "/reset":
                 talk.reset()
             elif prompt.strip():
-                talk.answer(prompt, echo=not talks)
-    return 0
+                failed |= not talk.answer(prompt, echo=not talks)
+    return 2 if failed and not talks else 0
 
 
 def _greet(talk: "Talk") -> None:
@@ -138,10 +139,14 @@ class Talk:
         finally:
             signal.signal(signal.SIGINT, before)
 
-    def answer(self, prompt: str, *, echo: bool) -> None:
-        """Print every model's answer to one prompt."""
+    def answer(self, prompt: str, *, echo: bool) -> bool:
+        """Print every model's answer to one prompt.
+
+        Returns:
+          False if the models cannot answer it; the reason is printed.
+        """
         self._interrupt.reads_input = self._interrupt.heard = False
-        width = shutil.get_terminal_size().columns
+        width, answered = shutil.get_terminal_size().columns, True
         if echo and not self._json:
             print(f"> {prompt}", flush=True)
         try:
@@ -153,11 +158,13 @@ class Talk:
                 self._stacked(prompt, width)
         except UserError as error:
             # One prompt that is too long must not end the conversation.
+            answered = False
             print(f"jaxforget: {error}", file=sys.stderr, flush=True)
         stopped = self._interrupt.heard
         self._interrupt.reads_input = True
         if not self._json:
             print("(stopped)\n" if stopped else "", flush=True)
+        return answered
 
     def _pieces(self, conversation: Any, prompt: str) -> Iterator[str]:
         """Yield the pieces of an answer until it ends or is stopped."""
@@ -169,7 +176,7 @@ class Talk:
         for title, conversation in zip(self.titles, self.conversations, strict=True):
             text = "".join(self._pieces(conversation, prompt))
             line = {"prompt": prompt, "model": title, "answer": text, "stopped": self._interrupt.heard}
-            print(json.dumps(line, ensure_ascii=False), flush=True)
+            print(as_json(line), flush=True)
 
     def _in_columns(self, prompt: str, width: int) -> None:
         columns = Columns(self.titles, width, sys.stdout, self._pattern)

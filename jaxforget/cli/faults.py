@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import io
+import json
 import logging
 import os
 import re
@@ -10,7 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from jaxforget.errors import UserError, printable
 
@@ -77,6 +79,17 @@ def tell(line: str) -> None:
         print(f"jaxforget: {printable(line)}", file=sys.stderr, flush=True)
     except OSError:
         silence(sys.stderr)
+
+
+def replace_unprintable(stream: TextIO) -> None:
+    """Make a stream print "?" for characters that its encoding lacks (LC_ALL=C, a pipe in latin-1), not fail."""
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="replace")
+
+
+def as_json(value: Any) -> str:
+    """Return JSON on one line; characters are escaped unless standard output is Unicode."""
+    return json.dumps(value, ensure_ascii=not (sys.stdout.encoding or "").lower().startswith("utf"))
 
 
 def silence(stream: TextIO) -> None:

@@ -1,11 +1,11 @@
 """`jaxforget generate`."""
 
 import argparse
-import json
 import shutil
 import sys
 
 from jaxforget.cli.columns import Columns, fits
+from jaxforget.cli.faults import as_json
 from jaxforget.cli.loaded import load_all, places_of, read_prompts, terms_of
 from jaxforget.cli.parser import check_seed, number
 from jaxforget.errors import UserError, printable
@@ -63,7 +63,7 @@ def run(given: argparse.Namespace) -> int:
     if given.json:
         for place_number, prompt in enumerate(prompts):
             found = {place.title: mine[place_number] for place, mine in zip(places, texts, strict=True)}
-            print(json.dumps({"prompt": prompt, "completions": found}, ensure_ascii=False))
+            print(as_json({"prompt": prompt, "completions": found}))
         return 0
     width = shutil.get_terminal_size().columns
     pattern = term_pattern(terms_of(given.models))

@@ -1,13 +1,16 @@
 """The models that `generate` and `chat` are given: models, or the models of a run."""
 
 import dataclasses
-import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxforget.cli.faults import tell
+from jaxforget.config import load_config, naming_options
 from jaxforget.errors import UserError
+from jaxforget.files import parse_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,16 +47,26 @@ def places_of(given: Sequence[str]) -> list[Place]:
 
 
 def _of_run(folder: Path) -> list[Place]:
-    from jaxforget.cli.parser import read_config
     from jaxforget.models.adapters import is_adapter
+    from jaxforget.models.folders import read_config
     from jaxforget.stages.run import Run
 
-    run = Run(read_config(str(folder), []))
+    run = Run(load_config(folder))
+    command = f"jaxforget {run.unlearning[-1]} {shlex.quote(str(folder))}"
     if not run.unlearned.is_dir():
-        raise UserError(f"{folder}: this run has no unlearned model yet; run jaxforget {run.unlearning[-1]} {folder}")
-    over = run.base if is_adapter(run.unlearned) else None
-    found = [Place("base", run.base), Place("unlearned", run.unlearned, over)]
-    return found if run.control is None else [*found, Place("control", run.control)]
+        raise UserError(f"{folder}: this run has no unlearned model yet; run {command}")
+    if not any(run.unlearned.glob("*.safetensors")):
+        raise UserError(f"{run.unlearned}: the weights of the unlearned model are gone; make them again with {command}")
+    with naming_options(run.config):
+        over = run.base if is_adapter(run.unlearned) else None
+        found = [Place("base", run.base), Place("unlearned", run.unlearned, over)]
+    try:
+        if run.control is not None:
+            read_config(run.control)
+            found.append(Place("control", run.control))
+    except UserError as error:  # the other models can be asked without it
+        tell(f"model.control: left out: {error}")
+    return found
 
 
 def load_all(places: Sequence[Place], dtype: str) -> list[Any]:
@@ -97,10 +110,7 @@ def read_prompts(path: str) -> list[str]:
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}; name a file with one prompt a line") from None
     if path.endswith(".json"):
-        try:
-            prompts = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: line {error.lineno} column {error.colno}: not JSON: {error.msg}") from None
+        prompts = parse_json(text, path, remedy="give a list of texts")
         if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
             raise UserError(f"{path}: must be a JSON list of texts, or name a text file with one prompt a line")
     else:

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import jaxforget
 from jaxforget.cli import chain, chat, compare, completion, demo, generate, plan, profile, report, review
-from jaxforget.cli.faults import Terminated, leave, quiet_threads, silence, tell, terminable, users_fault
+from jaxforget.cli.faults import (
+    Terminated,
+    leave,
+    quiet_threads,
+    replace_unprintable,
+    silence,
+    tell,
+    terminable,
+    users_fault,
+)
 from jaxforget.cli.parser import LAYOUT, Parser
 from jaxforget.errors import Preempted
 from jaxforget.interrupts import Ending
@@ -41,6 +50,8 @@ def main(arguments: Sequence[str] | None = None, *, ending: Ending | None = None
       The exit status: 0, 2 for an error that the user can fix, 130 after Ctrl-C, 143 after SIGTERM.
     """
     whole = arguments is None
+    if whole:
+        replace_unprintable(sys.stdout)
     if whole and ending is None:
         ending = Ending()
         ending.install()

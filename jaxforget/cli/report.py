@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import shlex
 from pathlib import Path
 
 from jaxforget.cli.faults import tell
@@ -47,10 +48,13 @@ def run(given: argparse.Namespace) -> int:
         from jaxforget.pipeline import run_chain
 
         run_chain(config, ("report",))
-        return 0
-    from jaxforget.report.page import write_report
+    else:
+        from jaxforget.report.page import write_report
 
-    print(write_report(config.out, *more, out=given.page, figures=given.figures, price=given.price))
+        print(write_report(config.out, *more, out=given.page, figures=given.figures, price=given.price))
+    for folder in (config.out, *more):
+        if not (Path(folder) / "evals/summary.json").is_file():
+            tell(f"{folder}: nothing is measured yet; jaxforget eval {shlex.quote(folder)} measures its models")
     if given.figures and importlib.util.find_spec("resvg_py") is None:
         tell("the figures are SVG only; pip install resvg-py writes them as PNG, too")
     return 0

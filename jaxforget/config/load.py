@@ -19,6 +19,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from jaxforget.config.layers import check_numbers, quotable, read_layers
 from jaxforget.config.option import MOST, TRAINING
 from jaxforget.config.schema import RESERVED_NAMES, SECTIONS, Config, options
 from jaxforget.errors import UserError, first_line
@@ -46,7 +47,7 @@ def load_config(source: str | Path | None, overrides: Sequence[str] = ()) -> Con
     """
     if source is None:
         return config_from({}, overrides)
-    values, folder = _read_layers(Path(source)), run_folder(source)
+    values, folder = read_layers(Path(source)), run_folder(source)
     if folder is not None:
         # The folder may have been moved or copied since its configuration was saved in it.
         values = _placed(values, str(folder)) | {"out": _literal(str(folder))}
@@ -84,7 +85,7 @@ def config_from(values: Mapping[str, Any], overrides: Sequence[str] = (), *, sou
         raise UserError(f"{where}{first_line(error)}") from None
     merged = _merge(schema, layer, where)
     for word in overrides:
-        merged = _merge(merged, _override(word), f"{_quotable(word)}: ")
+        merged = _merge(merged, _override(word), f"{quotable(word)}: ")
     try:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
@@ -156,70 +157,10 @@ def _override(word: str) -> DictConfig:
             layer = OmegaConf.create()
             OmegaConf.update(layer, key, None if empty else _literal(value))
             return layer
+        check_numbers(value)
         return OmegaConf.from_dotlist([word])
     except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{word!r}: {first_line(error)}") from None
-
-
-def _quotable(word: str) -> str:
-    """Hide the value of a word that may hold a secret."""
-    key, sign, _ = word.partition("=")
-    return f"{key}{sign}***" if "key" in key.lower().replace("per_key", "") else word
-
-
-def _read_layers(path: Path, over: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a YAML file on top of the file that its key `like` names, relative to its own folder."""
-    values = _read_yaml(path)
-    like = values.pop("like", None)
-    if like is None:
-        return values
-    if not isinstance(like, str):
-        raise UserError(f"{path}: like is {like!r}; name a YAML file, relative to this one")
-    below = path.parent / like
-    if not below.is_file():
-        raise UserError(f"{path}: like: {like}: no such file beside it")
-    if below.resolve() in over:
-        raise UserError(f"{path}: like: {like} leads back to itself; take one of them out")
-    return _laid_over(_read_layers(below, (*over, below.resolve())), values)
-
-
-def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Merge two layers key by key; `above` wins. An empty section changes nothing."""
-    found = dict(below)
-    for key, value in above.items():
-        if isinstance(value, dict) and isinstance(below.get(key), dict):
-            value = _laid_over(below[key], value)
-        elif value is None and isinstance(below.get(key), dict):
-            value = below[key]
-        found[key] = value
-    return found
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    file = path / "config.yaml" if path.is_dir() else path
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(file))
-    except FileNotFoundError:
-        if path.is_dir():
-            raise UserError(f"{path}: holds no config.yaml, so it is no run's folder; give another") from None
-        if "=" in str(path):
-            raise UserError(f"{_quotable(str(path))}: a configuration comes before options: CONFIG key=value") from None
-        raise UserError(f"{path}: no such file; give a YAML file or a run's folder") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1} column {mark.column + 1}:" if mark else ""
-        raise UserError(f"{file}:{where} not YAML: {getattr(error, 'problem', None) or first_line(error)}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 at byte {error.start}; a configuration is a YAML text") from None
-    except RecursionError:
-        raise UserError(f"{file}: nested too deeply to be a configuration") from None
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror or error}; give a YAML file") from None
-    except OmegaConfBaseException as error:
-        raise UserError(f"{file}: {first_line(error)}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{file}: a configuration is a mapping of keys to values; see configs/")
-    return values
 
 
 def _unlock(node: DictConfig) -> None:
@@ -234,15 +175,22 @@ def _merge(schema: DictConfig, layer: DictConfig, where: str) -> DictConfig:
     for section in SECTIONS:
         if section in layer and not OmegaConf.is_dict(layer[section]):
             raise UserError(f"{where}{section} is a section; set keys inside it, as {section}.KEY=VALUE")
+    if missing := sorted(OmegaConf.missing_keys(layer)):
+        raise UserError(f"{where}{missing[0]} is ???, which is no value; write one, or remove the key")
     try:
         return OmegaConf.merge(schema, layer)
     except ConfigKeyError as error:
         key = _whole(layer, error.full_key or "")
         raise UserError(f"{where}unknown key {key!r}; {_nearest(key)}") from None
-    except OmegaConfBaseException as error:
-        key = error.full_key or ""
+    except (OmegaConfBaseException, TypeError) as error:  # TypeError: a list where the schema has a mapping
+        key = getattr(error, "full_key", None) or _misplaced(layer)
         wanted = {name: _wanted(field) for name, field in options()}.get(key)
         raise UserError(f"{where}{key} takes {wanted}" if wanted else f"{where}{key}: {first_line(error)}") from None
+
+
+def _misplaced(layer: DictConfig) -> str:
+    """Return the first option that has a list, which no option takes; "" if there is none."""
+    return next((name for name, _ in options() if OmegaConf.is_list(OmegaConf.select(layer, name))), "")
 
 
 def _whole(layer: DictConfig, key: str) -> str:
@@ -313,7 +261,7 @@ def _expanded(config: Config) -> Config:
 
 
 def _home(place: str) -> str:
-    return str(Path(place).expanduser()) if str(place).startswith("~/") else place
+    return str(Path(place).expanduser()) if str(place).startswith("~/") or place == "~" else place
 
 
 def _check(config: Config, where: Callable[..., str]) -> None:
@@ -352,6 +300,11 @@ def _check(config: Config, where: Callable[..., str]) -> None:
     if config.undo.alpha > 0 and retain.path is None:
         place = where("undo.alpha", "retain.path")
         raise UserError(f"{place}undo.alpha is set but retain.path names no text to distil on; set it, or undo.alpha=0")
+    for option, names in (("forgotten", config.evals.forgotten), ("compare", config.evals.compare)):
+        for name in names:
+            if not name.strip() or name.startswith("/") or ".." in name.split("/"):  # results are files of that name
+                key = f"evals.{option}.{name}"
+                raise UserError(f"{where(key)}{key}: {name!r} is no name; write evals.{option}.NAME=FOLDER")
     for name, folder in config.evals.forgotten.items():
         if not isinstance(folder, str):
             key = f"evals.forgotten.{name}"
@@ -366,9 +319,11 @@ def _check(config: Config, where: Callable[..., str]) -> None:
 
 def _fault(value: Any, field: dataclasses.Field) -> str | None:
     """Describe the rule that `value` breaks; None where it breaks none."""
-    rules = field.metadata
+    rules, mapping = field.metadata, isinstance(value, dict)
     if rules["choices"] and value not in rules["choices"]:
         return "one of " + ", ".join(rules["choices"])
+    if "\0" in (value if isinstance(value, str) else "".join(map(str, value.values())) if mapping else ""):
+        return "a text without NUL characters"
     if value is None or not isinstance(value, int | float):
         return None
     if not math.isfinite(value):

@@ -29,6 +29,8 @@ def check_places(config: Config, stages: Collection[str]) -> None:
         kind, readers = _FIELDS[option].metadata["path"], stages_of(option, _FIELDS[option])
         if not any((option, stage) not in unread for stage in set(readers) & set(stages)):
             continue
+        if kind in ("model", "folder") and os.path.isfile(place):
+            raise UserError(f"{name}: {place}: is a file; give the folder that holds it")
         if not os.path.exists(place) and (fault := _missing(place, kind)):
             raise UserError(f"{name}: {place}: {fault}")
 

@@ -10,10 +10,14 @@ from typing import Any, Protocol
 
 from jaxforget.corpus.questions import FIELDS, Question, parse_question, question_fields
 from jaxforget.errors import UserError, first_line
-from jaxforget.files import files_below, refuse_lfs_pointer
+from jaxforget.files import files_below, parse_json, refuse_lfs_pointer
 
 SUFFIXES = (".txt", ".md", ".jsonl")  # the files of a folder that are read
 RECORDS = ".json"  # read only if it is named itself, because many folders hold a .json file of another kind
+REMEDIES = {
+    ".jsonl": "correct that line, or rename the file if it is text",
+    RECORDS: "write a list of records, [{…}, {…}], or each record on one line",
+}
 NAMED = 3  # files of each kind that a message names
 
 
@@ -174,25 +178,16 @@ def _read_file(path: Path, field: str) -> Iterator[Document]:
 def _records(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (place for messages, record) of a file of JSON lines, or of a .json file that holds a list."""
     if path.suffix.lower() == RECORDS and text.lstrip().startswith("["):
-        for number, record in enumerate(_parse(text, str(path))):
+        records = parse_json(text, str(path), remedy="correct that line")
+        if not records:
+            raise UserError(f"{path}: the list holds no record; add some, or name another file")
+        for number, record in enumerate(records):
             yield _is_object(record, f"{path}: item {number}")
         return
     for number, line in enumerate(_lines(text).split("\n"), 1):
         if line.strip():
             where = f"{path}:{number}"
-            yield _is_object(_parse(line, where), where)
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno} column {error.colno}" if "\n" in text else f"column {error.colno}"
-        raise UserError(
-            f"{where}: {place}: not JSON: {error.msg}; correct that line, or rename the file if it is text"
-        ) from None
-    except RecursionError:
-        raise UserError(f"{where}: nested too deeply to be a record; correct that line") from None
+            yield _is_object(parse_json(line, where, remedy=REMEDIES[path.suffix.lower()], lines=False), where)
 
 
 def _is_object(record: Any, where: str) -> tuple[str, dict[str, Any]]:

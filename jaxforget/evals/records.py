@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import pydantic
 
 from jaxforget.errors import UserError
-from jaxforget.files import Text, check, read_json
+from jaxforget.files import Text, check, parse_json, read_json
 
 Texts = Annotated[list[Text], pydantic.Field(min_length=1)]
 Number = Annotated[int, pydantic.Field(strict=True, ge=0)]
@@ -105,13 +105,9 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}; name a file of JSON lines") from None
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            yield f"{path}: line {number}", json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", "nested too deeply")
-            raise UserError(f"{path}: line {number}: not JSON: {reason}; correct that line") from None
+        if line.strip():
+            where = f"{path}: line {number}"
+            yield where, parse_json(line, where, remedy="correct that line", lines=False)
 
 
 def published_file(folder: Path, flat: str, *published: str) -> Path:

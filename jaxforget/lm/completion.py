@@ -52,7 +52,8 @@ def complete(model: Model, prompts: Sequence[str], new_tokens: int, **sampling: 
         if len(tokens) + new_tokens > room:
             raise UserError(
                 f"prompt {shortened(prompt)!r}: its {len(tokens)} tokens and {new_tokens} new ones are beyond the "
-                f"{room} positions of {model.folder}; ask for fewer new tokens"
+                f"{room} positions of {model.folder}; shorten it"
+                + (", or ask for fewer new tokens" if len(tokens) < room else "")
             )
     new = completer(model, **sampling)(ids, new_tokens)
     return [continuation(model.tokenizer, prompt, made) for prompt, made in zip(prompts, new, strict=True)]

@@ -26,6 +26,7 @@ Complete = Callable[[Sequence[Sequence[int]], int], list[list[int]]]
 Settings = tuple[Array, Array, Array, Array]
 # tokens made so far [], last hidden states [B, D], rows that go on [B], new tokens [B, room], cache
 Carry = tuple[Array, Array, Array, Array, Cache]
+COLDEST, HOTTEST = 1e-6, 1e6  # beyond these, logits divided by the temperature leave the range of fp32
 NOTHING = -1  # in the output: after a row's end
 
 
@@ -301,8 +302,8 @@ def check_sampling(
     """Raise `UserError` for settings that `generate` cannot sample by; `names` are the user's names of the four."""
     if new_tokens < 1:
         raise UserError(f"{names[0]}{new_tokens}: ask for at least 1")
-    if temperature < 0:
-        raise UserError(f"{names[1]}{temperature}: must be 0 (the argmax) or more")
+    if temperature != 0 and not COLDEST <= temperature <= HOTTEST:
+        raise UserError(f"{names[1]}{temperature}: must be 0 (the argmax), or from {COLDEST:g} to {HOTTEST:g}")
     if not 0 < top_p <= 1:
         raise UserError(f"{names[2]}{top_p}: must be above 0 and at most 1")
     if top_k < 0:

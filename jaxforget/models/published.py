@@ -85,6 +85,8 @@ def read_shape(place: str) -> tuple[ModelConfig, str]:
             raise UserError(
                 f"{place}: a plan reads config.json alone; copy that to a local folder, and name the folder"
             )
+        if path.exists():
+            raise UserError(f"{path}: is a file; give the model's folder, the one that holds config.json")
         raise UserError(f"{place}: no such folder; a plan reads a local folder's config.json, or a hub id's")
     import huggingface_hub
 

@@ -59,6 +59,8 @@ def read_header(path: Path) -> dict[str, Stored]:
     Raises:
       UserError: not a safetensors file, corrupt, or truncated.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; {AGAIN}")
     size = path.stat().st_size
     refuse_lfs_pointer(path)
     with open(path, "rb") as file:

@@ -4,7 +4,6 @@ Every reader returns None where the file is missing, and raises `UserError` nami
 malformed, so that no page is drawn from figures that were only half understood.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -18,7 +17,7 @@ import yaml
 from jaxforget.config.load import INSIDE
 from jaxforget.errors import UserError
 from jaxforget.evals.rows import ABOVE, MINUS_CONTROL, Row
-from jaxforget.files import check, read_model
+from jaxforget.files import check, parse_json, read_model
 
 QUANTITIES = ("familiarity", "retained", "perplexity")
 FOLLOWED = (*QUANTITIES, "margin")  # during training
@@ -278,10 +277,7 @@ def read_metrics(run: Path) -> dict[str, list[dict[str, float]]] | None:
     for number, line in enumerate(lines[:-1], start=1):
         if not line.strip():
             continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: line {number}: not JSON: {error.msg}; remove the line") from None
+        value = parse_json(line, f"{path}: line {number}", remedy="remove the line", lines=False)
         record = check(value, _Step, f"{path}: line {number}", remedy="remove the line")
         if value.get("kind", "train") != "train":
             continue

@@ -12,6 +12,8 @@ from jaxforget.report.tones import TONES, light_style, style
 
 # The renderer of PNG files draws no text at all in a font that is not installed, so one of these is chosen.
 FONTS = ("Helvetica Neue", "Arial", "Segoe UI", "Liberation Sans", "DejaVu Sans", "Noto Sans", "Roboto")
+# The start of every SVG document that `_open` makes.
+OPENING = re.compile(r'<svg xmlns="[^"]+" viewBox="0 0 \d+ \d+" width="\d+" height="\d+"><style>')
 ZOOM = 3  # pixels of a PNG for a pixel of the figure
 
 
@@ -50,31 +52,44 @@ def write_curves_svg(rows_by_model: Mapping[str, Sequence[Mapping[str, float | N
     return Path(path)
 
 
-def write_figures(page: str, folder: Path) -> list[Path]:
-    """Write every figure of a page as a document of its own: SECTION-NUMBER.svg in `folder`, and a PNG beside it.
-
-    The PNG files have the light colours. They are left out if the package resvg-py is not installed.
+def svg_figures(page: str, folder: Path) -> dict[Path, str]:
+    """Return every figure of a page as an SVG document, by the file for it: SECTION-NUMBER.svg in `folder`.
 
     Args:
       page: HTML of the page; a figure is an `<svg role="img">` in a section with an id.
 
     Raises:
-      UserError: PNG files cannot be drawn because this machine has no font.
+      UserError: a file of such a name, or a PNG in its place, is no figure of this program.
     """
-    draws = importlib.util.find_spec("resvg_py") is not None
-    written = []
+    found = {}
     for section, content in re.findall(r'<section id="(\w+)">(.*?)</section>', page, re.S):
         for number, drawn in enumerate(re.findall(r"<svg viewBox.*?</svg>", content, re.S), start=1):
             width, height = re.match(r'<svg viewBox="0 0 (\d+) (\d+)"', drawn).groups()
             path = folder / f"{section}-{number}.svg"
             inner = drawn.replace("<svg ", f'<svg width="{width}" height="{height}" ', 1)
-            document = f"{_open(int(width), int(height))}{inner}</svg>\n"
-            write_text(path, document)
-            written.append(path)
-            if draws:
-                path.with_suffix(".png").write_bytes(png(document))
-                written.append(path.with_suffix(".png"))
-    return written
+            found[path] = f"{_open(int(width), int(height))}{inner}</svg>\n"
+    for path in found:
+        # A PNG has no mark of its own; the SVG beside it tells that this program drew both.
+        drawn = path.is_file() and OPENING.match(path.read_text(encoding="utf-8", errors="replace"))
+        for other in (path, path.with_suffix(".png")):
+            if other.exists() and not drawn:
+                raise UserError(f"{other}: is no figure of jaxforget, and one would replace it; move it elsewhere")
+    return found
+
+
+def write_figures(documents: Mapping[Path, str]) -> None:
+    """Write SVG documents to their files, and a PNG beside each.
+
+    The PNG files have the light colours. They are left out if the package resvg-py is not installed.
+
+    Raises:
+      UserError: PNG files cannot be drawn because this machine has no font.
+    """
+    draws = importlib.util.find_spec("resvg_py") is not None
+    for path, document in documents.items():
+        write_text(path, document)
+        if draws:
+            path.with_suffix(".png").write_bytes(png(document))
 
 
 def png(document: str) -> bytes:

@@ -15,7 +15,7 @@ from jaxforget.errors import UserError
 from jaxforget.files import write_text
 from jaxforget.report import artefacts, attacks, sections, texts
 from jaxforget.report.evidence import evidence
-from jaxforget.report.figures import write_figures
+from jaxforget.report.figures import svg_figures, write_figures
 from jaxforget.report.run_data import RunData, column, read_runs, side_by_side
 from jaxforget.report.tones import figure, model_tones, style
 from jaxforget.report.verdict import judge
@@ -23,6 +23,8 @@ from jaxforget.report.verdict import judge
 # Characters that HTML forbids, or that UTF-8 cannot hold: text of models and corpora may contain any.
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 HERE = Path(__file__).parent
+TITLE = ": what was forgotten</title>"  # ends the title of every page, at its start
+START = 4096  # bytes of a file that hold the title of a page, if it is one
 
 
 def _missing(run: Path) -> dict[str, tuple[str, str]]:
@@ -152,15 +154,33 @@ def write_report(
       The path of the page.
 
     Raises:
-      UserError: a path is no folder, or an artefact in it is malformed.
+      UserError: a path is no folder of a run, an artefact in it is malformed, or a file that is no page or figure of
+        this program would be replaced.
     """
     folders = [Path(place) for place in (run, *others)]
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such run; name the folder of one, such as runs/demo")
+        if not any((folder / name).is_file() for name in ("config.yaml", "manifest.json")):
+            raise UserError(f"{folder}: holds no config.yaml, so it is no run's folder; give another")
     path = out or folders[0] / ("comparison.html" if others else "report.html")
+    if out is not None or others:
+        _check_replaceable(path)
     page = render(*folders, price=price)
+    drawn = svg_figures(page, path.parent / "figures") if figures else {}
     write_text(path, page)
-    if figures:
-        write_figures(page, path.parent / "figures")
+    write_figures(drawn)
     return path
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuse a name that is not a page's, and a file that is not a page of this program."""
+    if path.suffix != ".html":
+        raise UserError(f"{path}: is no name of a page; name a file that ends in .html")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file that ends in .html")
+    if path.exists():
+        with path.open("rb") as file:
+            start = file.read(START)
+        if TITLE.encode() not in start:
+            raise UserError(f"{path}: is no page of jaxforget, and the page would replace it; name another file")

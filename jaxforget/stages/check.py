@@ -14,7 +14,6 @@ from jaxforget.corpus.rows import check_questions
 from jaxforget.corpus.text import Source
 from jaxforget.errors import UserError
 from jaxforget.evals.forgotten import earlier_requests
-from jaxforget.evals.multiple_choice import target_choices
 from jaxforget.evals.probes import load_probes, load_prompts
 from jaxforget.lm.forward import choose_attention
 from jaxforget.models.adapters import AdapterFile, is_adapter, read_adapter
@@ -26,6 +25,7 @@ from jaxforget.models.tokenizer import find_tokenizer, fit_tokenizer, load_token
 from jaxforget.models.weights import dense_kernels
 from jaxforget.sharding import row_shards
 from jaxforget.stages.build import make_retain, make_wrappers
+from jaxforget.stages.questions import check_lengths
 from jaxforget.stages.run import Run
 from jaxforget.train.metrics import import_wandb
 
@@ -50,7 +50,8 @@ def check(run: Run, stages: Collection[str]) -> None:
     if wanted & MODEL_STAGES:
         base = _check_model(run.base)
         if wanted - {"export"}:
-            fit_tokenizer(load_tokenizer(run.base), base)
+            tokenizer = load_tokenizer(run.base)
+            fit_tokenizer(tokenizer, base)
         if config.blocks.length > base.max_position_embeddings:
             raise UserError(
                 f"blocks.length is {config.blocks.length}, beyond the {base.max_position_embeddings} positions "
@@ -78,20 +79,21 @@ def check(run: Run, stages: Collection[str]) -> None:
             if stage != "reinforce" or config.model.reinforced is None:
                 check_rows(config, run.mesh, stage)
     if base is not None and wanted & {"forget", "eval"}:
-        load_probes(config.evals.probes)
         check_select(config)
-        load_prompts(config.evals.prompts)
-        target_choices(config.evals.choices)
+        models = {run.base: base.max_position_embeddings}
         if run.heldout is not None:
             _read(run, run.heldout)
         if run.control is not None:
-            _check_same(run.control, base, run.base)
-        for probes, text in earlier_requests(config).values():
-            load_probes(probes)
+            models[run.control] = _check_same(run.control, base, run.base).max_position_embeddings
+        asked = {config.evals.probes: load_probes(config.evals.probes)}
+        for place, text in earlier_requests(config).values():
+            asked[place] = load_probes(place)
             if text is not None:
                 _read(run, text)
         for place in config.evals.compare.values():
-            _check_model(resolve_folder(place))
+            folder = resolve_folder(place)
+            models[folder] = _check_model(folder).max_position_embeddings
+        check_lengths(config, asked, load_prompts(config.evals.prompts), tokenizer, models)
 
 
 @dataclasses.dataclass
@@ -189,8 +191,8 @@ def _check_model(folder: Path, *, tokenizer: bool = True) -> ModelConfig:
     return config
 
 
-def _check_same(folder: Path, base: ModelConfig, base_folder: Path, *, tokenizer: bool = True) -> None:
-    """Check that a model has base's tokens and forward pass, so that only its training differs."""
+def _check_same(folder: Path, base: ModelConfig, base_folder: Path, *, tokenizer: bool = True) -> ModelConfig:
+    """Return a model's shape after a check that it has base's tokens and forward pass, so only its training differs."""
     other = _check_model(folder, tokenizer=False)
     free = {name: getattr(base, name) for name in ("bos_token_id", "eos_token_id", "max_position_embeddings")}
     if dataclasses.replace(other, **free) != base:
@@ -199,6 +201,7 @@ def _check_same(folder: Path, base: ModelConfig, base_folder: Path, *, tokenizer
         )
     if tokenizer and not is_adapter(folder):
         find_tokenizer(folder)
+    return other
 
 
 def _check_reinforced(run: Run, base: ModelConfig) -> None:

@@ -26,12 +26,16 @@ TEMPORARY = re.compile(r"\..+\.(json|yaml|html|md|csv|txt)\.[a-z0-9_]{8}")
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
-def check_folder(run: Run, *, force: bool = False) -> None:
+REMEDY = "name an empty or a new folder, or add --force"
+
+
+def check_folder(run: Run, *, force: bool = False, remedy: str = REMEDY) -> None:
     """Check that `out` names a folder that the run may fill.
 
     Args:
       run: the run; only its configuration is read.
       force: accept a folder that holds other files or lies inside another run.
+      remedy: the remedy for such a folder, for the message.
 
     Raises:
       UserError: `out` is no folder of this machine, holds other files, overlaps an input, or is inside another run.
@@ -43,14 +47,19 @@ def check_folder(run: Run, *, force: bool = False) -> None:
         raise UserError(f"out={folder}: is a link to nothing; name a folder, as out=runs/NAME")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"out={folder}: is a file; name a folder, as out=runs/NAME")
+    above = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not above.is_dir():
+        kind = "a link to nothing or in a circle" if above.is_symlink() else "a file"
+        raise UserError(f"out={folder}: {above} is {kind}; name a folder, as out=runs/NAME")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"out={folder}: {above} cannot be written; allow it, or name another folder")
     _check_overlap(config, folder)
     if not force:
-        _check_content(config, folder)
+        _check_content(config, folder, remedy)
 
 
-def _check_content(config: Config, folder: Path) -> None:
+def _check_content(config: Config, folder: Path, advice: str) -> None:
     """Refuse a folder whose files no run wrote, and a folder inside another run."""
-    advice = "name an empty or a new folder, or add --force"
     here = _real(folder)
     for above in here.parents:
         if (above / "manifest.json").is_file() and (above / "config.yaml").is_file():

@@ -27,6 +27,7 @@ from jaxforget.models.published import read_shape
 from jaxforget.sharding import make_mesh, put_batch
 from jaxforget.stages.estimate import model_flops_per_token
 from jaxforget.stages.fit import batches_from
+from jaxforget.stages.folder import check_folder
 from jaxforget.stages.run import Run
 from jaxforget.tpu.compiler import UNREADABLE, compile_with_text, no_cache
 from jaxforget.tpu.flops import CONVENTION, attention_of
@@ -55,12 +56,14 @@ def profile(
       no parts)}.
 
     Raises:
-      UserError: no model or folder is named, or rows that the devices cannot share. OSError: xprof/ cannot be written.
+      UserError: no model or folder is named, `out` is no folder that a run may fill, or rows that the devices cannot
+        share. OSError: xprof/ cannot be written.
     """
     if config.out is None:
         raise UserError("out is not set; it names the folder whose xprof/ the trace goes to, as out=runs/NAME")
     if config.model.folder is None:
         raise UserError("model.folder is not set; it names a model's folder or hub id, of which config.json is enough")
+    check_folder(Run(config), remedy="name an empty or a new folder")
     model_config, _ = read_shape(config.model.folder)
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     widths = batch_widths(config)

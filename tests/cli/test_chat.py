@@ -125,7 +125,7 @@ def test_a_run_stands_for_its_models(capsys, monkeypatch, copied, tiny_world):
 def test_prompts_come_from_a_file_and_long_ones_do_not_end_the_chat(capsys, tiny_world, tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("x " * 200 + "\nMary\n/quit\nnever asked\n")
-    assert status_of("chat", tiny_world / "base", "--prompts", path, "--tokens", "4") == 0
+    assert status_of("chat", tiny_world / "base", "--prompts", path, "--tokens", "4") == 2
     told = capsys.readouterr()
     assert "beyond the 128 positions" in told.err
     assert "> Mary\n" in told.out
@@ -150,3 +150,20 @@ def test_a_run_that_has_forgotten_nothing_yet_is_named(capsys, copied):
     assert f"{copied}: this run has no unlearned model yet; run jaxforget forget {copied}" in fault(
         capsys, "chat", copied
     )
+
+
+def test_a_run_without_its_control_goes_on_with_the_others(capsys, monkeypatch, copied):
+    config = copied / "config.yaml"
+    config.write_text(config.read_text().replace("  control: null", "  control: /nowhere", 1))
+    monkeypatch.setattr("sys.stdin", io.StringIO("Zorvath met\n"))
+    assert status_of("chat", copied, "--tokens", "3", "--json") == 0
+    told = capsys.readouterr()
+    assert [json.loads(line)["model"] for line in told.out.splitlines()] == ["base", "unlearned"]
+    (line,) = told.err.splitlines()
+    assert line.startswith("jaxforget: model.control: left out: /nowhere: no such folder")
+
+
+def test_unlearned_weights_that_are_gone_are_made_again_and_not_downloaded(capsys, copied):
+    (copied / "unlearned/model.safetensors").unlink()
+    line = fault(capsys, "chat", copied)
+    assert line.endswith(f"the weights of the unlearned model are gone; make them again with jaxforget forget {copied}")

@@ -3,9 +3,13 @@
 import io
 import json
 import re
+import sys
+import threading
 
 import pytest
 
+from jaxforget.cli import main
+from jaxforget.interrupts import Ending
 from tests.cli.saying import fault, status_of
 
 
@@ -65,16 +69,20 @@ def test_a_run_stands_for_its_models(capsys, copied):
         (["/nowhere", "--prompt", "x"], "/nowhere: no such folder"),
         (["WORLD/base", "WORLD/target", "--prompt", "x"], "target/config.json: no such file"),
         (["WORLD/base", "--prompt", "x " * 200], "are beyond the 128 positions of"),
+        (["WORLD/base", "--prompt", "x " * 200], "/world/base; shorten it"),
         (["WORLD/base", "--prompt", "x", "--tokens", "1000"], "1000 new ones are beyond the 128 positions"),
+        (["WORLD/base", "--prompt", "x", "--tokens", "1000"], "; shorten it, or ask for fewer new tokens"),
         (["WORLD/base", "--prompt", "x", "--tokens", "0"], "--tokens 0: ask for at least 1"),
         (
             ["WORLD/base", "--prompt", "x", "--temperature", "-1"],
-            "--temperature -1.0: must be 0 (the argmax) or more",
+            "--temperature -1.0: must be 0 (the argmax), or from 1e-06 to 1e+06",
         ),
         (
             ["WORLD/base", "--prompt", "x", "--temperature", "nan"],
             "argument --temperature: 'nan' is not a finite number",
         ),
+        (["WORLD/base", "--prompt", "x", "--temperature", "1e300"], "--temperature 1e+300: must be 0 (the argmax)"),
+        (["WORLD/base", "--prompt", "x", "--temperature", "1e-60"], "--temperature 1e-60: must be 0 (the argmax)"),
         (["WORLD/base", "--prompt", "x", "--temperature", "hot"], "argument --temperature: invalid"),
         (["WORLD/base"], "no prompt is given; write --prompt TEXT, or --prompts FILE"),
         (["WORLD/base", "--prompts", "WORLD/base"], "Is a directory; name a file with one prompt a line"),
@@ -94,3 +102,29 @@ def test_what_cannot_be_sampled_is_told_before_a_model_is_looked_at(words, capsy
 def test_an_empty_prompt_starts_at_the_begin_token(capsys, tiny_world):
     assert status_of("generate", tiny_world / "base", "--prompt", "", "--tokens", "3") == 0
     assert re.fullmatch(r"> \n.*world/base\n.*\n\n", capsys.readouterr().out, re.S)
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_terminal_without_unicode_gets_question_marks_and_json_escapes(monkeypatch, tiny_world, words):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    command = ["jaxforget", "generate", str(tiny_world / "base"), "--prompt", "h\u4e2d\xe9", "--tokens", "2"]
+    monkeypatch.setattr(sys, "argv", [*command, *words])
+    assert main(ending=Ending()) == 0
+    out.flush()
+    said = out.buffer.getvalue().decode("ascii")
+    assert json.loads(said)["prompt"] == "h\u4e2d\xe9" if words else said.startswith("> h??")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("[" * 100_000, "nested too deeply"), ("[" + "9" * 5000 + "]", "a number of more than"), ("[", "line 1 column 2")],
+)
+def test_a_file_of_prompts_that_is_no_json(content, says, capsys, tmp_path):
+    path = tmp_path / "prompts.json"
+    path.write_text(content)
+    line = fault(capsys, "generate", "/nowhere", "--prompts", path)
+    assert line.startswith(f"{path}: ")
+    assert says in line

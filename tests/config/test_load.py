@@ -314,3 +314,44 @@ def test_a_saved_configuration_moves_with_its_run(tmp_path, monkeypatch):
 def test_settings_of_a_method_are_a_free_section_of_numbers():
     assert load_config(None, ["method=npo", "objective.beta=0.2"]).objective == {"beta": 0.2}
     assert "objective.beta" in error("objective.beta=much")
+
+
+@pytest.mark.parametrize("number", ["010", "-0_17", "1:30", "0b11"])
+def test_a_number_that_only_yaml_1_1_reads_so_is_refused(tmp_path, number):
+    """Before, forget.batch=010 was 8 and seed=1:30 was 90."""
+    assert f"{number} is no decimal number" in error(f"seed={number}")
+    assert f"{number} is no decimal number" in read_error(tmp_path, f"forget: {{batch: {number}}}")
+    assert config_from({}, [f"corpus.path={number}"]).corpus.path == number, "a text is no number"
+
+
+def test_numbers_of_both_versions_of_yaml_are_read(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("seed: 0x10\nforget: {learning_rate: 1e-5, batch: 12}\nout: '010'\n")
+    config = load_config(path, ["reinforce.learning_rate=2E-6"])
+    assert (config.seed, config.forget.learning_rate, config.forget.batch, config.out) == (16, 1e-5, 12, "010")
+    assert config.reinforce.learning_rate == 2e-6
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("seed: ???", "seed is ???, which is no value"),
+        ("evals: {compare: [w/base]}", "evals.compare takes a mapping of names to folders"),
+        ("evals: {forgotten: [x]}", "evals.forgotten takes a mapping of names to folders"),
+        ("objective: [1]", "objective takes a mapping of names to values"),
+        ('out: "a\\0b"', "it must be a text without NUL characters"),
+        ('evals: {compare: {a: "a\\0b"}}', "it must be a text without NUL characters"),
+        ("evals: {compare: {'': w}}", "'' is no name; write evals.compare.NAME=FOLDER"),
+        ("evals: {forgotten: {../a: w}}", "'../a' is no name; write evals.forgotten.NAME=FOLDER"),
+        ("seed: " + "9" * 5000, "Exceeds the limit"),
+    ],
+)
+def test_values_that_once_were_taken_or_crashed(tmp_path, content, says):
+    assert says in read_error(tmp_path, content)
+
+
+def test_words_without_a_name_or_a_value_are_refused(monkeypatch):
+    assert "'' is no name" in error("evals.compare.=w/control")
+    assert "out is ???" in error("out=???")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert config_from({}, ["out=~"]).out == "/home/me"

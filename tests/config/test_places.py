@@ -102,3 +102,11 @@ def test_a_loop_of_links_is_told(option, tmp_path):
     anchors = [] if option == "anchors.path" else [f"anchors.path={HERE}"]
     with pytest.raises(UserError, match=f"^{option}: {loop}: a link to nothing; give the file or folder itself$"):
         check_places(config_from({}, [*anchors, f"{option}={loop}"]), CHAIN)
+
+
+def test_a_file_in_place_of_a_folder_is_told_as_one(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("{}")
+    for name in ("model.folder", "evals.compare.other"):
+        with pytest.raises(UserError, match=f"^{name}: {path}: is a file; give the folder that holds it"):
+            check_places(config_from({}, [f"{name}={path}"]), CHAIN)

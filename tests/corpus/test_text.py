@@ -155,3 +155,19 @@ def test_a_prepared_data_set(tmp_path, monkeypatch):
         assert fault(name, data_dir=tmp_path).startswith(f"{name}: no such file, folder or tensorflow-datasets")
     unprepared = fault("tfds:ag_news_subset", data_dir=tmp_path)
     assert "tfds build ag_news_subset --file_format=array_record" in unprepared
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[]", "the list holds no record; add some"),
+        ('{\n "text": "a"\n}\n', "write a list of records"),
+        ('{"text": ' + "9" * 5000 + "}", "a number of more than 4,300 digits"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_json_file_that_holds_no_records(tmp_path, content, says):
+    (tmp_path / "a.json").write_text(content)
+    line = fault(tmp_path / "a.json")
+    assert line.startswith(f"{tmp_path / 'a.json'}:")
+    assert says in line

@@ -328,7 +328,7 @@ def test_devices_are_those_that_the_stages_ran_on(tmp_path):
         ("passage", {"document": "d", "tokens": [{"text": None}]}, r"tokens\[0\]\.text is null, but must be a string"),
         ("summary", {"rows": [[]]}, r"evals/summary\.json: rows\[0\] is a list, but must be an object"),
         ("manifest", "[]", r"manifest\.json: it is a list, but must be an object"),
-        ("metrics", '{"stage":"forget","step":1}\nnonsense\n', r"metrics\.jsonl: line 2: not JSON"),
+        ("metrics", '{"stage":"forget","step":1}\nnonsense\n', r"metrics\.jsonl: line 2: column 1: not JSON"),
         ("metrics", '{"step":1}\n', r"metrics\.jsonl: line 1: no field 'stage'"),
         ("questions", {"questions": [{"kind": "x"}]}, r"no field 'questions\[0\]\.prompt'"),
         ("anchors", "[]", r"anchors\.json"),

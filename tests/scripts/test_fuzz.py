@@ -14,6 +14,13 @@ FOUND = [
     ("config.json", fuzz.in_json(fuzz.LLAMA | {"model_type": []})),
     ("config.json", fuzz.in_json(fuzz.LLAMA | {"model_type": {"a": 1}})),
     ("model.safetensors.index.json", fuzz.in_json({"weight_map": {"w": "a" * 5000}})),
+    ("config.yaml", b"evals: {compare: [a]}"),
+    ("config.yaml", b'out: "a\\0b"'),
+    ("config.yaml", b"seed: " + b"9" * 5000),
+    ("anchors.json", b'{"a": [' + b"9" * 5000 + b"]}"),
+    ("text.jsonl", b'{"text": ' + b"9" * 5000 + b"}"),
+    ("questions.jsonl", b'{"question": ' + b"9" * 5000 + b"}"),
+    ("metrics.jsonl", b'{"stage": ' + b"9" * 5000 + b"}\n"),
     ("request", b"GET http://[/ HTTP/1.1\r\n\r\n"),
     ("request", b"POST /save HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n"),
 ]

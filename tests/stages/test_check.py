@@ -142,3 +142,32 @@ def test_a_model_without_tokenizer_is_found_before_anything_runs(name, tiny_worl
     fault = told(tiny_world, tmp_path, {"forget", "eval"}, model={{"base": "folder"}.get(name, name): str(folder)})
     # The reinforced model is only ever given ids of base's tokenizer.
     assert fault is None if name == "reinforced" else f"{folder}: no tokenizer.json" in fault
+
+
+LONG = "Mary met " * 80
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "says"),
+    [
+        ("probes", {"retained": [{"prompt": "Mary", "answer": " met"}, {"prompt": LONG, "answer": " John"}]},
+         "retained[1]: its"),
+        ("prompts", {"dynamics": ["Mary", LONG]}, "dynamics[1]: its"),
+        ("prompts", {"completions": [LONG]}, "completions[0]: its"),
+        ("choices", [{"context": LONG, "choices": ["a", "b"], "answer": 0}], "item 0: its"),
+    ],
+)  # fmt: skip
+def test_a_question_longer_than_the_positions_is_told_before_training(option, content, says, tiny_world, tmp_path):
+    """Before, a longer one was scored beyond the model's positions, with a probability of 0."""
+    path = tmp_path / f"{option}.json"
+    path.write_text(json.dumps(content))
+    line = told(tiny_world, tmp_path, ("forget",), evals={option: str(path)})
+    assert line.startswith(f"{path}: {says}")
+    assert line.endswith(f"are beyond the 128 positions of {tiny_world / 'base'}; shorten it")
+
+
+def test_completions_beyond_the_positions_name_both_remedies(tiny_world, tmp_path):
+    line = told(tiny_world, tmp_path, ("forget",), evals={"completion_tokens": 128})
+    assert "prompts.json: completions[0]: its" in line
+    assert "128 new ones (evals.completion_tokens) are beyond the 128 positions" in line
+    assert line.endswith("; shorten it, or lower evals.completion_tokens")

@@ -54,6 +54,8 @@ def test_links_and_files(tmp_path):
     assert "is a link to nothing" in told(tmp_path / "loop")
     (tmp_path / "file").write_text("mine")
     assert "is a file" in told(tmp_path / "file")
+    assert f"{tmp_path / 'file'} is a file" in told(tmp_path / "file" / "run")
+    assert f"{tmp_path / 'loop'} is a link to nothing" in told(tmp_path / "loop" / "run")
     assert told(tmp_path / "new", corpus={"path": str(tmp_path / "loop")}) is None, "told when the corpus is read"
 
 

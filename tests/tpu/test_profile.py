@@ -110,6 +110,19 @@ def test_what_must_be_named(tmp_path):
         profile(config_from({}, [f"out={tmp_path}"]))
 
 
+def test_a_folder_that_a_run_refuses_is_refused(tmp_path):
+    """Before, xprof/ was written into the corpus, and the next run read it as text."""
+    text = tmp_path / "text"
+    text.mkdir()
+    (text / "a.txt").write_text("Zorvath")
+    config = tiny_config(model_folder(tmp_path / "m"), f"corpus.path={text}", f"out={text / 'run'}")
+    with pytest.raises(UserError, match=f"out={text}/run: lies inside corpus.path={text}"):
+        profile(config)
+    with pytest.raises(UserError, match=r"holds files that no run wrote \(a.txt\); name an empty or a new folder$"):
+        profile(tiny_config(tmp_path / "m", f"out={text}"))
+    assert [path.name for path in text.iterdir()] == ["a.txt"]
+
+
 def test_peaks_are_a_chips():
     assert peak_of("TPU v3") == (2, 123e12)
     assert peak_of("TPU v5 lite") == (1, GENERATIONS["v5e"].tflops * 1e12)
