@@ -40,7 +40,7 @@ class Manifest:
 
     def __init__(self, run: Path):
         self._path = run / "manifest.json"
-        remedy = "delete it and add --force to the command, and every stage runs again"
+        remedy = f"delete it, and `jaxforget run {run} --force` runs every stage again"
         self._values: dict[str, Any] = read_json(self._path, remedy=remedy) if self._path.is_file() else {}
         if not isinstance(self._values, dict) or not all(
             isinstance(self._values.get(part, {}), dict) for part in ("files", "hashes", "stages")
