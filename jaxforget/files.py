@@ -84,8 +84,11 @@ def read_json(
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}; {remedy}") from None
-    refuse_lfs_pointer(path)
-    return parse_json(text, str(path), remedy=remedy, pairs=pairs)
+    try:
+        return parse_json(text, str(path), remedy=remedy, pairs=pairs)
+    except UserError:
+        refuse_lfs_pointer(path)
+        raise
 
 
 def parse_json(

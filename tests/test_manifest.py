@@ -84,7 +84,8 @@ def test_stages_are_recorded_and_struck(tmp_path):
 def test_another_file_of_that_name_is_refused(content, tmp_path):
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(
-        UserError, match=r"manifest\.json: .*(not a run's manifest|not JSON).*; delete it, and `jaxforget run .* --force`"
+        UserError,
+        match=r"manifest\.json: .*(not a run's manifest|not JSON).*; delete it, and `jaxforget run .* --force`",
     ):
         Manifest(tmp_path)
 

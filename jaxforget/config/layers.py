@@ -1,5 +1,6 @@
 """Read a YAML file of settings, on top of the file that its key `like` names."""
 
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,9 @@ def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     file = path / "config.yaml" if path.is_dir() else path
     try:
-        check_numbers(file.read_text(encoding="utf-8"))
-        values = OmegaConf.to_container(OmegaConf.load(file))
+        text = file.read_text(encoding="utf-8")  # once: it may be a pipe
+        check_numbers(text)
+        values = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
     except FileNotFoundError:
         if path.is_dir():
             raise UserError(f"{path}: holds no config.yaml, so it is no run's folder; give another") from None

@@ -175,7 +175,8 @@ def _merge(schema: DictConfig, layer: DictConfig, where: str) -> DictConfig:
     for section in SECTIONS:
         if section in layer and not OmegaConf.is_dict(layer[section]):
             raise UserError(f"{where}{section} is a section; set keys inside it, as {section}.KEY=VALUE")
-    if missing := sorted(OmegaConf.missing_keys(layer)):
+    # OmegaConf would keep the default of such a key.
+    if missing := _keys(OmegaConf.to_container(layer), lambda value: value == "???"):
         raise UserError(f"{where}{missing[0]} is ???, which is no value; write one, or remove the key")
     try:
         return OmegaConf.merge(schema, layer)
@@ -183,14 +184,17 @@ def _merge(schema: DictConfig, layer: DictConfig, where: str) -> DictConfig:
         key = _whole(layer, error.full_key or "")
         raise UserError(f"{where}unknown key {key!r}; {_nearest(key)}") from None
     except (OmegaConfBaseException, TypeError) as error:  # TypeError: a list where the schema has a mapping
-        key = getattr(error, "full_key", None) or _misplaced(layer)
+        lists = _keys(OmegaConf.to_container(layer), lambda value: isinstance(value, list))
+        key = getattr(error, "full_key", None) or next(iter(lists), "")
         wanted = {name: _wanted(field) for name, field in options()}.get(key)
         raise UserError(f"{where}{key} takes {wanted}" if wanted else f"{where}{key}: {first_line(error)}") from None
 
 
-def _misplaced(layer: DictConfig) -> str:
-    """Return the first option that has a list, which no option takes; "" if there is none."""
-    return next((name for name, _ in options() if OmegaConf.is_list(OmegaConf.select(layer, name))), "")
+def _keys(values: Any, holds: Callable[[Any], bool], key: str = "") -> list[str]:
+    """Return the dotted keys of the values for which `holds` is true."""
+    if isinstance(values, dict):
+        return [name for inner, value in values.items() for name in _keys(value, holds, f"{key}.{inner}".strip("."))]
+    return [key] if holds(values) else []
 
 
 def _whole(layer: DictConfig, key: str) -> str:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import os
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -355,3 +357,12 @@ def test_words_without_a_name_or_a_value_are_refused(monkeypatch):
     assert "out is ???" in error("out=???")
     monkeypatch.setenv("HOME", "/home/me")
     assert config_from({}, ["out=~"]).out == "/home/me"
+
+
+def test_a_configuration_may_come_from_a_pipe_and_refer_to_other_layers(tmp_path):
+    path = tmp_path / "c.yaml"
+    os.mkfifo(path)
+    text = "seed: 7\nmodel: {control: '${model.folder}'}\n"
+    threading.Thread(target=path.write_text, args=(text,), daemon=True).start()
+    config = load_config(path, ["model.folder=base"])
+    assert (config.seed, config.model.control) == (7, "base")
