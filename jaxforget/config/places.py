@@ -30,7 +30,8 @@ def check_places(config: Config, stages: Collection[str]) -> None:
         if not any((option, stage) not in unread for stage in set(readers) & set(stages)):
             continue
         if kind in ("model", "folder") and os.path.isfile(place):
-            raise UserError(f"{name}: {place}: is a file; give the folder that holds it")
+            folder = "the model's folder, the one that holds config.json" if kind == "model" else "a folder"
+            raise UserError(f"{name}: {place}: is a file; give {folder}")
         if not os.path.exists(place) and (fault := _missing(place, kind)):
             raise UserError(f"{name}: {place}: {fault}")
 

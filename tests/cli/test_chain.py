@@ -23,7 +23,7 @@ def altered(folder: Path, source: Path, **changes) -> Path:
 def test_out(capsys, config, tiny_world, tmp_path):
     (tmp_path / "file").write_text("mine")
     assert f"out={tmp_path}/file: is a file; name a folder" in fault(capsys, "run", config, f"out={tmp_path}/file")
-    assert "cannot be made: Not a directory" in fault(capsys, "run", config, f"out={tmp_path}/file/run")
+    assert "is a file; name a folder" in fault(capsys, "run", config, f"out={tmp_path}/file/run")
     assert "out=gs://mine/run: a run fills a local folder" in fault(capsys, "run", config, "out=gs://mine/run")
     inside = tiny_world / "target" / "run"
     assert f"lies inside corpus.path={tiny_world}/target" in fault(capsys, "run", config, f"out={inside}")

@@ -108,5 +108,5 @@ def test_a_file_in_place_of_a_folder_is_told_as_one(tmp_path):
     path = tmp_path / "config.json"
     path.write_text("{}")
     for name in ("model.folder", "evals.compare.other"):
-        with pytest.raises(UserError, match=f"^{name}: {path}: is a file; give the folder that holds it"):
+        with pytest.raises(UserError, match=f"^{name}: {path}: is a file; give the model's folder"):
             check_places(config_from({}, [f"{name}={path}"]), CHAIN)

@@ -31,7 +31,7 @@ def test_lists_and_lines(tmp_path, name, content):
         ('{"question": "?", "wrong": ["a"], "right": -1}', "right is -1, but must be greater than or equal to 0"),
         ('{"question": "?", "wrong": ["a"], "right": 0, "other": 3}', "other is 3, but must be a string"),
         ("[1]", r"it is \[1\], but must be an object; give the fields question, wrong, right, other"),
-        ('{"question": ', "not JSON: Expecting value"),
+        ('{"question": ', "column 14: not JSON: Expecting value"),
     ],
 )
 def test_a_fault_names_the_line_and_the_field(tmp_path, line, told):
