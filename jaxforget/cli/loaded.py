@@ -56,7 +56,7 @@ def _of_run(folder: Path) -> list[Place]:
     if not run.unlearned.is_dir():
         raise UserError(f"{folder}: this run has no unlearned model yet; run {command}")
     if not any(run.unlearned.glob("*.safetensors")):
-        raise UserError(f"{run.unlearned}: the weights of the unlearned model are gone; make them again with {command}")
+        raise UserError(f"{run.unlearned}: its weights are gone; remove the folder, and {command} makes them again")
     with naming_options(run.config):
         over = run.base if is_adapter(run.unlearned) else None
         found = [Place("base", run.base), Place("unlearned", run.unlearned, over)]

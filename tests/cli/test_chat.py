@@ -166,4 +166,6 @@ def test_a_run_without_its_control_goes_on_with_the_others(capsys, monkeypatch, 
 def test_unlearned_weights_that_are_gone_are_made_again_and_not_downloaded(capsys, copied):
     (copied / "unlearned/model.safetensors").unlink()
     line = fault(capsys, "chat", copied)
-    assert line.endswith(f"the weights of the unlearned model are gone; make them again with jaxforget forget {copied}")
+    assert line == (
+        f"{copied}/unlearned: its weights are gone; remove the folder, and jaxforget forget {copied} makes them again"
+    )
