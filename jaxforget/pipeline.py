@@ -159,6 +159,7 @@ def run_stage(run: Run, stage: Stage, *, again: bool, place: str = "") -> bool:
         _refuse(run, stage, f"{', '.join(changes)} changed")
     wait_for_all(f"{stage.name}: judged")  # before any process changes what the others judge by
     if finished and not changes and not stage.always:
+        _check_whole(run, stage)
         run.say(f"{place}{stage.name}: up to date")
         _tidy(run, stage)
         if stage.refresh is not None:
@@ -184,6 +185,15 @@ def run_stage(run: Run, stage: Stage, *, again: bool, place: str = "") -> bool:
     _tidy(run, stage)
     run.say(f"  {seconds:.1f} s")
     return True
+
+
+def _check_whole(run: Run, stage: Stage) -> None:
+    """Refuse a trained model of which a file is gone or cut; to make it again takes long, so the user decides."""
+    if not stage.trains:
+        return
+    for file in run.manifest.damaged([name for name in stage.products(run) if name != run.evals.name]):
+        whole = run.folder / Path(file).parts[0]
+        raise UserError(f"{run.folder / file}: is gone or damaged; remove {whole}, and the same command makes it again")
 
 
 def require(run: Run, name: str) -> None:

@@ -237,6 +237,17 @@ def test_an_output_of_which_a_file_is_gone_or_cut_is_made_again(file, stage, stu
         assert (stubbed.run / file).read_bytes() == whole
 
 
+def test_a_trained_model_is_made_again_only_on_request(stubbed):
+    stubbed()
+    for folder in ("reinforced", "unlearned"):
+        path = stubbed.run / folder / "config.json"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:5])
+        with pytest.raises(UserError, match=f"{folder}/config.json: is gone or damaged; remove .*{folder}, and the"):
+            stubbed()
+        path.write_bytes(whole)
+
+
 @pytest.mark.parametrize(
     ("file", "option", "whole"),
     [
