@@ -282,8 +282,10 @@ def run_suites(config: Config, names: str, *, dry_run: bool = False) -> Run:
             if gone or any(suite.name == "probability" for suite in suites):
                 run_stage(run, measured, again=True)
             run.manifest.unseal(["evals"])
-            rows = measure_suites(run, suites, named=[name.strip() for name in names.split(",")])
-            run.manifest.seal(["evals"])
+            try:
+                rows = measure_suites(run, suites, named=[name.strip() for name in names.split(",")])
+            finally:  # what was measured before a refusal stays recorded
+                run.manifest.seal(["evals"])
             _save_config(run)  # not before: options that a suite refuses must not replace those that were used
             attacks = read_attack_metrics(run.folder)
             attacked = [row for row in rows if row.metric in attacks]

@@ -1,4 +1,4 @@
-"""What the processes of a run do together: wait for each other, gather an array, let the first one check or write."""
+"""Functions that all processes of a run call together: gather an array, check on the first one, wait for all."""
 
 from collections.abc import Callable
 from typing import TypeVar

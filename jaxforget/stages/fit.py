@@ -58,7 +58,7 @@ def load_student(run: Run, weights: str = "full") -> Model:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What `fit` trains.
+    """The training of one stage, as `fit` takes it.
 
     Attributes:
       stage: name of the stage, "reinforce", "forget" or "undo"; its checkpoints and records have this name.

@@ -31,6 +31,8 @@ def test_faults_of_a_suites_surroundings(capsys, copied, monkeypatch):
     assert "OPENAI_API_KEY is not set" in asked
     # What was refused must not become the configuration of the run.
     assert load_config(copied).evals.grader != "endpoint"
+    recorded = json.loads((copied / "manifest.json").read_text())["files"]
+    assert any(file.startswith("evals/rows/") for file in recorded)
     secret = "endpoint.api_key=sk-secret"
     assert "sk-secret" not in fault(capsys, "eval", copied, "suite=completion", secret)
 
