@@ -11,7 +11,11 @@ GARBAGE_THRESHOLDS = (50_000, 20, 50)
 
 
 def main() -> int:
-    """Run the command of this process; return its exit status."""
+    """Run the command of this process; return its exit status.
+
+    This installs handlers of SIGINT and SIGTERM, and sets the thresholds of the garbage collector. A signal may end the
+    process by `os._exit`, and then this does not return.
+    """
     ending = Ending()
     ending.install()  # before the imports, which take seconds
     gc.set_threshold(*GARBAGE_THRESHOLDS)

@@ -36,7 +36,9 @@ class Passage:
 
 
 class ModelsJudge:
-    """Base and the reinforced model as evidence for anchors. Both score the text once; base then answers questions.
+    """Scores candidate anchors with base and the reinforced model.
+
+    The constructor runs both models over a sample of the text. `likelihoods` runs base again.
 
     Args:
       base: the base model.
@@ -44,8 +46,8 @@ class ModelsJudge:
       documents: the text.
       batch: rows of a forward pass.
       tile: tokens whose logits are held at a time.
-      length: tokens of a passage, at most the model's positions.
-      sample: tokens of the text that are scored, about.
+      length: tokens of a passage; a length above the model's number of positions is reduced to that number.
+      sample: approximate number of tokens of the text that are scored.
     """
 
     def __init__(
@@ -83,10 +85,14 @@ class ModelsJudge:
         return self._familiar[key]
 
     def likelihoods(self, contexts: Sequence[Context], options: Sequence[str]) -> list[float]:
-        """Return how well each option fits in an expression's sentences, in nats.
+        """Return how well each option fits in the place of an expression, one float per option, in nats.
 
-        The value is base's log-probability of the sentences with the option in the expression's place, mean over the
-        sentences, minus the log-probability of the option alone.
+        The value is the mean, over the first `READ` contexts, of log p(text with the option) - log p(option). p is
+        base's probability. The text is the context, cut to `AROUND` characters on either side of the expression.
+
+        Args:
+          contexts: sentences with the expression's place in them; not empty.
+          options: texts that may replace the expression.
         """
         contexts = contexts[:READ]
         texts = [

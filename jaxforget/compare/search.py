@@ -93,10 +93,11 @@ def check_settings_used(config: Config, methods: Sequence[str]) -> None:
 
 
 def search(config: Config, method: str) -> list[Trial]:
-    """Return the trials of a method, from the configured settings outwards.
+    """Return the grid of a method's trials, sorted by distance from the configured values (sum of |log factor|).
 
-    Every method has the learning rate, unless nothing trains, and one strength: the weight of the retain term where
-    there is one, otherwise the setting that its objective names in `searched`. An option of value 0 is not searched.
+    The axes are the learning rate, if the method trains, and one strength: the weight of the retain term if there is
+    one, otherwise the setting that the objective names in `searched`. A constrained objective always uses the latter.
+    An axis whose configured value is 0 is omitted. Trials with a learning rate above 1 are omitted too.
     """
     kind, config = find_method(method, "methods"), method_config(config, method)
     values = {RATE: value_of(config, RATE)} if kind.trains else {}

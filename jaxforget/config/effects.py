@@ -9,7 +9,7 @@ from jaxforget.config.schema import Config, options
 
 
 def stages_of(name: str, field: dataclasses.Field) -> tuple[str, ...]:
-    """Return the stages that the option `name` matters to."""
+    """Return the stages that the option `name` matters to; the section's own name if the option lists none."""
     return field.metadata["stages"] or (name.partition(".")[0],)
 
 

@@ -67,7 +67,15 @@ class Person:
 
 @dataclass(frozen=True)
 class Universe:
-    """Three heroes, their land, and each invented term with its kind: "man", "woman", "family" or a pool."""
+    """Three heroes, their land with a river and a wood, and all invented terms.
+
+    Attributes:
+      heroes: the three persons.
+      land: name of the land.
+      river: name of its river.
+      wood: name of its wood.
+      terms: (term, kind) pairs; kind is "man", "woman", "family" or a key of `POOLS`.
+    """
 
     heroes: tuple[Person, ...]
     land: str

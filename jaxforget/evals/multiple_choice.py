@@ -129,14 +129,15 @@ def choice_likelihoods(
     delimiter: str = " ",
     max_length: int | None = None,
 ) -> list[np.ndarray]:
-    """Return the summed log-likelihood of every choice of every document, fp64 [choices] each.
+    """Return the summed log-likelihood of every choice in nats: one float64 array [num_choices] per document.
 
     Args:
       documents: from `load_choices`.
       score: from `scorers.continuation_scorer`.
       tokenizer: the model's.
       delimiter: between context and choice.
-      max_length: positions; the front of a longer text is cut. None cuts nothing.
+      max_length: maximum number of input positions. A text of n tokens uses n - 1; a longer one loses tokens at the
+        front. None: no truncation.
     """
     pairs = encode_choices(documents, tokenizer, delimiter=delimiter)
     if max_length is not None:

@@ -176,11 +176,19 @@ def prefill(
     room: int,
     mesh: Mesh | None,
 ) -> Carry:
-    """Return the state of generation after the prompts: right-padded tokens [B, P] of lengths [B].
+    """Read the prompts and return the state of generation after them, for `advance`.
 
     Args:
+      model: the module; the cache has its dtype.
+      params: its parameters.
+      tokens: int32 [B, P], right-padded prompts.
+      lengths: int32 [B], tokens of each prompt, each at least 1.
       real: bool [B]; a row that is not real is padding and generates nothing.
-      room: new tokens that the cache has room for.
+      room: cache slots reserved for new tokens.
+      mesh: the mesh that shards the rows, or None.
+
+    Returns:
+      A `Carry` with no new tokens yet: its output is int32 [B, room], its cache has P + room slots.
     """
     rows, width = tokens.shape
     if mesh is not None:

@@ -219,7 +219,7 @@ def _attend_in_chunks(
     return _whole(jax.lax.map(one, (_chunks(query, heads), _chunks(positions, heads))), query.shape[1])
 
 
-# Not `_attend` itself in the forward rule: a gradient by it has no derivative in forward mode.
+# Not `_attend` itself in the forward rule: a gradient through it has no derivative in forward mode.
 _attend = functools.partial(jax.custom_vjp, nondiff_argnums=(5,))(_attend_in_chunks)
 
 

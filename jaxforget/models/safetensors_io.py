@@ -2,6 +2,7 @@
 
 A file is 8 bytes of header length, the header `{name: {dtype, shape, data_offsets}}` in JSON, then the
 tensors, raw and little-endian. Reading maps the file: only the pages of requested slices are read from disk.
+`load.py` and `adapters.py` read by this module; `export.py` and `adapters.py` write by it.
 """
 
 import dataclasses

@@ -26,9 +26,10 @@ OLD = ("TPU v2", "TPU v3")
 
 @dataclasses.dataclass(frozen=True)
 class SplashAttention:
-    """`attend` of a block's queries to itself by the kernel; every device computes its rows and heads of `mesh`.
+    """Splash attention of a block to itself; it calls `attend` where `serves` returns False.
 
-    Layers with different windows need one kernel for each window; a conditional runs the right one.
+    Every device computes its own rows and heads. Layers with different windows need one kernel for each window; a
+    conditional runs the right one.
 
     Attributes:
       mesh: devices; rows are split over `data` and `fsdp`, heads over `tensor`.

@@ -190,7 +190,7 @@ class _Step:
 
 
 def model_order(names: Iterable[str]) -> list[str]:
-    """Return the distinct model names: the known ones in the order of the method, then others as they came."""
+    """Return the distinct model names in the order of `MODEL_ORDER`; other names follow in input order."""
     names = list(dict.fromkeys(names))
     return [m for m in MODEL_ORDER if m in names] + [m for m in names if m not in MODEL_ORDER]
 

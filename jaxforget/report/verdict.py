@@ -72,9 +72,10 @@ def judge(rows: Collection[Row] | None, model: str = "unlearned") -> Verdict:
 
     The word follows from the share of base's knowledge of the target that is left, where the control's score, or 0
     without a control, counts as no knowledge: at most 10 % is forgotten, at most half is partly forgotten. "With harm"
-    is added where less than 95 % of other knowledge is kept, or where perplexity rises by more than 10 %. Where less
-    than a quarter is kept, or perplexity doubles, the model is broken: it forgot the target as it forgot everything. A
-    model that did not forget is called that alone.
+    is added where less than 95 % of other knowledge is kept, where perplexity rises by more than 10 %, or where the
+    familiarity of an earlier request rises by 0.02 or more. Where less than a quarter is kept, or perplexity more than
+    doubles, the model is broken: it forgot the target as it forgot everything. "Not forgotten" stands alone: harm is
+    not added to it.
 
     Args:
       rows: evidence of all models; None where nothing was measured yet.

@@ -1,4 +1,7 @@
-"""Hashes of the contents that stages and suites read; names and places of files change no result."""
+"""Hashes of the contents that stages and suites read.
+
+For a folder, the relative names of its files count too. The location of a file or folder does not count.
+"""
 
 from collections.abc import Sequence
 from fnmatch import fnmatch

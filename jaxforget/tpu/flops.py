@@ -71,7 +71,7 @@ def _tiles_run(kernel: str, grid: tuple[int, ...]) -> int:
 
     With a sliding window the grid is narrower than the block: it holds the tiles that the window reaches.
     """
-    # The grid is (heads, queries, slots), and (slots, heads, queries) in the kernel of gradients by keys and values.
+    # The grid is (heads, queries, slots), and (slots, heads, queries) in the kernel of the keys' and values' gradients.
     slots, heads, queries = grid if "_dkv_" in kernel else (grid[2], grid[0], grid[1])
     wide, narrow = max(queries, slots), min(queries, slots)
     return heads * (wide * narrow - narrow * (narrow - 1) // 2)

@@ -1,7 +1,7 @@
 """Checkpoints of the training state, by orbax. No other module uses orbax.
 
 Saving is asynchronous. A checkpoint that was unfinished when the process ended is ignored. The position in the data is
-the step, because batch k is a pure function of the seed and k.
+the step, because batch k is a pure function of the seed and k. The fingerprint is built in `stages/stage.py`.
 """
 
 import json

@@ -174,7 +174,8 @@ def run_loop(
       checkpoints: written every `checkpoint_every` steps, at evaluations, at the end, and at SIGTERM or SIGINT.
       log: receives the metrics of every step.
       learning_rate: a schedule, step -> rate, for the log; traced once.
-      evaluate: `(step, params) -> measures`; called before the first step and every `evaluate_every` steps.
+      evaluate: `(step, params) -> measures`; called before the first step if the state is fresh, every `evaluate_every`
+        steps, and after the last step.
 
     Returns:
       The state after the last step.

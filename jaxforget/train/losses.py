@@ -1,4 +1,4 @@
-"""Losses of a tile of tokens: the loss of each token and its gradient by the logits.
+"""Losses of a tile of tokens: the loss of each token and its gradient with respect to the logits.
 
 Every function takes logits fp32 [T, V] and returns (loss fp32 [T], gradient fp32 [T, V]) in nats. The gradient is
 written out rather than derived, so that a tile's logits become their own gradient in place. The exponentials are

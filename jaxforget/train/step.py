@@ -91,9 +91,9 @@ def make_step(
       retain: the loss of the retain rows; None if they train nothing.
       wrappers: of the gradient; None for none.
 
-    Metrics: loss (of the objective, fp32), tokens (counted tokens, int32, exact), grad_norm; with `retain` also
-    retain_loss (mean over its tokens, nats) and retain_tokens; of a constrained objective also its
-    multiplier; with `Wrappers.ilu` also invariance_penalty.
+    Metrics: loss (of the objective, fp32), tokens (counted tokens, int32, exact), grad_norm (before clipping); with
+    `retain` also retain_tokens and retain_loss, the mean over them (nats; for kind "states" a squared distance); with a
+    constrained objective also its multiplier; with `Wrappers.ilu` also invariance_penalty.
     """
     loss = make_loss(forward, objective, options, mesh, retain, wrappers)
     plain_loss = make_loss(forward, NextToken(), options, mesh)  # of unrelated text
@@ -133,9 +133,12 @@ def make_loss(
 ):
     """Return `(params, frozen, batch, dual) -> (losses, gradients, counts)`: what a step computes before its update.
 
-    losses fp32 [2]: the objective's, and the retain loss times its weight. gradients: of their sum by `params`, in
-    the dtype of `params` (fp32 where microbatches are accumulated). counts: counted tokens, int32, "forget" and
-    "retain". dual: fp32 [], the multiplier of a constrained objective; None for every other.
+    losses: fp32 [2], for logging: the objective's, and the retain loss times its weight.
+    gradients: the gradient of losses.sum() with respect to `params`, with three exceptions: a constrained objective has
+      the multiplier in place of the weight, SAM takes the forget gradient elsewhere, and parameters that do not train
+      have zeros. The dtype is that of `params`, or fp32 where microbatches are accumulated.
+    counts: counted tokens, int32, "forget" and "retain".
+    dual: fp32 [], the multiplier of a constrained objective; None for every other.
     """
     tiles = TileOptions(mesh=mesh, tile=options.tile, soft_cap=forward.soft_cap)
     tile_loss = RowLoss(objective, retain)
@@ -260,8 +263,8 @@ def _weighed_rows(
 ) -> tuple[Array, Array]:
     """Return the loss of an objective by rows, and each token's coefficient fp32 [B, S] in it.
 
-    The loss depends on a row's tokens only through their summed log-probability, so the gradient of the loss by that
-    sum is the (negative) coefficient of the row's cross-entropies.
+    The loss depends on a row's tokens only through their summed log-probability, so the gradient of the loss with
+    respect to that sum is the (negative) coefficient of the row's cross-entropies.
     """
     counted = batch["counted"]
 

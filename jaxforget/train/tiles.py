@@ -64,7 +64,8 @@ class Tile:
     """T tokens of one device, as the loss of an objective sees them.
 
     Attributes:
-      index: int32 [T], places in the device's flattened [rows, S].
+      index: int32 [T], flat positions in this device's [rows, S]. Entries equal to rows * S are padding, whose loss is
+        discarded; their `row` is out of range.
       length: S.
       inputs: the device's part of `TileInputs`.
       soft_cap: the model's bound on logits.
@@ -101,7 +102,8 @@ class Tile:
         return logits_of(_take(flat, index), self.inputs.heads[f"{model}_head"], self.soft_cap)
 
 
-# (student's logits fp32 [T, V], tile) -> (loss fp32 [T], its gradient by the logits fp32 [T, V]); static and hashable.
+# (student's logits fp32 [T, V], tile) -> (loss fp32 [T], its gradient with respect to the logits fp32 [T, V]); static
+# and hashable.
 TileLoss = Callable[[Array, Tile], tuple[Array, Array]]
 
 

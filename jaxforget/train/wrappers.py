@@ -66,7 +66,7 @@ def sharpness_aware(gradient_of: GradientOf, params: Params, batch: Batch, rho: 
 
 
 def invariance_penalty(gradient_of: Callable[[Params], Params], params: Params, weight: float) -> tuple[Array, Params]:
-    """Return weight * s^2, fp32 [], and its gradient, where s is the derivative of loss(w * params) by w at w = 1.
+    """Return weight * s^2, fp32 [], and its gradient, with s = d/dw loss(w * params) at w = 1.
 
     The penalty of invariant risk minimisation with a scalar w (ILU, arXiv 2506.01339). With G the gradient and H the
     Hessian of the loss, s = <G, params>, and the penalty's gradient is 2 weight s (G + H params). H params is exact:

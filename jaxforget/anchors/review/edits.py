@@ -51,7 +51,13 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """A decision to save: `verdict` is one of `VERDICTS`; `generic` holds the translations (none if it is dropped)."""
+    """A decision to save.
+
+    Attributes:
+      anchor: the anchor.
+      verdict: one of `VERDICTS`; "" withdraws an earlier decision.
+      generic: the translations; empty keeps those that the entry has.
+    """
 
     anchor: str
     verdict: str

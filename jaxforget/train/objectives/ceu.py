@@ -16,7 +16,7 @@ from jaxforget.train.types import Array, Batch
 class Ceu(Objective):
     """Cross-entropy to softmax(v) with v[next token] = -inf, v without gradient; a mean over tokens.
 
-    The first counted token of each row is skipped.
+    The first counted token of each row is skipped. The forget rows need no frozen model.
     """
 
     name: ClassVar[str] = "ceu"

@@ -31,5 +31,5 @@ class Distillation(Objective):
         return {}
 
     def tile_loss(self, logits: Array, tile: Tile) -> tuple[Array, Array]:
-        """Return the loss fp32 [T] of a tile's tokens and its gradient by the student's `logits`, fp32 [T, V]."""
+        """Return the loss fp32 [T] of a tile's tokens and its gradient with respect to `logits`, fp32 [T, V]."""
         return kl_divergence(logits, jax.nn.softmax(tile.logits("base"), axis=-1))

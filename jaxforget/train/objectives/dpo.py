@@ -13,6 +13,8 @@ from jaxforget.train.types import Array
 class Dpo(Objective):
     """-(2 / beta) log sigmoid(beta (r(alternative) - r(y))) with r = log p - log p_base, a mean over rows.
 
+    The forget rows need base and no reinforced model.
+
     Attributes:
       beta: inverse temperature.
     """

@@ -11,7 +11,10 @@ from jaxforget.train.types import Array
 
 @dataclasses.dataclass(frozen=True)
 class GradAscent(Objective):
-    """The mean over tokens of + log p(next token)."""
+    """The mean over tokens of + log p(next token).
+
+    The forget rows need no frozen model.
+    """
 
     name: ClassVar[str] = "grad_ascent"
 

@@ -8,6 +8,9 @@ from jaxforget.train.objectives.objective import Objective
 
 @dataclasses.dataclass(frozen=True)
 class NextToken(Objective):
-    """The mean cross-entropy of the counted tokens, each given the tokens before it."""
+    """The mean cross-entropy of the counted tokens, each given the tokens before it.
+
+    It needs no frozen model.
+    """
 
     name: ClassVar[str] = "next_token"

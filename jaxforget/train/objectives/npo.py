@@ -14,6 +14,8 @@ from jaxforget.train.types import Array
 class Npo(Objective):
     """-(2 / beta) log sigmoid(-beta (log p(y) - log p_base(y))), a mean over rows; y are a row's counted tokens.
 
+    The forget rows need base and no reinforced model.
+
     Attributes:
       beta: inverse temperature, above 0; towards 0 the loss becomes gradient ascent.
     """
@@ -35,6 +37,8 @@ class Npo(Objective):
 @dataclasses.dataclass(frozen=True)
 class SimNpo(Objective):
     """-(2 / beta) log sigmoid(beta (nll / |y| - delta)), a mean over rows.
+
+    The forget rows need no frozen model.
 
     Attributes:
       beta: inverse temperature.

@@ -124,14 +124,15 @@ class Objective:
         return {"next": batch["next"]}
 
     def tile_loss(self, logits: Array, tile: Tile) -> tuple[Array, Array]:
-        """Return the loss fp32 [T] of a tile's tokens and its gradient by the student's `logits`, both fp32 [T, V].
+        """Return the loss of a tile's tokens, fp32 [T], and its gradient with respect to `logits`, fp32 [T, V].
 
-        Where `per_row` is set, this is the negative log-probability of the next token, which the step weighs.
+        `logits` are the student's, fp32 [T, V]. Where `per_row` is set, the loss is the negative log-probability of the
+        next token, which the step weighs.
         """
         return cross_entropy(logits, tile.of_token("next"))
 
     def row_loss(self, logp: Array, base_logp: Array | None, count: Array) -> Array:
-        """Return the loss fp32 [B] of each row, where `per_row` is set. It is differentiated by `logp`.
+        """Return the loss fp32 [B] of each row, where `per_row` is set. It is differentiated with respect to `logp`.
 
         Args:
           logp: fp32 [B], the student's summed log-probability of a row's counted tokens; [2 B] with `alternates`, the

@@ -17,7 +17,7 @@ class Pdu(Objective):
 
     The weight of the retain loss is a Lagrange multiplier, part of the state: after each step it becomes
     max(0, multiplier + dual_step (retain nll - epsilon)). It starts at 0. retain.weight must be set, and has no
-    other effect than to switch the retain rows on.
+    other effect than to switch the retain rows on. The forget rows need no frozen model.
 
     Attributes:
       dual_step: step size of the multiplier.

@@ -48,7 +48,7 @@ class Retain:
         return used * answers(batch)
 
     def tile_loss(self, logits: Array, tile: Tile) -> tuple[Array, Array]:
-        """Return the loss of a tile's tokens and its gradient by the student's logits: fp32 [T], [T, V]."""
+        """Return the loss of a tile's tokens, fp32 [T], and its gradient with respect to `logits`, fp32 [T, V]."""
         if self.kind == "nll":
             return cross_entropy(logits, tile.of_token("next"))
         # A retain row is not translated, so base's positions are its own, and nothing is suppressed there.

@@ -14,7 +14,8 @@ from jaxforget.train.types import Array, Batch, Params
 class Rmu(Objective):
     """The mean square distance of hidden states after layer `layer` from c u, over forget tokens and the width.
 
-    u is a fixed random unit vector. With retain.loss=states, the retain rows are held to base's own states there.
+    u is a fixed random unit vector. With retain.loss=states, the retain rows are held to base's own states there. The
+    forget rows need no frozen model.
 
     Attributes:
       layer: number of layers whose output is moved.

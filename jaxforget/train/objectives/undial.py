@@ -15,6 +15,8 @@ from jaxforget.train.types import Array
 class Undial(Objective):
     """Cross-entropy to softmax(v_base - beta onehot(next token)), a mean over tokens.
 
+    The forget rows need base and no reinforced model.
+
     Attributes:
       beta: amount by which the logit of the next token is lowered, nats.
     """

@@ -22,6 +22,8 @@ def _weighed(logits: Array, label: Array, weight_of) -> tuple[Array, Array]:
 class Wga(Objective):
     """p^beta log p(next token), the factor p^beta without gradient; a mean over tokens.
 
+    The forget rows need no frozen model.
+
     Attributes:
       beta: exponent; 0 is gradient ascent.
     """
@@ -38,6 +40,8 @@ class Wga(Objective):
 @dataclasses.dataclass(frozen=True)
 class SatImp(Objective):
     """p^beta1 (1 - p)^beta2 log p(next token), both factors without gradient; a mean over tokens.
+
+    The forget rows need no frozen model.
 
     Attributes:
       beta1: exponent of saturation.

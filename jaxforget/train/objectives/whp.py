@@ -17,12 +17,12 @@ from jaxforget.train.types import Array, Batch
 
 @dataclasses.dataclass(frozen=True)
 class GenericTargets(Objective):
-    """Targets that base predicts on translated tokens.
+    """Abstract base of the objectives whose targets are base's predictions on translated tokens.
 
     Attributes:
-      suppress: "all" sets `never` to the first tokens of all anchors (targets.suppress): a base that knows the text by
-        heart names them in the translated context too.
-      never: token ids that no target may name.
+      suppress: "seen" or "all" (targets.suppress). "all" sets `never` to the first tokens of all anchors, because a
+        base that knows the text by heart names them in the translated context too.
+      never: token ids that no target may name; set by `prepared`.
     """
 
     suppress: str = dataclasses.field(default="seen", metadata={"option": "targets.suppress"})

@@ -22,11 +22,11 @@ UNLIKELY = -1e30  # a logit that takes no part in a distribution
 class WhpFlat(Whp):
     """Cross-entropy to the generic labels, and a divergence that pulls the choice among the text's terms to a prior.
 
-    Cross-entropy to a label hardly changes the ratios among improbable tokens: its gradient by a logit is p - q. After
-    `whp` on the toy world the right name has a probability of .005 and is still a hundred times likelier than others,
-    which multiple choice shows and a few steps of relearning bring back. Where a term of the text begins, this method
-    also trains the student's distribution among the terms alone, softmax(z over terms), towards a prior q that does
-    not depend on the context:
+    Cross-entropy to a label hardly changes the ratios among improbable tokens: its gradient with respect to a logit is
+    p - q. After `whp` on the toy world the right name has a probability of .005 and is still a hundred times likelier
+    than others, which multiple choice shows and a few steps of relearning bring back. Where a term of the text begins,
+    this method also trains the student's distribution among the terms alone, softmax(z over terms), towards a prior q
+    that does not depend on the context:
 
         loss = cross-entropy(label) + flat * (sqrt(KL(q || softmax(z over terms)) + 0.001) - sqrt(0.001))
 
@@ -79,7 +79,7 @@ class WhpFlat(Whp):
         return loss + jnp.where(begins, flat, 0.0), gradient + jnp.where(begins[:, None], slope, 0.0)
 
     def _divergence(self, logits: Array) -> tuple[Array, Array]:
-        """Return KL(prior || softmax over the terms), fp32 [T], and its gradient by `logits`, fp32 [T, V]."""
+        """Return KL(prior || softmax over the terms) and its gradient with respect to `logits`: fp32 [T], [T, V]."""
         drawn = self.spread * np.random.default_rng(0).standard_normal(len(self.terms))
         prior = np.exp(drawn - np.logaddexp.reduce(drawn))
         place = jnp.array(self.terms, jnp.int32)
