@@ -4,11 +4,11 @@ import gc
 import os
 from pathlib import Path
 
+from tests.compiler import xla_flags
+
 # These are set before JAX starts. The platform is fixed, because an accelerator would change results.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-# The compiler's last passes take as long as the others, but programs here run for milliseconds only.
-os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(devices=8)}"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import jax

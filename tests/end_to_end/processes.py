@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
+from tests.compiler import xla_flags
+
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 300  # seconds; on a busy machine compiling takes long
 
@@ -19,10 +21,7 @@ def environment(devices: int, **more: str) -> dict[str, str]:
     """Return the environment of a child with `devices` CPU devices; all children share a compilation cache."""
     kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     kept.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
-    # As in conftest.py: programs that run for milliseconds are not worth the compiler's last passes.
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    flags += f" --xla_force_host_platform_device_count={devices}"
-    return kept | {"XLA_FLAGS": flags, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1", **more}
+    return kept | {"XLA_FLAGS": xla_flags(devices), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1", **more}
 
 
 # Ctrl-C as from a terminal, whatever started the tests (a shell has its background jobs ignore it); and all threads'

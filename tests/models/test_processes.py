@@ -14,6 +14,7 @@ from jaxforget.lm.generate import generate
 from jaxforget.models.folders import read_config
 from jaxforget.models.load import load_params
 from jaxforget.models.transformer import Transformer
+from tests.compiler import xla_flags
 from tests.models.tiny import save_tiny
 from tests.models.worker import NEW, PROMPTS
 
@@ -23,7 +24,7 @@ def test_two_processes(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"XLA_FLAGS": xla_flags(4), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.models.worker"]
     started = [
         subprocess.Popen(

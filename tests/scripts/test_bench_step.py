@@ -13,6 +13,7 @@ import pytest
 from jaxforget.config import config_from
 from jaxforget.errors import UserError
 from jaxforget.models.export import config_to_hf
+from tests.compiler import xla_flags
 from tests.scripts.scripts import as_module, fault
 
 ROOT = Path(__file__).parents[2]
@@ -22,8 +23,7 @@ SHORT = [*SMALL, "--length", "24", "--blocks", "2", "--rounds", "2"]
 
 def bench(*words: str) -> subprocess.CompletedProcess:
     script = ROOT / "scripts" / "bench_step.py"
-    # One device: the tests' eight devices cannot share two blocks.
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment = os.environ | {"XLA_FLAGS": xla_flags(1)}  # eight devices cannot share two blocks
     command = [sys.executable, script, "--device", "cpu", *words]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 

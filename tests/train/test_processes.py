@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxforget.train.metrics import read_records
+from tests.compiler import xla_flags
 from tests.evals.asking import placed, scorer
 from tests.train.looping import abstract, batches, compiled, fresh, opened
 from tests.train.tiny import largest_difference
@@ -22,7 +23,7 @@ def test_two_processes(tmp_path):
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     settings = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": xla_flags(2),
         "JAX_PLATFORMS": "cpu",
         "JAX_COORDINATOR_ADDRESS": address,
         "JAX_NUM_PROCESSES": "2",
