@@ -24,10 +24,12 @@ def environment(devices: int, **more: str) -> dict[str, str]:
     return kept | {"XLA_FLAGS": xla_flags(devices), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1", **more}
 
 
-# Ctrl-C as from a terminal, whatever started the tests (a shell has its background jobs ignore it); and all threads'
-# stacks where a process does not end.
+# Ctrl-C as from a terminal, whatever started the tests (a shell has its background jobs ignore it); all threads' stacks
+# where a process does not end; and no PyTorch, which users need not have and transformers imports for seconds.
 PRELUDE = """
-import faulthandler, signal
+import faulthandler, importlib.util, signal
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "torch" else find_spec(name, package)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 faulthandler.register(signal.SIGUSR1, all_threads=True)
 """
