@@ -8,7 +8,7 @@ from tests.compiler import xla_flags
 
 # These are set before JAX starts. The platform is fixed, because an accelerator would change results.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(devices=8)}"
+os.environ["XLA_FLAGS"] = xla_flags(devices=8)
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import jax
@@ -17,8 +17,24 @@ import pytest
 from jaxforget.__main__ import GARBAGE_THRESHOLDS
 from tests.stubbed_chain import stubbed as stubbed
 
+jax.devices()  # reads the flags
+os.environ["XLA_FLAGS"] = xla_flags(devices=8, tpu_compiler=True)
+if cache := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    # Programs compiled with flags that the variable no longer names must not reach the children of this process.
+    jax.config.update("jax_compilation_cache_dir", f"{cache}/tests")
+
 gc.set_threshold(*GARBAGE_THRESHOLDS)
 jax.config.update("jax_numpy_dtype_promotion", "standard")
+
+
+LONGEST_FIRST = ("end_to_end", "scripts", "compare", "tpu", "stages", "train", "models")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the folders of long tests first, so that no worker begins a long file when the others have ended."""
+    order = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    root = Path(__file__).parent
+    items.sort(key=lambda item: order.get(item.path.relative_to(root).parts[0], len(order)))
 
 
 @pytest.fixture(scope="session")

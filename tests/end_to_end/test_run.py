@@ -158,7 +158,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(config, run, tmp_path
     for low, high in ((1, 3), (4, 8), (9, 14)):
         command = Command(*words, code=dies_at_rename(rng.randint(low, high), before=rng.random() < 0.5))
         assert command.wait() == -signal.SIGKILL, command.told
-    for stage, longest in (("reinforce", 3.0), ("forget", 4.0), ("forget", 2.0), ("eval", 2.0)):
+    for stage, longest in (("reinforce", 3.0), ("forget", 4.0), ("eval", 2.0)):
         command = Command(*words).begins(stage)
         time.sleep(rng.uniform(0, longest))
         assert command.send(signal.SIGKILL) in (-signal.SIGKILL, 0), command.told
