@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxforget.cli import main
-from jaxforget.demo import demo, pretrain, recipes
+from jaxforget.demo import demo, pretrain, recipes, world
 from jaxforget.models.safetensors_io import MappedFile
 
 STEPS = 3
@@ -23,8 +23,12 @@ NOTEBOOK = Path(__file__).parents[2] / "scripts" / "demo.ipynb"
 
 @pytest.fixture(scope="module")
 def small():
-    """The demo's recipes cut to a few steps: the path is tested here, not what the models learn."""
+    """A small world and model, and the demo's recipes cut to a few steps: what the models learn is not tested here."""
     with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"UNIVERSES": 6, "EVERYDAY_STORIES": 40}.items():
+            patch.setattr(world, name, value)
+        for name, value in {"hidden_size": 32, "intermediate_size": 48, "head_dim": 8}.items():
+            patch.setitem(recipes.SHAPE, name, value)
         patch.setattr(pretrain, "STEPS", STEPS)
         patch.setattr(pretrain, "WARMUP", 1)
         patch.setattr(demo, "STEPS", STEPS)
