@@ -10,6 +10,9 @@ from tests.compiler import xla_flags
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = xla_flags(devices=8)
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Threads of XLA's CPU client. It takes one per device; devices that wait for each other in a collective then leave no
+# thread for the work that they wait for, and XLA ends the process after 40 seconds, rarely and on busy machines.
+os.environ["NPROC"] = "24"
 
 import jax
 import pytest
