@@ -49,6 +49,16 @@ def test_commands_exist(path, capsys):
         assert capsys.readouterr().out
 
 
+def test_the_map_names_what_its_files_define():
+    """Every name behind a link of jaxforget/README.md is defined in the linked file."""
+    rows = re.findall(r"\]\(([\w/]+\.py)\) (`\w+`(?:, `\w+`)*)", (ROOT / "jaxforget/README.md").read_text())
+    assert len(rows) >= 30
+    for file, names in rows:
+        text = (ROOT / "jaxforget" / file).read_text()
+        for name in re.findall(r"\w+", names):
+            assert re.search(rf"^\s*(?:def |class )?{name}\b", text, re.MULTILINE), f"{file}: {name}"
+
+
 def test_tests_that_the_page_on_reliability_names_exist():
     """Words in brackets after a test file occur in the name of one of its tests."""
     named = re.findall(r"`(tests/[\w/]+\.py)` \(([\w ,-]+)\)", (ROOT / "jaxforget/RELIABILITY.md").read_text())
