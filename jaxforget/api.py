@@ -165,7 +165,7 @@ def run(
 
     Args:
       config: a YAML file, a run's folder, nested values, or a `Config`.
-      again: replace finished results of other options; without it that is refused.
+      again: replace finished results of other options, and discard their checkpoints; without it that is refused.
       force: accept an `out` that holds other files or lies inside another run.
       overrides: top-level keys or whole sections, as `out="runs/x", forget={"max_steps": 3}`, or dotted keys from a
         dict, as `**{"forget.max_steps": 3}`.

@@ -112,7 +112,7 @@ def estimate_run(config: Config, *, again: bool = False, force: bool = False) ->
             check(run, names)
             planned = plan_chain(run, order(run, names))
         if again:
-            planned = tuple(dataclasses.replace(one, refused=False) for one in planned)
+            planned = tuple(dataclasses.replace(one, refused=False, discards="") for one in planned)
         blocks = _blocks(run, planned, None if remote else load_tokenizer(run.base))
         above = next(path for path in (run.folder, *run.folder.absolute().parents) if path.is_dir())
         kind = jax.devices()[0].device_kind
@@ -271,6 +271,7 @@ def as_text(found: RunEstimate, config: Config, price: float | None = None) -> s
         )
     if refused := [one.planned.name for one in found.stages if one.planned.refused]:
         lines.append(f"the run needs --again, which replaces the results of {', '.join(refused)}")
+    lines += [one.planned.discards for one in found.stages if one.planned.discards]
     lines.append("nothing was run or changed")
     return "\n".join(wrapped for line in lines for wrapped in _wrapped(line))
 

@@ -43,7 +43,7 @@ class Manifest:
         remedy = f"delete it, and `jaxforget run {run} --force` runs every stage again"
         self._values: dict[str, Any] = read_json(self._path, remedy=remedy) if self._path.is_file() else {}
         if not isinstance(self._values, dict) or not all(
-            isinstance(self._values.get(part, {}), dict) for part in ("files", "hashes", "stages")
+            isinstance(self._values.get(part, {}), dict) for part in ("begun", "files", "hashes", "stages")
         ):
             raise UserError(f"{self._path}: is not a run's manifest; {remedy}")
         self._verified: set[str] = set()
@@ -53,6 +53,20 @@ class Manifest:
     def stage(self, name: str) -> dict[str, Any] | None:
         """Return what was recorded when the stage last finished, or None."""
         return self._values.get("stages", {}).get(name)
+
+    def begun(self, name: str) -> dict[str, Any] | None:
+        """Return the inputs and options with which an unfinished stage last started, as `begin` took them, or None."""
+        return self._values.get("begun", {}).get(name)
+
+    def begin(self, name: str, inputs: Mapping[str, str], options: Mapping[str, str]) -> None:
+        """Record that the stage starts with these inputs and options; see `record`."""
+        self._values.setdefault("begun", {})[name] = {"inputs": dict(inputs), "options": dict(options)}
+        self._save()
+
+    def abandon(self, name: str) -> None:
+        """Remove what `begin` recorded, because the stage cannot go on as it started."""
+        if self._values.get("begun", {}).pop(name, None) is not None:
+            self._save()
 
     def record(
         self,
@@ -82,6 +96,7 @@ class Manifest:
             "finished": _now(),
         }
         self._values.setdefault("stages", {})[name] = entry
+        self._values.get("begun", {}).pop(name, None)
         self.seal(outputs)
 
     def seal(self, outputs: Collection[str]) -> None:

@@ -27,7 +27,7 @@ from jaxforget.stages.measure import measure_suites, preview_suites
 from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Needs, Stage
 from jaxforget.train.checkpoint import discard
-from jaxforget.train.loop import hosts_preempted
+from jaxforget.train.loop import Diverged, hosts_preempted
 from jaxforget.train.metrics import duration
 
 # The commands, in the order in which a run without surprises passes them; `order` puts them as their needs require.
@@ -56,7 +56,7 @@ def run_chain(
     Args:
       config: the run's configuration.
       stages: names of stages; None takes all that the method needs.
-      again: replace finished results of other options; without it that is refused.
+      again: replace finished results of other options, and discard their checkpoints; without it that is refused.
       force: accept an `out` that holds other files or lies inside another run.
 
     Raises:
@@ -144,7 +144,7 @@ def run_stage(run: Run, stage: Stage, *, again: bool, place: str = "") -> bool:
     """Run one stage unless it is up to date; say what changed since it last ran.
 
     Args:
-      again: replace a finished result of other options; without it that is refused.
+      again: replace a finished result of other options, or discard its checkpoint; without it that is refused.
       place: begins the stage's messages, as "stage 2 of 7, ".
 
     Returns:
@@ -155,8 +155,11 @@ def run_stage(run: Run, stage: Stage, *, again: bool, place: str = "") -> bool:
         require(run, name)
     inputs = stage.inputs(run)
     changes, finished = stage.changes(run, inputs), stage.finished(run)
-    if not again and finished and changes:
-        _refuse(run, stage, f"{', '.join(changes)} changed")
+    if not again:
+        if finished and changes:
+            _refuse(run, stage, f"{', '.join(changes)} changed")
+        if not finished and (lost := stage.discards(run, inputs)[0]):
+            raise UserError(lost)
     wait_for_all(f"{stage.name}: judged")  # before any process changes what the others judge by
     if finished and not changes and not stage.always:
         _check_whole(run, stage)
@@ -179,6 +182,8 @@ def run_stage(run: Run, stage: Stage, *, again: bool, place: str = "") -> bool:
             _save_config(run)
         run.manifest.strike(stage.name)
         run.manifest.unseal(stage.products(run))
+        if stage.trains:
+            run.manifest.begin(stage.name, inputs, told_options(run.config))
         _work(run, stage, fingerprint(inputs))
     seconds = time.perf_counter() - began
     run.manifest.record(stage.name, inputs, seconds, options=told_options(run.config), outputs=stage.products(run))
@@ -338,6 +343,8 @@ def _check_replaced(run: Run, chain: Iterable[Stage]) -> None:
     for stage, planned in zip(chain, plan_chain(run, chain), strict=True):
         if planned.refused:
             _refuse(run, stage, planned.why)
+        if planned.discards:
+            raise UserError(planned.discards)
 
 
 def _refuse(run: Run, stage: Stage, why: str) -> None:
@@ -357,7 +364,9 @@ def _kept_if_refused(run: Run, stage: Stage):
     records = run.manifest.snapshot()
     try:
         yield
-    except UserError:
+    except UserError as error:
+        if isinstance(error, Diverged):  # other options may then replace its checkpoints without being asked
+            run.manifest.abandon(stage.name)
         run.manifest.restore(records, stage.products(run))
         if config is not None and jax.process_index() == 0:
             write_text(path, config)

@@ -80,7 +80,17 @@ def test_stages_are_recorded_and_struck(tmp_path):
     again.strike("prepare")
 
 
-@pytest.mark.parametrize("content", ["[]", "3", '{"stages"', '{"stages": []}', '{"hashes": "x"}'])
+def test_an_unfinished_stage_is_recorded_until_it_finishes_or_is_abandoned(tmp_path):
+    manifest = Manifest(tmp_path)
+    assert manifest.begun("forget") is None
+    for end in (lambda: manifest.record("forget", {"seed": "1"}, 1.0), lambda: manifest.abandon("forget")):
+        manifest.begin("forget", {"seed": "1"}, {"seed": "1", "out": "'x'"})
+        assert Manifest(tmp_path).begun("forget") == {"inputs": {"seed": "1"}, "options": {"seed": "1", "out": "'x'"}}
+        end()
+        assert Manifest(tmp_path).begun("forget") is None
+
+
+@pytest.mark.parametrize("content", ["[]", "3", '{"stages"', '{"stages": []}', '{"begun": []}', '{"hashes": "x"}'])
 def test_another_file_of_that_name_is_refused(content, tmp_path):
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(

@@ -17,6 +17,7 @@ from jaxforget.manifest import Manifest
 from jaxforget.pipeline import run_chain, stage_seconds
 from jaxforget.stages import estimate
 from jaxforget.stages.run import Run
+from jaxforget.train.loop import Diverged
 from tests.stubbed_chain import AFTER_REINFORCE, ALL, FOUND, RETAIN, chain
 from tests.tiny_run import settings
 
@@ -134,6 +135,69 @@ def test_a_finished_result_is_replaced_only_on_request(sections, stage, changed,
     kept = {path for path in before if path.name not in ("manifest.json", ".lock", "report.html")}
     assert {path: after[path] for path in kept} == {path: before[path] for path in kept}
     assert stubbed(**sections)[0] != []
+
+
+@pytest.fixture
+def stop(stubbed, monkeypatch):
+    """`stop(error)` runs the chain until the stage forget raises `error`, after it saved a checkpoint of step 300."""
+
+    def run(error):
+        def work(run, mark):
+            folder = run.checkpoints("forget")
+            write_text(folder / "fingerprint.json", json.dumps({"fingerprint": mark}))
+            (folder / "steps" / "300").mkdir(parents=True, exist_ok=True)
+            raise error
+
+        stages = tuple(dataclasses.replace(s, work=work) if s.name == "forget" else s for s in pipeline.STAGES)
+        with monkeypatch.context() as patched:
+            patched.setattr(pipeline, "STAGES", stages)
+            with pytest.raises(type(error)):
+                chain(stubbed.world, stubbed.run, again=False)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("sections", "changed"),
+    [
+        ({"forget": {"max_steps": 9}}, "forget.max_steps changed from 4 to 9"),
+        ({"anchors": {"match": "longest"}}, "anchors.match changed from 'first' to 'longest'"),
+    ],
+    ids=json.dumps,
+)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Preempted("forget", 300), UserError("disk full")], ids=repr)
+def test_checkpoints_of_other_options_are_discarded_only_on_request(sections, changed, error, stubbed, stop):
+    stop(error)
+    config = (stubbed.run / "config.yaml").read_bytes()
+    with pytest.raises(UserError) as refusal:
+        chain(stubbed.world, stubbed.run, again=False, **sections)
+    assert str(refusal.value) == (
+        f"{stubbed.run}: stage forget is unfinished, and {changed} since its checkpoint of step 300; change that back "
+        "to continue, or add --again (in Python again=True) to discard the checkpoint"
+    )
+    assert (stubbed.run / "config.yaml").read_bytes() == config
+    assert (stubbed.run / "checkpoints" / "forget" / "steps" / "300").is_dir()
+    # The dry run tells the same.
+    planned = estimate.plan_chain(
+        run := Run(config_from(settings(stubbed.world, stubbed.run, **sections))), pipeline.order(run, ALL)
+    )
+    assert [one.discards for one in planned if one.discards] == [str(refusal.value)]
+    stop(error)  # the same options continue
+    assert stubbed(**sections)[0][-3:] == AFTER_REINFORCE[-3:]
+    chain(stubbed.world, stubbed.run, again=False, **sections)
+
+
+def test_checkpoints_of_a_training_that_diverged_need_no_request(stubbed, stop):
+    stop(KeyboardInterrupt())
+    stop(Diverged("forget: loss nan"))
+    chain(stubbed.world, stubbed.run, again=False, forget={"max_steps": 9})
+    assert stubbed(forget={"max_steps": 9})[0] == []
+
+
+def test_an_unfinished_stage_without_a_checkpoint_takes_other_options(stubbed, stop):
+    stop(KeyboardInterrupt())
+    shutil.rmtree(stubbed.run / "checkpoints")
+    chain(stubbed.world, stubbed.run, again=False, forget={"max_steps": 9})
 
 
 def test_a_stage_that_goes_back_to_what_it_was_needs_no_request(stubbed):

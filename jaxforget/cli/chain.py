@@ -70,7 +70,7 @@ def add(add_command) -> None:
                 action="store_true",
                 help="with anchors.extractor=endpoint: ask nothing, show what the endpoint would be asked",
             )
-        parser.add_argument("--again", action="store_true", help="replace finished results of other options")
+        parser.add_argument("--again", action="store_true", help="replace results and checkpoints of other options")
         parser.add_argument("--force", action="store_true", help="fill a folder that holds other files")
         add_config(parser)
 

@@ -54,6 +54,7 @@ class Planned:
       why: what changed since it last ran; empty if it has not finished before.
       refused: True if running it needs `again`, because it would replace a finished result.
       resumes: the step of the checkpoint from which it resumes; 0 without one.
+      discards: the refusal to run it without `again`, because that would discard its checkpoint; empty without one.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Planned:
     why: str = ""
     refused: bool = False
     resumes: int = 0
+    discards: str = ""
 
 
 def prepared_blocks(folder: Path) -> Blocks:
@@ -177,7 +179,10 @@ def plan_chain(run: Run, chain: Iterable[Stage]) -> tuple[Planned, ...]:
         if runs and stage.trains and not rewritten:
             resumes = saved_step(run.checkpoints(stage.name), fingerprint(inputs))
         refused = finished and stage.keeps and any(name not in uncertain for name in changes)
-        found.append(Planned(stage.name, runs, why, refused, resumes))
+        lost, since = stage.discards(run, inputs) if not finished else ("", [])
+        if all(name in uncertain for name in since):
+            lost = ""
+        found.append(Planned(stage.name, runs, why, refused, resumes, lost))
     return tuple(found)
 
 

@@ -126,9 +126,11 @@ def fit(run: Run, training: Training) -> tuple[Any, int]:
     log = None
     waits = True
     try:
-        for line in checkpoints.drop_damaged():
-            run.say(f"  warning: {line}")
+        damaged = checkpoints.drop_damaged()
         latest = checkpoints.latest()
+        # The best one is read now, too: if it is damaged, the best of the later steps is kept in its place.
+        for line in [*damaged, *checkpoints.drop_damaged(best=True, but=latest)]:
+            run.say(f"  warning: {line}")
         if checkpoints.discarded is not None:
             run.say(f"  starting over: inputs or options changed since the checkpoint of step {checkpoints.discarded}")
         if latest is None:
@@ -160,9 +162,14 @@ def fit(run: Run, training: Training) -> tuple[Any, int]:
             learning_rate=training.schedule,
             evaluate=evaluate,
         )
+        damaged = checkpoints.drop_damaged(best=True, but=training.steps)
+        for line in damaged:
+            run.say(f"  warning: {line}")
         best = checkpoints.best()
-        if best is not None and best != training.steps:
-            run.say(f"  step {best} has the best {select}; it becomes the result")
+        if damaged or best not in (None, training.steps):
+            of = " of the undamaged checkpoints" if damaged else ""
+            run.say(f"  step {best} has the best {select}{of}; it becomes the result")
+        if best not in (None, training.steps):
             # The memory may hold only one state.
             jax.tree.map(lambda leaf: leaf.delete(), state)
             state = checkpoints.restore(best, abstract_state(shapes, optimizer, shardings))

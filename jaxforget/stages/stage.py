@@ -8,9 +8,10 @@ from typing import Any
 
 from jaxforget.config import result_options, told_options
 from jaxforget.corpus.text import Source
-from jaxforget.manifest import changed
+from jaxforget.manifest import changed, fingerprint
 from jaxforget.stages.hashes import hash_data, hash_model, hash_source, hash_tokenizer_files
 from jaxforget.stages.run import Run
+from jaxforget.train.checkpoint import saved_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,12 +115,17 @@ class Stage:
         stages = {name: expected.get(name, entry.get("fingerprint", "")) for name, entry in done.items()}
         return {**stages, **values, **hashed, **needs.values}
 
-    def changes(self, run: Run, inputs: Mapping[str, str]) -> list[str]:
+    def changes(self, run: Run, inputs: Mapping[str, str], since: Mapping[str, Any] | None = None) -> list[str]:
         """Return what changed since the stage was recorded: options by their value, other inputs by content.
 
         An input that is new or gone only because another option changed is not named: that option is.
+
+        Args:
+          run: the run.
+          inputs: the present inputs.
+          since: the inputs and options to compare with, in place of those of the stage's record.
         """
-        entry: dict[str, Any] = run.manifest.stage(self.name) or {"inputs": {}}
+        entry: Mapping[str, Any] = since or run.manifest.stage(self.name) or {"inputs": {}}
         names, now = changed(entry["inputs"], inputs), told_options(run.config)
         set_anew = set(changed(entry.get("options", now), now))
         found: set[str] = set()
@@ -131,3 +137,32 @@ class Stage:
             elif name in entry["inputs"] and name in inputs:
                 found.add(name)
         return sorted(found or (set_anew if names else ())) or names
+
+    def discards(self, run: Run, inputs: Mapping[str, str]) -> tuple[str, list[str]]:
+        """Return a refusal to discard the checkpoint of an unfinished stage, because its inputs have changed.
+
+        Returns:
+          The message, which names the step and the changes with earlier and present values, and the names of the
+          changes; both are empty if a start with these inputs discards no checkpoint.
+        """
+        begun = run.manifest.begun(self.name)
+        if begun is None or begun["inputs"] == inputs:
+            return "", []
+        step = saved_step(run.checkpoints(self.name), fingerprint(begun["inputs"]))
+        if not step:
+            return "", []
+        names, before, now = self.changes(run, inputs, begun), begun["options"], told_options(run.config)
+        # An earlier stage changed by its own options, if any of them differ.
+        anew = set(changed(before, now))
+        options = {name: [one for one in result_options(run.config, name) if one in anew] for name in names}
+        told = [
+            f"{name} changed from {before[name]} to {now[name]}"
+            if name in anew & before.keys() & now.keys()
+            else f"{name} changed"
+            for name in dict.fromkeys(one for name in names for one in options[name] or [name])
+        ]
+        message = (
+            f"{run.folder}: stage {self.name} is unfinished, and {', '.join(told)} since its checkpoint of step "
+            f"{step}; change that back to continue, or add --again (in Python again=True) to discard the checkpoint"
+        )
+        return message, names

@@ -47,6 +47,9 @@ class Checkpoints:
             self.discarded = max((int(p.name) for p in (folder / "steps").glob("*") if p.name.isdigit()), default=None)
             discard(folder)
             write_json(path, {"fingerprint": fingerprint})
+        self._removed: list[str] = []
+        if jax.process_index() == 0 and select != "last":
+            self._removed = _drop_misread(folder / "steps")
         wait_for_all("checkpoints")
         policies = [ocp.checkpoint_managers.LatestN(keep)]
         if select != "last":
@@ -102,10 +105,16 @@ class Checkpoints:
             raise UserError(f"{fault}; remove {self._folder}, and run the same command: the stage starts over")
         return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
-    def drop_damaged(self) -> list[str]:
-        """Remove the latest checkpoints that are damaged, until one is whole; return one line for each."""
-        lines = []
-        while (step := self.latest()) is not None and (fault := self._fault(step)):
+    def drop_damaged(self, *, best: bool = False, but: int | None = None) -> list[str]:
+        """Remove the latest checkpoints that are damaged, until one is whole; return one line for each.
+
+        Args:
+          best: look at the selected checkpoints in place of the latest ones.
+          but: a step that is not read, because its state is in memory or was read before.
+        """
+        lines, choose = self._removed, self.best if best else self.latest
+        self._removed = []
+        while (step := choose()) not in (None, but) and (fault := self._fault(step)):
             self._manager.delete(step)
             lines.append(f"{fault}; it is removed")
         return lines
@@ -138,7 +147,10 @@ class Checkpoints:
 
 
 def saved_step(folder: Path, fingerprint: str) -> int:
-    """Return the latest step in `folder` from which a stage of this fingerprint will resume; 0 if there is none."""
+    """Return the latest step that a stage of this fingerprint saved in `folder`; 0 if there is none.
+
+    No file is read for damage, which takes minutes at 7B, so the stage may resume from an earlier step.
+    """
     if not _matches(folder / FINGERPRINT, fingerprint):
         return 0
     return max((int(path.name) for path in (folder / "steps").glob("*") if path.name.isdigit()), default=0)
@@ -152,13 +164,31 @@ def discard(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def find_damage(folder: Path) -> str | None:
-    """Return one line about a file of a checkpoint that is not as it was saved, or None."""
+def find_damage(folder: Path, below: str = "") -> str | None:
+    """Return one line about a file of a checkpoint that is not as it was saved, or None.
+
+    Args:
+      folder: the checkpoint.
+      below: read only the files whose names in `folder` begin so.
+    """
     try:
         saved = json.loads((folder / SEAL).read_text())
-        return find_difference(saved, folder)
+        return find_difference({name: entry for name, entry in saved.items() if name.startswith(below)}, folder)
     except (OSError, ValueError, AttributeError):
         return f"{folder / SEAL}: cannot be read"
+
+
+def _drop_misread(steps: Path) -> list[str]:
+    """Remove the checkpoints whose measures are damaged, and return one line for each.
+
+    Orbax reads the measures of all checkpoints: damaged ones would raise there, or select another checkpoint unseen.
+    """
+    lines = []
+    for folder in sorted(steps.glob("*")):
+        if folder.name.isdigit() and (fault := find_damage(folder, "metrics/")):
+            shutil.rmtree(folder)
+            lines.append(f"{fault}; its checkpoint is removed")
+    return lines
 
 
 def _sealed(folder: Path) -> list[Path]:

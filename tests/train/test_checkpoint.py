@@ -176,3 +176,31 @@ def test_a_file_of_a_checkpoint_that_is_gone_is_named(tmp_path):
         path.unlink()
         assert str(path) in checkpoints.drop_damaged()[0]
         assert checkpoints.latest() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (SEAL, b""),
+        ("default/manifest.ocdbt", b"x"),
+        ("metrics/metrics", b""),
+        ("metrics/metrics", b'{"familiarity": 0.9}'),
+        ("metrics/metrics", None),
+    ],
+)
+def test_a_damaged_file_of_the_best_leaves_the_best_of_the_others(tmp_path, name, content):
+    with opened(tmp_path, keep=10, select="familiarity") as checkpoints:
+        for step, value in zip((2, 4, 6, 8), (0.3, 0.1, 0.2, 0.4), strict=True):
+            checkpoints.save(step, fresh(), {"familiarity": value})
+    path = tmp_path / "checkpoints" / "steps" / "4" / name
+    assert path.is_file()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with opened(tmp_path, keep=10, select="familiarity") as checkpoints:
+        (line,) = checkpoints.drop_damaged(best=True)
+        assert line.startswith(str(path))
+        assert line.endswith("is removed")
+        assert checkpoints.drop_damaged(best=True) == []
+        assert checkpoints.best() == 6
+        assert checkpoints.latest() == 8
