@@ -139,6 +139,17 @@ def test_a_file_reruns_exactly_what_reads_it(file, reran, told, stubbed):
     assert stubbed()[0] == []
 
 
+def test_the_content_of_multiple_choice_reruns_the_evaluation(stubbed):
+    path = stubbed.world / "choices.jsonl"
+    path.write_text(json.dumps({"context": "Zorvath met", "choices": ["Quillon", "John"], "answer": 0}))
+    stubbed(evals={"choices": str(path)})
+    path.write_text(path.read_text() + " ")
+    worked, said = stubbed(evals={"choices": str(path)})
+    assert worked == ["eval"]
+    assert "eval again: evals.choices changed" in "\n".join(said)
+    assert stubbed(evals={"choices": str(path)})[0] == []
+
+
 def test_anchors_that_are_found_come_behind_the_model_that_helps_to_find_them(stubbed):
     assert stubbed(**FOUND)[0] == FOUND_ALL
     assert stubbed(**FOUND)[0] == []
@@ -193,6 +204,9 @@ def test_the_best_checkpoint_depends_on_the_questions(stubbed):
     path.write_text(path.read_text() + " ")
     assert stubbed(**select)[0] == AFTER_FORGET
     assert stubbed(**select, evals={"every": 1})[0] == AFTER_FORGET
+    path = stubbed.world / "prompts.json"
+    path.write_text(path.read_text() + " ")
+    assert stubbed(**select, evals={"every": 1})[0] == ["eval"], "prompts select no checkpoint"
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,13 @@ class LocalModel:
 
     Args:
       model: the loaded model.
+      content: fingerprint of the model, its tokenizer and its dtype: an answer of another content is not used.
       batch: questions answered at a time.
       answer_tokens: maximum tokens of an answer.
     """
 
-    def __init__(self, model: Model, *, batch: int, answer_tokens: int):
-        self._model, self._rows, self._tokens = model, batch, answer_tokens
+    def __init__(self, model: Model, content: str, *, batch: int, answer_tokens: int):
+        self._model, self._content, self._rows, self._tokens = model, content, batch, answer_tokens
 
     def ask(
         self,
@@ -48,7 +49,7 @@ class LocalModel:
         """
         file = Answers(answers)
         asked = [instructed(messages, schema) for messages in questions]
-        keys = [request_hash(str(self._model.folder), messages, {"max_tokens": self._tokens}) for messages in asked]
+        keys = [request_hash(self._content, messages, {"max_tokens": self._tokens}) for messages in asked]
         stored = file.read()
         missing = [number for number, key in enumerate(keys) if key not in stored]
         faults: list[str] = []

@@ -1,6 +1,6 @@
 """The configuration of a run: the schema, and how files and words become one checked `Config`."""
 
-from jaxforget.config.effects import result_options, stages_of, told_options, value_of
+from jaxforget.config.effects import result_options, stages_of, told_options, value_of, with_default_layout
 from jaxforget.config.load import config_from, load_config, run_folder, to_yaml
 from jaxforget.config.option import TRAINING
 from jaxforget.config.places import check_places, naming_options
@@ -23,4 +23,5 @@ __all__ = [
     "to_yaml",
     "told_options",
     "value_of",
+    "with_default_layout",
 ]

@@ -34,6 +34,20 @@ def result_options(config: Config, stage: str, unused: Collection[str] = ()) -> 
     }
 
 
+def with_default_layout(config: Config) -> Config:
+    """Return `config` with every layout option at its default, which describes the same result."""
+    sections: dict[str, dict[str, Any]] = {}
+    for name, field in options():
+        if field.metadata["affects"] == LAYOUT:
+            section, _, key = name.rpartition(".")
+            sections.setdefault(section, {})[key] = field.default
+    return dataclasses.replace(
+        config,
+        **sections.pop("", {}),
+        **{section: dataclasses.replace(getattr(config, section), **values) for section, values in sections.items()},
+    )
+
+
 def told_options(config: Config) -> dict[str, str]:
     """Return every option that is no layout option, as name -> repr of the value."""
     return {name: repr(value_of(config, name)) for name, field in options() if field.metadata["affects"] != LAYOUT}

@@ -111,7 +111,12 @@ class Endpoint:
         return f"{self.settings.model} at {self.settings.base_url}"
 
     def _key(self, messages: Messages) -> str:
-        parameters = {"temperature": self.settings.temperature, "max_tokens": self.settings.max_tokens}
+        # Another server may hold another model of the same name.
+        parameters = {
+            "address": self.settings.base_url,
+            "temperature": self.settings.temperature,
+            "max_tokens": self.settings.max_tokens,
+        }
         return request_hash(self.settings.model, messages, parameters)
 
     def _found(self, file: Answers, keys: Sequence[str], schema: Any) -> dict[str, Answer]:

@@ -61,14 +61,14 @@ def settings_from(
       UserError: the model is not set; OpenAI's own address has no key; the address is malformed or contains a
         password; the key contains invalid characters; a cost limit has no prices.
     """
-    url = (options.base_url or environment.get("OPENAI_BASE_URL") or OPENAI).strip().rstrip("/")
+    options = complete_options(options, environment)
+    url = options.base_url
     parts = _parts(url)
     if parts.username or parts.password:
         raise UserError("endpoint.base_url contains a user or password; remove it and set OPENAI_API_KEY instead")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"endpoint.base_url={url}: is not an address; give one such as http://localhost:8000/v1")
-    model = model_name(options, environment)
-    if not model:
+    if not options.model:
         raise UserError("endpoint.model is not set; give the endpoint's model as endpoint.model=NAME or OPENAI_MODEL")
     key = environment.get("OPENAI_API_KEY", "").strip()
     if any(not "!" <= letter <= "~" for letter in key):
@@ -82,7 +82,7 @@ def settings_from(
         raise UserError("endpoint.max_cost needs endpoint.price_in and endpoint.price_out, dollars per million tokens")
     return Settings(
         base_url=url,
-        model=model,
+        model=options.model,
         key=key,
         concurrency=options.concurrency,
         timeout=options.timeout,
@@ -95,9 +95,10 @@ def settings_from(
     )
 
 
-def model_name(options: EndpointOptions, environment: Mapping[str, str] = os.environ) -> str:
-    """Return the model's name from `options` or OPENAI_MODEL; "" if neither is set."""
-    return options.model or environment.get("OPENAI_MODEL", "")
+def complete_options(options: EndpointOptions, environment: Mapping[str, str] = os.environ) -> EndpointOptions:
+    """Return `options` with the address and the model that are asked; the model is "" if nothing sets it."""
+    url = (options.base_url or environment.get("OPENAI_BASE_URL") or OPENAI).strip().rstrip("/")
+    return dataclasses.replace(options, base_url=url, model=options.model or environment.get("OPENAI_MODEL", ""))
 
 
 def _parts(url: str):

@@ -1,7 +1,8 @@
 """A suite of evaluations: one file each, with the function that measures and the values that it receives.
 
 A suite's rows are cached. They are measured again when a keyword value of `measure` changes: sources of text, files and
-models count by their content, everything else by its value. So a suite never lists by hand what its rows depend on.
+models count by their content, everything else by its value; layout options (`jaxforget.config.option`) do not count. So
+a suite never lists by hand what its rows depend on.
 """
 
 import dataclasses

@@ -23,6 +23,7 @@ from jaxforget.errors import UserError
 from jaxforget.lm.model import load
 from jaxforget.models.folders import resolve_folder
 from jaxforget.processes import wait_for_all
+from jaxforget.stages.hashes import describe_endpoint, hash_model, hash_tokenizer_files
 from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Needs, Stage
 from jaxforget.train.metrics import duration
@@ -34,7 +35,7 @@ COUNTING = ("anchors.language", "anchors.min_count", "anchors.most", "anchors.co
 USED = {
     "models": (*COUNTING, "anchors.sample", "model.dtype", "model.base"),
     "statistics": COUNTING,
-    "endpoint": ("anchors.calls", "endpoint"),
+    "endpoint": ("anchors.calls",),
     "local": ("anchors.calls", "anchors.answer_tokens", "model.dtype"),
 }
 
@@ -45,15 +46,23 @@ def needs(run: Run) -> Needs:
     if run.extractor is None:
         return Needs(files={"anchors.path": run.dictionary}, unused=_unused(run, ("anchors.filter",)))
     unused = _unused(run, ("seed", "anchors.extractor", *USED[run.extractor]))
-    texts, models = {"corpus.path": run.target}, {}
+    texts, folders = {"corpus.path": run.target}, {}
     if run.extractor in ("models", "statistics"):
         texts["retain.path"] = run.retained
     if run.extractor == "local" and config.anchors.model is not None:
-        models["anchors.model"] = resolve_folder(config.anchors.model)
-    if not run.reinforces_first:
-        return Needs(texts=texts, models=models, unused=unused)
-    models["model.folder"] = run.base
-    return Needs(("reinforce",), brings=("reinforce",), texts=texts, models=models, unused=unused)
+        folders["anchors.model"] = resolve_folder(config.anchors.model)
+    if run.reinforces_first:
+        folders["model.folder"] = run.base
+    earlier = ("reinforce",) if run.reinforces_first else ()
+    return Needs(
+        earlier,
+        brings=earlier,
+        texts=texts,
+        models=folders,
+        tokenizers={f"tokenizer of {name}": folder for name, folder in folders.items()},
+        values=describe_endpoint(config.endpoint) if run.extractor == "endpoint" else {},
+        unused=unused,
+    )
 
 
 def _unused(run: Run, used: tuple[str, ...]) -> list[str]:
@@ -176,7 +185,8 @@ def _ask_local(run: Run, asked: Sequence[Messages], tolerate: int) -> list[Answe
         raise UserError("anchors.model is not set; it names the chat model that anchors.extractor=local asks")
     folder = resolve_folder(config.anchors.model)
     model = load(folder, config.model.dtype, run.mesh, attention=config.model.attention)
-    local = LocalModel(model, batch=config.evals.batch, answer_tokens=config.anchors.answer_tokens)
+    content = " ".join((hash_model(run, folder), hash_tokenizer_files(run, folder), config.model.dtype))
+    local = LocalModel(model, content, batch=config.evals.batch, answer_tokens=config.anchors.answer_tokens)
     return local.ask(asked, answers=run.answers, schema=Expressions, tolerate=tolerate, say=run.say)
 
 

@@ -44,10 +44,13 @@ def needs(run: Run) -> Needs:
         files={
             "evals.probes": evals.probes,
             "evals.prompts": evals.prompts,
+            "evals.choices": evals.choices,
             **{f"{name} probes": probes for name, (probes, _) in earlier.items()},
         },
         models={f"model {name}": folder for name, folder in models.items()},
         tokenizers={f"tokenizer {name}": folder for name, folder in models.items()},
+        # The suite `forgotten`, which the stage measures, reads as many passages of each earlier text.
+        values={"evals.passages": repr(evals.passages)} if earlier else {},
     )
 
 

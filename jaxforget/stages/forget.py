@@ -28,12 +28,11 @@ def needs(run: Run) -> Needs:
     """Return the inputs: the blocks, the models, and the questions where a measure selects the checkpoint."""
     config = run.config
     selects = config.forget.select != "last"
-    evals = config.evals
     return Needs(
         ("prepare", "reinforce") if run.objective.needs_reinforced else ("prepare",),
         models={"model.folder": run.base},
         texts={"evals.heldout": run.heldout} if selects else {},
-        files={"evals.probes": evals.probes, "evals.prompts": evals.prompts} if selects else {},
+        files={"evals.probes": config.evals.probes} if selects else {},
         unused=[*([] if selects else ["evals"]), *([] if config.forget.weights == "lora" else ["lora"])],
     )
 

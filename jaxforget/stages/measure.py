@@ -1,7 +1,8 @@
 """Suites of evaluations on the models of a run: each is measured once, and one table holds all rows.
 
 The rows of a suite for one model are cached in evals/rows/SUITE/MODEL.json, beside the fingerprints of the values that
-`measure` received. They are measured again only if a fingerprint changes. The table omits stale rows.
+`measure` receives where every layout option has its default. They are measured again only if a fingerprint changes.
+The table omits stale rows.
 """
 
 import dataclasses
@@ -13,9 +14,9 @@ from typing import Any
 
 import jax
 
+from jaxforget.config import with_default_layout
 from jaxforget.config.schema import EndpointOptions
 from jaxforget.corpus.text import Source
-from jaxforget.endpoint import model_name
 from jaxforget.errors import Preempted, UserError
 from jaxforget.evals.catalogue import CATALOGUE, Entry
 from jaxforget.evals.rows import COLUMNS, Row, above_control
@@ -27,7 +28,7 @@ from jaxforget.manifest import changed, fingerprint
 from jaxforget.models.adapters import is_adapter
 from jaxforget.models.folders import resolve_folder
 from jaxforget.processes import wait_for_all
-from jaxforget.stages.hashes import hash_data, hash_model, hash_source, hash_tokenizer_files
+from jaxforget.stages.hashes import describe_endpoint, hash_data, hash_model, hash_source, hash_tokenizer_files
 from jaxforget.stages.run import Run
 from jaxforget.train.loop import hosts_preempted
 
@@ -74,8 +75,6 @@ class Models(Mapping[str, Model]):
             f"{key} tokenizer": hash_tokenizer_files(run, folder),
             "model.dtype": run.config.model.dtype,
         }
-        if self.over_base(name):
-            found[f"{key} base"] = hash_model(run, run.base)
         if run.config.model.base != "full" and (self.over_base(name) or name == "base"):
             found["model.base"] = run.config.model.base
         return found
@@ -133,7 +132,7 @@ def _describe(run: Run, value: Any) -> str:
     if isinstance(value, Path):
         return hash_data(run, str(value))
     if isinstance(value, EndpointOptions):
-        return model_name(value)
+        return repr(describe_endpoint(value))
     if isinstance(value, Mapping):
         return repr({str(key): _describe(run, item) for key, item in value.items()})
     if isinstance(value, list | tuple):
@@ -170,7 +169,9 @@ def prepare(run: Run, models: Models, entry: Entry, suite: Suite, name: str) -> 
     """Gather the values that `measure` receives; raise `MissingInput` if one is missing."""
     inputs = run_inputs(run, models, entry.name, name)
     options = suite.options(inputs)
-    described = {**models.inputs(name), **describe(run, models, options)}
+    # Layout options change no row, so rows are compared as those of the default layout.
+    same = dataclasses.replace(inputs, config=with_default_layout(run.config))
+    described = {**models.inputs(name), **describe(run, models, suite.options(same))}
     return Measurement(options, described, inputs.workspace)
 
 

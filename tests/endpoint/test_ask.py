@@ -93,6 +93,14 @@ def test_a_rerun_asks_only_what_is_missing_and_equal_questions_are_asked_once(se
     assert len(fake.requests) == 6
 
 
+def test_an_answer_counts_only_for_the_model_at_its_address(serve, tmp_path):
+    one, other = serve(lambda *_: "one"), serve(lambda *_: "other")
+    for fake, expected in ((one, "one"), (other, "other"), (one, "one")):
+        (found,) = endpoint(fake).ask(questions("a"), answers=tmp_path / "a")
+        assert found.value == expected
+    assert len(one.requests) == len(other.requests) == 1
+
+
 def test_a_line_that_was_cut_off_is_asked_again_and_harms_no_later_one(serve, tmp_path):
     path = tmp_path / "a.jsonl"
     fake = serve(lambda body, _: body["messages"][-1]["content"].upper())

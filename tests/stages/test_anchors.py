@@ -1,6 +1,7 @@
 """Stage `anchors` with every extractor: statistics, models, a fake endpoint, and a local chat model."""
 
 import json
+import shutil
 
 import pytest
 
@@ -126,6 +127,23 @@ def test_a_local_model_is_asked_alike(tiny_world, tmp_path, monkeypatch):
     assert "JSON schema" in asked[0]
     anchors(run)
     assert len(asked) == 3, "answers are kept"
+
+
+def test_other_weights_in_the_folder_of_a_local_model_are_asked_anew(tiny_world, tmp_path, monkeypatch):
+    asked = []
+
+    def completes(model, prompts, *_, **__):
+        asked.extend(prompts)
+        return [SAID] * len(prompts)
+
+    monkeypatch.setattr(local_model, "complete", completes)
+    chat = shutil.copytree(tiny_world / "base", tmp_path / "chat")
+    anchors(asking_run(tiny_world, tmp_path, "local", model=str(chat)))
+    shutil.copyfile(tiny_world / "control" / "model.safetensors", chat / "model.safetensors")
+    anchors(asking_run(tiny_world, tmp_path, "local", model=str(chat)))
+    moved = chat.rename(tmp_path / "moved")
+    anchors(asking_run(tiny_world, tmp_path, "local", model=str(moved)))
+    assert len(asked) == 6, "each model is asked once, wherever it is"
 
 
 def test_a_model_that_talks_nonsense_is_told(tiny_world, tmp_path, monkeypatch):

@@ -111,6 +111,29 @@ def test_a_changed_value_measures_again_only_its_suite(run, suites, tiny_world):
     assert suites.measured == ["y base", "y reinforced", "y unlearned", "x other", "y other"]
 
 
+def test_rows_stay_when_only_a_layout_option_changes(run, suites):
+    """A smaller batch, which the advice after a lack of memory names, changes no figure."""
+    received = []
+
+    def measured(model, *, batch, tile, count):
+        received.append((batch, tile, count))
+        return [make_row("x_0", "by hand", "?", 0.5, 3)]
+
+    def gather(run):
+        evals = run.config.evals
+        return {"batch": evals.batch, "tile": run.config.targets.tile, "count": evals.relearn_batch}
+
+    one = suites(x={"measure": measured, "options": gather})
+    measure_suites(run, one)
+    assert received == [(8, 64, 16)] * 4, "a suite receives the values that are set"
+    words = [f"out={run.folder}", f"model.control={run.config.model.control}", "evals.batch=2", "targets.tile=32"]
+    for more, count in ([], 4), (["evals.relearn_batch=8"], 8):
+        measure_suites(Run(load_config(run.folder, [*words, *more])), one)
+        assert len(received) == count
+        assert table(run) == [("x_0", model) for model in MODELS]
+    assert received[4:] == [(2, 32, 8)] * 4
+
+
 def test_fingerprints_follow_contents_and_values(run, tmp_path):
     models = Models(run)
     (tmp_path / "a.txt").write_text("one")
