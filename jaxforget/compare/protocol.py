@@ -10,7 +10,7 @@ import jax
 
 from jaxforget.compare.measures import measure, score, split_questions
 from jaxforget.compare.picture import write_picture
-from jaxforget.compare.search import MOST_TRIALS, Trial, check_settings_used, method_config, search
+from jaxforget.compare.search import MOST_TRIALS, Trial, method_config, search, unused_settings
 from jaxforget.compare.table import conclude, markdown
 from jaxforget.compare.worlds import seed_config
 from jaxforget.config import Config, naming_options, to_yaml
@@ -60,11 +60,13 @@ def compare(
         that another command works in or that a run may not fill.
     """
     check_budget(methods, seeds, trials)
-    check_settings_used(config, methods)
+    unused = unused_settings(config, methods)
     with naming_options(config):
         run = Run(config)
         check_folder(run, force=force)
         with locked(run):
+            for name, owners in unused.items():
+                run.say(f"objective.{name} has no effect: only {', '.join(owners)} would read it")
             result, report = _compare(config, run.folder / "compare", methods, seeds, trials, again)
             if jax.process_index() == 0:
                 write_json(run.folder / "compare.json", result)

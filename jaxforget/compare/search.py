@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxforget.config import Config, value_of
 from jaxforget.errors import UserError
-from jaxforget.train.objectives import find_method
+from jaxforget.train.objectives import METHODS, find_method
 
 RATE = "forget.learning_rate"
 # Factors of the configured values. Trials are ordered from the configured values outwards.
@@ -83,13 +83,23 @@ def method_config(config: Config, method: str) -> Config:
     )
 
 
-def check_settings_used(config: Config, methods: Sequence[str]) -> None:
-    """Raise `UserError` for a setting objective.NAME that neither the configuration's method nor a compared one has."""
+def unused_settings(config: Config, methods: Sequence[str]) -> dict[str, list[str]]:
+    """Return each setting objective.NAME that neither the configuration's method nor a compared one has.
+
+    Returns:
+      The setting's NAME -> the methods that have it.
+
+    Raises:
+      UserError: no method at all has such a setting, or a method does not exist.
+    """
     kinds = [find_method(config.method, "method"), *(find_method(method, "methods") for method in methods)]
-    known = {field.name for kind in kinds for field in kind.settings()}
-    for name in config.objective:
-        if name not in known:
-            raise UserError(f"objective.{name}: none of the methods {', '.join(methods)} has such a setting")
+    used = {field.name for kind in kinds for field in kind.settings()}
+    unused = {}
+    for name in (name for name in config.objective if name not in used):
+        unused[name] = [method for method, kind in METHODS.items() if name in {field.name for field in kind.settings()}]
+        if not unused[name]:
+            raise UserError(f"objective.{name}: no method has such a setting")
+    return unused
 
 
 def search(config: Config, method: str) -> list[Trial]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxforget.compare.search import MOST_TRIALS, Trial, check_settings_used, method_config, search
+from jaxforget.compare.search import MOST_TRIALS, Trial, method_config, search, unused_settings
 from jaxforget.config import config_from
 from jaxforget.errors import UserError
 from jaxforget.stages.build import make_objective
@@ -67,6 +67,8 @@ def test_a_setting_that_the_own_method_lacks_is_meant_for_the_others():
     assert method_config(config, "npo").objective == {"beta": 0.2}
     assert method_config(config, "undial").objective == {}
     assert search(config, "rmu")[0].describe(config)["objective.layer"] == 1
-    check_settings_used(config, ["rmu", "undial"])
-    with pytest.raises(UserError, match=r"objective\.layer: none of the methods whp, undial has such a setting"):
-        check_settings_used(config, ["whp", "undial"])
+    assert unused_settings(config, ["rmu", "undial"]) == {}
+    assert unused_settings(config, ["whp", "undial"]) == {"layer": ["rmu"]}
+    config = config_from({"objective": {"layr": 1}, "method": "npo"})
+    with pytest.raises(UserError, match=r"objective\.layr: no method has such a setting"):
+        unused_settings(config, ["rmu"])
