@@ -9,7 +9,7 @@ from jaxforget.report.figures import svg_document
 from jaxforget.report.plots import trade_off
 from jaxforget.report.tones import model_tones
 
-WIDTH, HEIGHT = 460, 380
+WIDTH, HEIGHT = 460, 420
 PANELS = {
     "familiarity": "knowledge of the target (lower is better)",
     "margin": "margin of the right answer, nats (0 is the control's)",
@@ -27,7 +27,10 @@ def write_picture(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def picture(result: Mapping[str, Any]) -> str:
-    """Return the SVG document. A point is a mean over seeds; its bars are one standard deviation to each side."""
+    """Return the SVG document. A point is a mean over seeds; its bars are one standard deviation to each side.
+
+    The axis of retained knowledge need not begin at 0.
+    """
     models = {"base": result["base"], "control": result["control"], **result["methods"]}
     tones = model_tones(models)
     panels = []
@@ -49,6 +52,7 @@ def picture(result: Mapping[str, Any]) -> str:
                     WIDTH,
                     HEIGHT,
                     intervals={name: (x["std"], y["std"]) for name, (x, y) in shown.items()},
+                    fit_y=True,
                     labels=(label, kept),
                 )
             )

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 
 from jaxforget.report.tones import escape, figure, model_tones, share, step_ticks, tick_texts, ticks
 
@@ -25,7 +26,7 @@ class Line:
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Return positions in the order of `wanted`, at least `gap` apart and inside [low, high].
+    """Return the positions nearest to `wanted`, by squared distance, at least `gap` apart and inside [low, high].
 
     Where they do not all fit, the gap shrinks.
     """
@@ -33,15 +34,17 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
         return []
     gap = min(gap, (high - low) / max(len(wanted) - 1, 1))
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    placed = [min(max(wanted[i], low), high) for i in order]
-    for k in range(1, len(placed)):
-        placed[k] = max(placed[k], placed[k - 1] + gap)
-    placed[-1] = min(placed[-1], high)
-    for k in reversed(range(len(placed) - 1)):
-        placed[k] = min(placed[k], placed[k + 1] - gap)
+    # Less k gaps, position k may not be below position k - 1: isotonic regression, by pooling neighbours.
+    pools: list[list[float]] = []
+    for k, i in enumerate(order):
+        pools.append([wanted[i] - k * gap])
+        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
+            last = pools.pop()
+            pools[-1] += last
     result = [0.0] * len(wanted)
-    for i, position in zip(order, placed, strict=True):
-        result[i] = position
+    means = (fmean(pool) for pool in pools for _ in pool)
+    for k, (i, mean) in enumerate(zip(order, means, strict=True)):
+        result[i] = min(max(mean, low), high - (len(wanted) - 1) * gap) + k * gap
     return result
 
 
@@ -199,11 +202,12 @@ def trade_off(
     height: int = 290,
     *,
     intervals: Mapping[str, tuple[float, float]] | None = None,
+    fit_y: bool = False,
     labels: tuple[str, str] = ("knowledge of the target (lower is better)", "retained knowledge (higher is better)"),
 ) -> str:
     """Return the scatter of knowledge of the target (x) against knowledge to keep (y), one point a model.
 
-    Both axes run from 0 to 1 where all values do, so that no difference looks larger than it is.
+    Both axes run from 0 to 1 where all values do, so that no difference looks larger than it is, unless `fit_y`.
 
     Args:
       points: model -> (x, y).
@@ -211,10 +215,13 @@ def trade_off(
       width: of the view box, pixels.
       height: of the view box, pixels.
       intervals: model -> half the lengths of the bars through its point, in both directions.
+      fit_y: the y axis spans the points and their bars only, which separates many points.
       labels: of the axes.
     """
     xs, ys = [x for x, _ in points.values()], [y for _, y in points.values()]
-    x_values, y_ticks = ticks(min(0.0, *xs), max(1.0, *xs)), ticks(0.0, max(1.0, *ys))
+    ends = [y + sign * (intervals or {}).get(m, (0.0, 0.0))[1] for m, (_, y) in points.items() for sign in (-1, 1)]
+    x_values = ticks(min(0.0, *xs), max(1.0, *xs))
+    y_ticks = ticks(min(ends), max(ends)) if fit_y else ticks(0.0, max(1.0, *ys))
     x_ticks = list(zip(x_values, tick_texts(x_values), strict=True))
     told = "; ".join(f"{model}: {figure(x)} of the target, {figure(y)} retained" for model, (x, y) in points.items())
     out, px, py = _axes(

@@ -56,7 +56,8 @@ _RULES = (
         "font-family:ui-sans-serif,system-ui,sans-serif;font-size:11px;font-variant-numeric:tabular-nums;"
         "fill:var(--soft);unicode-bidi:isolate",
     ),
-    ("svg .label", "fill:var(--tone)"),
+    # The stroke keeps lines behind a label from striking it through.
+    ("svg .label", "fill:var(--tone);stroke:var(--page);stroke-width:3px;stroke-linejoin:round;paint-order:stroke"),
     ("svg .title", "font-size:13px;font-weight:600;fill:var(--ink)"),
     ("svg .grid", "stroke:var(--grid)"),
     ("svg .line", "fill:none;stroke:var(--tone);stroke-width:2;stroke-linejoin:round;stroke-linecap:round"),

@@ -30,6 +30,11 @@ def test_spread_leaves_what_is_far_apart():
     assert spread([100.0, 10.0, 50.0], 13, 0, 200) == [100.0, 10.0, 50.0]
 
 
+def test_spread_goes_to_both_sides():
+    assert spread([90.0, 90.0, 90.0, 150.0], 10, 0, 200) == [80.0, 90.0, 100.0, 150.0]
+    assert spread([5.0, 5.0], 20, 0, 200) == [0.0, 20.0]
+
+
 def test_a_line_lands_on_its_axes():
     svg = chart(
         [Line(((0, 0.0), (50, None), (100, 1.0)), "base", "a")],
