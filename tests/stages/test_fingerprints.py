@@ -121,7 +121,9 @@ def with_value(run: Run, changes: dict) -> Run:
         section, _, key = name.rpartition(".")
         one = dataclasses.replace(getattr(config, section) if section else config, **{key: value})
         config = dataclasses.replace(config, **{section: one}) if section else one
-    return Run(config)
+    changed = Run(config)
+    vars(changed)["manifest"] = run.manifest  # it knows the hashes of the files, which are the same
+    return changed
 
 
 def other_value(run: Run, name: str, field: dataclasses.Field):
