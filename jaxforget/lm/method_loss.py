@@ -37,12 +37,13 @@ def method_loss(
     retain_weight: float = 1.0,
     **settings: float,
 ) -> tuple[float, Params]:
-    """Return the loss of a method and its gradient by `student.params`: what the first step of a run computes, in fp32.
+    """Return the loss of a method and its gradient with respect to `student.params`, as in a run's first step.
 
-    The loss is the mean over the forget rows or their counted tokens, plus `retain_weight` times the mean over the
-    counted tokens of the retain rows. It is in nats where a method's loss is a log-probability or a divergence; that of
-    "rmu" is a squared distance of hidden states, that of "pdu" a squared distance of logits. The multiplier of "pdu" is
-    0, as in the first step of a run: the retain loss is part of the value, and not of the gradient.
+    Both are computed in fp32. The loss is the mean over the forget rows or their counted tokens, plus `retain_weight`
+    times the mean over the counted tokens of the retain rows. It is in nats where a method's loss is a log-probability
+    or a divergence; that of "rmu" is a squared distance of hidden states, that of "pdu" a squared distance of logits.
+    The multiplier of "pdu" is 0, as in the first step of a run: the retain loss is part of the value, and not of the
+    gradient.
 
     Rows are {"tokens": int [B, S], "used": bool [B, S], False on padding, "answer": bool [B, S], True on tokens whose
     prediction counts}; "used" and "answer" may be left out and are then True. Rows of methods with generic targets also

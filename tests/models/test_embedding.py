@@ -21,7 +21,7 @@ def inputs(width=8, dtype=np.float32):
 
 
 def run(function, table, tokens, gradient):
-    """Rows, and the gradient by the table of their product with `gradient`."""
+    """Rows, and the gradient with respect to the table of their product with `gradient`."""
 
     def both(table, tokens):
         rows, back = jax.vjp(lambda table: function(table, tokens), table)

@@ -30,7 +30,7 @@ def case(rows=2, length=256, heads=4, groups=2, width=128, dtype=jnp.bfloat16):
 
 
 def values_and_gradients(attention, query, key, value, positions):
-    """Output, and its weighted sum's gradients by query, key and value, fp32."""
+    """Output, and the gradients of its weighted sum with respect to query, key and value, fp32."""
     weights = np.random.default_rng(1).standard_normal(query.shape, np.float32)
 
     def total(*arrays):
