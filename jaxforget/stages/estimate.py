@@ -12,7 +12,9 @@ from jaxforget.corpus.loader import read_summary
 from jaxforget.corpus.text import Document, Source
 from jaxforget.corpus.tokens import cut_blocks, tokenize
 from jaxforget.manifest import current_devices, fingerprint
-from jaxforget.stages.build import passes
+from jaxforget.models.config import ModelConfig
+from jaxforget.models.layout import leaves, parameter_count
+from jaxforget.stages.build import make_objective, make_retain, passes
 from jaxforget.stages.fit import count_steps
 from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Stage
@@ -113,8 +115,30 @@ def training_steps(run: Run, stage: str, blocks: Blocks) -> int:
     return count_steps(blocks.train, getattr(run.config, stage))
 
 
+def parameters_run(config: Config, step: str, shape: ModelConfig) -> int:
+    """Return N of `jaxforget.tpu.flops.CONVENTION`: a loss on hidden states runs the layers before them only.
+
+    Args:
+      config: the run's configuration.
+      step: name of the step.
+      shape: shape of the model.
+    """
+    if step == "forget":
+        objective, retain = make_objective(config), make_retain(config)
+        if objective.on_states and (retain is None or retain.kind == "states"):
+            layers = sum(math.prod(leaf.shape) for leaf in leaves(shape) if leaf.stacked)
+            return layers * objective.layer // shape.num_hidden_layers
+    return parameter_count(shape)
+
+
 def model_flops_per_token(config: Config, step: str, parameters: int) -> int:
-    """Return the model FLOP of a step for each token of the block, by `jaxforget.tpu.flops.CONVENTION`."""
+    """Return the model FLOP of a step for each token of the block, by `jaxforget.tpu.flops.CONVENTION`.
+
+    Args:
+      config: the run's configuration.
+      step: name of the step.
+      parameters: the number that the step runs, as `parameters_run` returns it.
+    """
     if step not in TRAINING:
         return FORWARD * parameters * (2 if step == "label" else 1)
     trained = FORWARD + (BACKWARD // 2 if getattr(config, step).weights == "lora" else BACKWARD)

@@ -4,9 +4,10 @@ import math
 from typing import Any
 
 CONVENTION = (
-    "model FLOP: 2N a token for a forward pass and 4N for a backward pass, N = all parameters, without attention's own "
-    "products; so 10N for the forget step (two frozen forward passes, one trained), 6N to reinforce, 4N to label, 2N "
-    "to score or decode; a backward pass takes 2N if an adapter trains, so 8N and 4N. "
+    "model FLOP: 2N a token for a forward pass and 4N for a backward pass, N = all parameters (of rmu's loss on hidden "
+    "states, those of the layers before them), without attention's own products; so 10N for the forget step (two "
+    "frozen forward passes, one trained), 6N to reinforce, 4N to label, 2N to score or decode; a backward pass takes "
+    "2N if an adapter trains, so 8N and 4N. "
     "hardware FLOP: every matrix product of the program, including remat's recomputation, attention, padding of the "
     "translated tokens and every tile (about 12N for the forget step with model.remat=full)"
 )

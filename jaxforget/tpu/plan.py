@@ -15,7 +15,7 @@ from jaxforget.models.transformer import REMATS
 from jaxforget.sharding import make_mesh, row_shards
 from jaxforget.stages.build import make_objective, passes
 from jaxforget.stages.card import what_trains
-from jaxforget.stages.estimate import model_flops_per_token
+from jaxforget.stages.estimate import model_flops_per_token, parameters_run
 from jaxforget.tpu.advice import Option, candidates, replaced
 from jaxforget.tpu.compiler import Compiled, compile_step, memory_limit, no_cache
 from jaxforget.tpu.presets import preset_for
@@ -168,7 +168,7 @@ def _row(
     say(f"{site.place.name}: compiling {name}, {step.blocks} blocks a step")
     found = _compile(config, model_config, site, widths, name)
     parameters = parameter_count(model_config)
-    model_flops = model_flops_per_token(config, name, parameters)
+    model_flops = model_flops_per_token(config, name, parameters_run(config, name, model_config))
     row = {
         "slice": site.place.name,
         "step": name,

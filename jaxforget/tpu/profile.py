@@ -22,10 +22,9 @@ from jax.sharding import Mesh
 
 from jaxforget.config import Config
 from jaxforget.errors import UserError
-from jaxforget.models.layout import parameter_count
 from jaxforget.models.published import read_shape
 from jaxforget.sharding import make_mesh, put_batch
-from jaxforget.stages.estimate import model_flops_per_token
+from jaxforget.stages.estimate import model_flops_per_token, parameters_run
 from jaxforget.stages.fit import batches_from
 from jaxforget.stages.folder import check_folder
 from jaxforget.stages.run import Run
@@ -88,7 +87,7 @@ def profile(
     memory = jax.local_devices()[0].memory_stats() or {}
     measured = Breakdown({}, 0, ()) if text is None else read_breakdown(written, text)
     blocks, length = shapes["tokens"].shape
-    flops = model_flops_per_token(config, step, parameter_count(model_config))
+    flops = model_flops_per_token(config, step, parameters_run(config, step, model_config))
     # Of all traced steps and of this process's devices -> of one step, on one device.
     share = 1 / (steps * len(mesh.local_devices))
     return {

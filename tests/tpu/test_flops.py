@@ -1,13 +1,16 @@
 """Counted products against the same counted by hand, on CPU devices: nothing is compiled."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxforget.models.layout import leaves, parameter_count
 from jaxforget.models.published import read_shape
 from jaxforget.models.splash import SplashAttention
 from jaxforget.sharding import make_mesh
-from jaxforget.stages.estimate import model_flops_per_token
+from jaxforget.stages.estimate import model_flops_per_token, parameters_run
 from jaxforget.tpu.flops import product_flops
 from jaxforget.tpu.programs import batch_widths, make_step
 from tests.tpu.tiny import HEAD, HEADS, LAYERS, LENGTH, PRODUCTS, WIDTH, WORDS, model_folder, tiny_config
@@ -72,6 +75,19 @@ def test_forget_costs_two_more_passes_one_of_them_over_the_translated_tokens(mod
 
 def test_scoring_costs_one_pass(model):
     assert counted(tiny_config(model), "score") == forward(LENGTH, LENGTH) + 2 * WIDTH * WORDS
+
+
+def test_a_loss_on_hidden_states_counts_the_layers_before_them(model):
+    config = tiny_config(model, "method=rmu", "objective.layer=1", "model.remat=none")
+    shape, _ = read_shape(config.model.folder)
+    layers = sum(math.prod(leaf.shape) for leaf in leaves(shape) if leaf.stacked)
+    found = parameters_run(config, "forget", shape)
+    assert found == layers // shape.num_hidden_layers
+    assert counted(config, "forget") == 3 * forward(LENGTH, LENGTH) / LAYERS
+    for overrides in (("retain.path=x", "retain.weight=1", "retain.rows=8"), ("retain.weight=0",)):
+        kept = tiny_config(model, "method=rmu", "objective.layer=1", *overrides)
+        assert (parameters_run(kept, "forget", shape) == found) is (overrides == ("retain.weight=0",))
+    assert parameters_run(config, "score", shape) == parameter_count(shape)
 
 
 @pytest.mark.parametrize(
