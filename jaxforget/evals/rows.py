@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxforget.errors import UserError
-from jaxforget.evals.intervals import bootstrap
+from jaxforget.evals.intervals import mean_interval
 
 # Suffixes of the metric and the convention of a difference to the control's figure.
 ABOVE, MINUS_CONTROL = "_above_control", "; minus the control's"
@@ -73,7 +73,7 @@ def mean_row(metric: str, convention: str, model: str, values: Any, *, compared:
       compared: keep the items, so that `above_control` compares them with the control's.
     """
     values = np.asarray(values, np.float64)
-    interval = bootstrap(np.mean, [values])
+    interval = mean_interval(values)
     return make_row(metric, convention, model, values.mean(), len(values), interval, values if compared else None)
 
 

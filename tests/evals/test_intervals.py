@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxforget.evals.intervals import bootstrap
+from jaxforget.evals.intervals import bootstrap, mean_interval
 
 
 def test_a_mean_of_many_lies_within_its_standard_errors():
@@ -25,6 +25,13 @@ def test_the_stream_is_that_of_all_draws_at_once():
     values = np.random.default_rng(4).random(129)
     picks = np.random.default_rng(0).integers(0, 129, (1000, 129))
     assert bootstrap(np.mean, [values]) == tuple(np.percentile(values[picks].mean(axis=1), [2.5, 97.5]))
+
+
+@pytest.mark.parametrize("count", [1, 2, 37, 1001, 30_000])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_mean_of_whole_arrays_of_draws_is_that_of_single_ones(count, dtype):
+    values = np.random.default_rng(6).lognormal(size=count).astype(dtype)
+    assert mean_interval(values) == bootstrap(np.mean, [values])
 
 
 def test_rows_stay_together_and_samples_do_not():
