@@ -61,13 +61,22 @@ def test_every_family_has_cases():
 
 
 @pytest.mark.parametrize(("family", "case"), EVERY)
-def test_logits_equal_transformers(tmp_path, family, case):
-    theirs = save_family(tmp_path, family, case)
-    config, _, params, tokens, logits = our_logits(tmp_path)
+def test_logits_equal_transformers_and_so_does_the_export(tmp_path, family, case):
+    theirs = save_family(tmp_path / "theirs", family, case)
+    config, raw, params, tokens, logits = our_logits(tmp_path / "theirs")
     assert_near(logits, their_logits(theirs, tokens))
     made = jax.eval_shape(Transformer(config).init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda x: x.shape, made)
     assert parameter_count(config) == theirs.num_parameters()
+    save_params(tmp_path / "ours", params, config, raw, None, dtype="float32", model_card="A test.")
+    again, report = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", attn_implementation="eager", output_loading_info=True
+    )
+    assert not any(report.values())
+    assert type(again).__name__ == FAMILIES[family].architecture
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    assert_near(logits, their_logits(again, tokens))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -91,21 +100,6 @@ def test_greedy_text_past_the_window_equals_transformers(tmp_path, family):
         # Each new token is the likeliest one after those before it, and so is transformers' whole text, by induction.
         logits = their_logits(theirs, np.array([prompt + new[:-1]]))
         assert new == logits[0, len(prompt) - 1 :].argmax(-1).tolist()
-
-
-@pytest.mark.parametrize(("family", "case"), EVERY)
-def test_an_export_has_the_same_logits_in_transformers(tmp_path, family, case):
-    theirs = save_family(tmp_path / "theirs", family, case)
-    config, raw, params, tokens, logits = our_logits(tmp_path / "theirs")
-    save_params(tmp_path / "ours", params, config, raw, None, dtype="float32", model_card="A test.")
-    again, report = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "ours", attn_implementation="eager", output_loading_info=True
-    )
-    assert not any(report.values())
-    assert type(again).__name__ == FAMILIES[family].architecture
-    for name, tensor in theirs.state_dict().items():
-        assert torch.equal(tensor, again.state_dict()[name]), name
-    assert_near(logits, their_logits(again, tokens))
 
 
 @pytest.mark.parametrize("family", CASES)

@@ -1,5 +1,7 @@
 """Wrappers of a method's gradient beside their definitions on whole logits, differentiated by JAX."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,20 +106,26 @@ def penalised(forward, params, mesh, accumulate):
     return jax.jit(lambda p: invariance_penalty(lambda p: loss(p, Frozen(), given)[1], p, 0.1))(put(params, mesh))
 
 
-@pytest.mark.parametrize(
-    ("remat", "mesh", "accumulate"), [("none", (1, 1, 1), 1), ("full", (2, 2, 2), 2), ("dots", (1, 4, 1), 1)]
-)
-@pytest.mark.parametrize("config", [PLAIN, TIED], ids=["plain", "tied"])
-def test_the_invariance_penalty_and_its_gradient_are_exact(devices, config, remat, mesh, accumulate):
-    params, alone = llama_params(config, 0), mesh_of()
-    dense = llama_forward(config, alone, "none")
+@functools.cache
+def exact_penalty(config):
+    """The penalty and its gradient, differentiated as it is defined, on whole logits."""
+    dense = llama_forward(config, mesh_of(), "none")
 
     def penalty(params):
         scaled = lambda w: plain_loss(dense, jax.tree.map(lambda p: w * p, params), unrelated())  # noqa: E731
         return 0.1 * jax.grad(scaled)(1.0) ** 2
 
-    value, expected = jax.jit(jax.value_and_grad(penalty))(put(params, alone))
-    found, gradient = penalised(llama_forward(config, mesh_of(*mesh), remat), params, mesh_of(*mesh), accumulate)
+    return jax.jit(jax.value_and_grad(penalty))(put(llama_params(config, 0), mesh_of()))
+
+
+@pytest.mark.parametrize(
+    ("remat", "mesh", "accumulate"), [("none", (1, 1, 1), 1), ("full", (2, 2, 2), 2), ("dots", (1, 4, 1), 1)]
+)
+@pytest.mark.parametrize("config", [PLAIN, TIED], ids=["plain", "tied"])
+def test_the_invariance_penalty_and_its_gradient_are_exact(devices, config, remat, mesh, accumulate):
+    value, expected = exact_penalty(config)
+    forward = llama_forward(config, mesh_of(*mesh), remat)
+    found, gradient = penalised(forward, llama_params(config, 0), mesh_of(*mesh), accumulate)
     np.testing.assert_allclose(found, value, rtol=1e-5)
     assert float(value) > 0.1
     size = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
