@@ -34,7 +34,7 @@ def mean_interval(values: np.ndarray, *, seed: int = 0) -> tuple[float, float]:
       seed: as of `bootstrap`.
     """
     rng, count = np.random.default_rng(seed), len(values)
-    together = max(1, PICKED // count)
+    together = max(1, PICKED // max(count, 1))
     parts = [min(together, DRAWS - start) for start in range(0, DRAWS, together)]
     return _bounds(np.concatenate([values[rng.integers(0, count, (part, count))].mean(axis=1) for part in parts]))
 

@@ -34,6 +34,12 @@ def test_the_mean_of_whole_arrays_of_draws_is_that_of_single_ones(count, dtype):
     assert mean_interval(values) == bootstrap(np.mean, [values])
 
 
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")
+def test_the_mean_of_nothing_is_not_a_number():
+    assert np.isnan(mean_interval(np.zeros(0))).all()
+    assert np.isnan(bootstrap(np.mean, [np.zeros(0)])).all()
+
+
 def test_rows_stay_together_and_samples_do_not():
     """Numerator and denominator in one row give a ratio that never varies; drawn apart they do."""
     parts = np.random.default_rng(5).uniform(1, 2, 50)
