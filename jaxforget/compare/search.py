@@ -98,7 +98,8 @@ def unused_settings(config: Config, methods: Sequence[str]) -> dict[str, list[st
     for name in (name for name in config.objective if name not in used):
         unused[name] = [method for method, kind in METHODS.items() if name in {field.name for field in kind.settings()}]
         if not unused[name]:
-            raise UserError(f"objective.{name}: no method has such a setting")
+            had = f"the compared ones have {', '.join(sorted(used))}" if used else "the compared ones have none"
+            raise UserError(f"objective.{name}: no method has such a setting; {had}")
     return unused
 
 

@@ -70,5 +70,7 @@ def test_a_setting_that_the_own_method_lacks_is_meant_for_the_others():
     assert unused_settings(config, ["rmu", "undial"]) == {}
     assert unused_settings(config, ["whp", "undial"]) == {"layer": ["rmu"]}
     config = config_from({"objective": {"layr": 1}, "method": "npo"})
-    with pytest.raises(UserError, match=r"objective\.layr: no method has such a setting"):
+    with pytest.raises(
+        UserError, match=r"objective\.layr: no method has such a setting; the compared ones have beta, layer, near"
+    ):
         unused_settings(config, ["rmu"])
