@@ -27,6 +27,7 @@ if cache := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     jax.config.update("jax_compilation_cache_dir", f"{cache}/tests")
 
 gc.set_threshold(*GARBAGE_THRESHOLDS)
+os.fsync = lambda file: None  # waiting for the disk protects from a machine's failure, which ends a test anyway
 jax.config.update("jax_numpy_dtype_promotion", "standard")
 
 
@@ -38,6 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: place for place, name in enumerate(LONGEST_FIRST)}
     root = Path(__file__).parent
     items.sort(key=lambda item: order.get(item.path.relative_to(root).parts[0], len(order)))
+
+
+def pytest_unconfigure() -> None:
+    """Keep pytest, which collects garbage five times at its end, from going over all that is alive each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

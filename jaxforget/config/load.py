@@ -8,6 +8,7 @@ paths, and `out` is always the folder in which the file is found.
 
 import dataclasses
 import difflib
+import functools
 import math
 import os
 import typing
@@ -76,14 +77,11 @@ def config_from(values: Mapping[str, Any], overrides: Sequence[str] = (), *, sou
     where = f"{source}: " if source else ""
     # A section whose every line is commented out reads as null.
     values = {key: value for key, value in values.items() if value is not None or key not in SECTIONS}
-    schema = OmegaConf.structured(Config)
-    OmegaConf.set_readonly(schema, False)
-    _unlock(schema)
     try:
         layer = OmegaConf.create(values)
     except OmegaConfBaseException as error:
         raise UserError(f"{where}{first_line(error)}") from None
-    merged = _merge(schema, layer, where)
+    merged = _merge(_schema(), layer, where)
     for word in overrides:
         merged = _merge(merged, _override(word), f"{quotable(word)}: ")
     try:
@@ -161,6 +159,15 @@ def _override(word: str) -> DictConfig:
         return OmegaConf.from_dotlist([word])
     except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{word!r}: {first_line(error)}") from None
+
+
+@functools.cache  # two thirds of the time of reading a file; merging copies it
+def _schema() -> DictConfig:
+    """Return the defaults with their types, as nodes that merging may replace."""
+    schema = OmegaConf.structured(Config)
+    OmegaConf.set_readonly(schema, False)
+    _unlock(schema)
+    return schema
 
 
 def _unlock(node: DictConfig) -> None:

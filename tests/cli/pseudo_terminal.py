@@ -13,6 +13,8 @@ import termios
 import time
 from pathlib import Path
 
+from tests.children import without_torch
+
 PATIENCE = 90.0  # seconds; for a machine that is busy with other work
 
 
@@ -29,8 +31,10 @@ class Terminal:
             [*shell, sys.executable, "-m", "jaxforget", *map(str, words)],
             start_new_session=True,
             # A width in the environment, as a test runner may set it, would win over the terminal's own.
-            env={k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
-            | {"TERM": "xterm", **environment},
+            env=without_torch(
+                {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+                | {"TERM": "xterm", **environment}
+            ),
         )
         # The slave stays open here until the command has opened it: a terminal that nobody holds is hung up.
         self._slave = slave

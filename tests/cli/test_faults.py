@@ -10,6 +10,7 @@ import pytest
 
 from jaxforget.cli.faults import tell, users_fault
 from jaxforget.errors import UserError
+from tests.children import without_torch
 
 ROOT = Path(__file__).parents[2]
 # A command whose threads and destructors fail after the command itself has failed.
@@ -36,10 +37,11 @@ sys.exit(main())
 
 def test_threads_and_destructors_add_nothing_to_the_line_of_a_full_disk():
     words = [sys.executable, "-c", NOISE, "run", ROOT / "configs" / "toy.yaml"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    how = {"capture_output": True, "text": True, "timeout": 300, "cwd": ROOT, "env": without_torch(os.environ)}
+    done = subprocess.run(words, **how)
     line = "jaxforget: runs/x/manifest.json: No space left on device; free space there, and run the same command again"
     assert (done.returncode, done.stderr) == (2, line + "\n")
-    done = subprocess.run([*words, "--debug"], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    done = subprocess.run([*words, "--debug"], **how)
     assert done.returncode == 2
     assert "Event loop is closed" in done.stderr
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
+from tests.children import without_torch
 from tests.compiler import xla_flags
 
 ROOT = Path(__file__).parents[2]
@@ -21,15 +22,14 @@ def environment(devices: int, **more: str) -> dict[str, str]:
     """Return the environment of a child with `devices` CPU devices; all children share a compilation cache."""
     kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     kept.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
-    return kept | {"XLA_FLAGS": xla_flags(devices), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1", **more}
+    kept |= {"XLA_FLAGS": xla_flags(devices), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
+    return without_torch(kept | more)
 
 
-# Ctrl-C as from a terminal, whatever started the tests (a shell has its background jobs ignore it); all threads' stacks
-# where a process does not end; and no PyTorch, which users need not have and transformers imports for seconds.
+# Ctrl-C as from a terminal, whatever started the tests (a shell has its background jobs ignore it), and all threads'
+# stacks where a process does not end.
 PRELUDE = """
-import faulthandler, importlib.util, signal
-find_spec = importlib.util.find_spec
-importlib.util.find_spec = lambda name, package=None: None if name == "torch" else find_spec(name, package)
+import faulthandler, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 faulthandler.register(signal.SIGUSR1, all_threads=True)
 """

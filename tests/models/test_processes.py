@@ -14,6 +14,7 @@ from jaxforget.lm.generate import generate
 from jaxforget.models.folders import read_config
 from jaxforget.models.load import load_params
 from jaxforget.models.transformer import Transformer
+from tests.children import without_torch
 from tests.compiler import xla_flags
 from tests.models.tiny import save_tiny
 from tests.models.worker import NEW, PROMPTS
@@ -24,7 +25,7 @@ def test_two_processes(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    environment = os.environ | {"XLA_FLAGS": xla_flags(4), "JAX_PLATFORMS": "cpu"}
+    environment = without_torch(os.environ | {"XLA_FLAGS": xla_flags(4), "JAX_PLATFORMS": "cpu"})
     command = [sys.executable, "-m", "tests.models.worker"]
     started = [
         subprocess.Popen(

@@ -17,6 +17,7 @@ from jaxforget.models.layout import parameter_count
 from jaxforget.models.published import read_shape
 from jaxforget.tpu.profile import as_text, profile
 from jaxforget.tpu.topology import GENERATIONS, find_slice, peak_of, slice_devices
+from tests.children import without_torch
 from tests.cli.saying import status_of
 from tests.tiny_run import write_config
 from tests.tpu.tiny import model_folder, tiny_config, tiny_values
@@ -32,7 +33,7 @@ def run(*words: str | Path, before: str = "") -> subprocess.CompletedProcess[str
     """`jaxforget profile ...` to its end, by a user who has libtpu installed and says nothing of platforms."""
     code = f"import sys; from jaxforget.cli import main\n{before}\nsys.exit(main())"
     command = [sys.executable, "-c", code, "profile", *map(str, words)]
-    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    environment = without_torch({name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"})
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 

@@ -1,6 +1,7 @@
 """A trace of a small function with the method's scopes: every part is found, and loops are not counted twice."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jaxforget.tpu.trace import part_of
+from tests.children import without_torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +38,7 @@ def test_a_source_names_its_part(opcode, path, part):
 def test_parts_of_a_traced_program(tmp_path):
     # Other tests have this process load the TPU compiler, beside which tracing crashes.
     command = [sys.executable, "-m", "tests.tpu.traced", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=without_torch(os.environ))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     used = {part for part, seconds in found["seconds"].items() if seconds}

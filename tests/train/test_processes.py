@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxforget.train.metrics import read_records
+from tests.children import without_torch
 from tests.compiler import xla_flags
 from tests.evals.asking import placed, scorer
 from tests.train.looping import abstract, batches, compiled, fresh, opened
@@ -34,7 +35,7 @@ def test_two_processes(tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | settings | {"JAX_PROCESS_ID": str(process)},
+            env=without_torch(os.environ | settings | {"JAX_PROCESS_ID": str(process)}),
             cwd=Path(__file__).parents[2],
         )
         for process in range(2)
