@@ -1,10 +1,10 @@
 """Commands run as a user runs them, and stopped as machines stop them."""
 
+import functools
 import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from tests.children import without_torch
 from tests.compiler import xla_flags
+from tests.end_to_end.forked import Server
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 300  # seconds; on a busy machine compiling takes long
@@ -26,13 +27,10 @@ def environment(devices: int, **more: str) -> dict[str, str]:
     return without_torch(kept | more)
 
 
-# Ctrl-C as from a terminal, whatever started the tests (a shell has its background jobs ignore it), and all threads'
-# stacks where a process does not end.
-PRELUDE = """
-import faulthandler, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-faulthandler.register(signal.SIGUSR1, all_threads=True)
-"""
+@functools.cache
+def server() -> Server:
+    """Return the process from which this one's commands are forked."""
+    return Server(environment(devices=2))
 
 
 class Command:
@@ -41,15 +39,7 @@ class Command:
     started: ClassVar[list["Command"]] = []
 
     def __init__(self, *words: object, devices: int = 2, code: str = "", **more: str):
-        start = [sys.executable, "-c", f"{PRELUDE}{code}\nimport sys; from jaxforget.cli import main; sys.exit(main())"]
-        self.process = subprocess.Popen(
-            [*start, *map(str, words)],
-            cwd=ROOT,
-            env=environment(devices, **more),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        self.process = server().fork([*map(str, words)], environment(devices, **more), code)
         self.started.append(self)
         self.lines: list[str] = []
         self.out: list[str] = []

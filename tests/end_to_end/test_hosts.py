@@ -32,13 +32,18 @@ def losses(run: Path) -> dict[tuple[str, int], float]:
     return {(record["stage"], record["step"]): record["loss"] for record in told}
 
 
-def start_hosts(config: Path) -> list[Command]:
-    """Start a run of two processes with four devices each; the mesh is that of `tiny_run` with its eight."""
+def start_hosts(config: Path, code: str = "") -> list[Command]:
+    """Start a run of two processes with four devices each; the mesh is that of `tiny_run` with its eight.
+
+    Args:
+      config: the configuration.
+      code: what both execute first.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     several = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2"}
-    return [Command("run", config, devices=4, JAX_PROCESS_ID=str(index), **several) for index in (0, 1)]
+    return [Command("run", config, devices=4, code=code, JAX_PROCESS_ID=str(index), **several) for index in (0, 1)]
 
 
 def test_two_processes_leave_what_one_leaves(tiny_world, tiny_run, tmp_path):
@@ -64,7 +69,7 @@ def test_two_processes_leave_what_one_leaves(tiny_world, tiny_run, tmp_path):
 def test_a_lost_process_ends_the_other_and_the_same_command_goes_on(tiny_world, tiny_run, tmp_path):
     values = settings(tiny_world, tmp_path / "run", evals=UNASKED, checkpoints={"every": 1})
     config = write_config(tmp_path / "c.yaml", values)
-    hosts = start_hosts(config)
+    hosts = start_hosts(config, "from jaxforget import start; start.LOST_SECONDS = 10")
     saved = tmp_path / "run" / "checkpoints" / "reinforce" / "steps" / "1"
     hosts[1].when(lambda _: saved.is_dir())
     assert hosts[1].send(signal.SIGKILL) == -signal.SIGKILL
