@@ -244,6 +244,7 @@ class Transformer(nn.Module):
             in_axes=(nn.broadcast, nn.broadcast, 0, 0),
             length=config.num_hidden_layers,
             unroll=self.unroll,
+            check_constancy_invariants=False,  # the check would trace every layer a second time
         )(config, self.attention_scope, self.dtype, self.param_dtype, self.constrain, self.attend)
         self.norm = RMSNorm(config.rms_norm_eps, config.row.norm_offset, self.dtype, self.param_dtype)
         if not config.tie_word_embeddings:
