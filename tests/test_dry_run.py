@@ -4,7 +4,6 @@ import hashlib
 import shutil
 from pathlib import Path
 
-import jax
 import pytest
 
 from jaxforget import dry_run
@@ -15,6 +14,8 @@ from jaxforget.models.layout import parameter_count
 from jaxforget.models.published import read_shape
 from jaxforget.stages.estimate import CHARACTERS, estimate_blocks, prepared_blocks
 from tests.tiny_run import settings
+
+EIGHT = {"fsdp": 8}
 
 
 def content(folder: Path) -> dict[str, tuple[int, str]]:
@@ -85,13 +86,13 @@ def test_memory_and_disk_are_those_of_the_shapes(tiny_world, tmp_path):
     assert [stages[name].disk for name in ("reinforce", "forget", "export")] == [4 * parameters] * 3
     # 4 steps, saved at every second one.
     assert 0 <= stages["forget"].checkpoints - 2 * 12 * parameters <= 256
-    sharded = estimate_run(config_from(settings(tiny_world, tmp_path / "new")))
+    sharded = estimate_run(config_from(settings(tiny_world, tmp_path / "new", mesh=EIGHT)))
     assert sharded.stages[3].memory["weights"] < forget["weights"] / 4
 
 
 def test_the_published_peak_bounds_the_time_and_the_price(tiny_world, tmp_path, monkeypatch):
     monkeypatch.setattr(dry_run, "peak_of", lambda kind: (1, 1e6))
-    config = config_from(settings(tiny_world, tmp_path / "new"))
+    config = config_from(settings(tiny_world, tmp_path / "new", mesh=EIGHT))
     found = estimate_run(config)
     parameters = parameter_count(read_shape(str(tiny_world / "base"))[0])
     forget = next(one for one in found.stages if one.planned.name == "forget")
@@ -106,17 +107,17 @@ def test_the_published_peak_bounds_the_time_and_the_price(tiny_world, tmp_path, 
 def test_a_model_of_the_hub_is_not_downloaded(tiny_world, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("downloads a model"))
     model = {"folder": "meta-llama/Llama-2-7b-hf", "dtype": "bfloat16"}
-    config = config_from(settings(tiny_world, tmp_path / "new", model=model))
+    config = config_from(settings(tiny_world, tmp_path / "new", model=model, mesh=EIGHT))
     found = estimate_run(config)
     assert found.remote == ("model.folder",)
-    weights = found.stages[3].memory["weights"] * len(jax.devices())
+    weights = found.stages[3].memory["weights"] * EIGHT["fsdp"]
     assert weights == pytest.approx(4 * 6_738_415_616, rel=1e-3)
     assert "model.folder: not on this machine" in as_text(found, config)
 
 
 def test_faults_of_a_run_are_those_of_its_dry_run(tiny_world, tmp_path):
     with pytest.raises(UserError, match="forget.batch: 12 blocks a step cannot be shared by 8 devices"):
-        estimate_run(config_from(settings(tiny_world, tmp_path / "new", forget={"batch": 12})))
+        estimate_run(config_from(settings(tiny_world, tmp_path / "new", forget={"batch": 12}, mesh=EIGHT)))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("mine")
     with pytest.raises(UserError, match="holds files that no run wrote"):

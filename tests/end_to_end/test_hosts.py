@@ -33,7 +33,7 @@ def losses(run: Path) -> dict[tuple[str, int], float]:
 
 
 def start_hosts(config: Path, code: str = "") -> list[Command]:
-    """Start a run of two processes with four devices each; the mesh is that of `tiny_run` with its eight.
+    """Start a run of two processes with four devices each; the mesh of `tiny_run` has two devices.
 
     Args:
       config: the configuration.
@@ -94,10 +94,12 @@ def test_stopped_on_eight_devices_it_goes_on_with_two(tiny_world, tiny_run, tmp_
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MetricsLog, "write", stopping)
-        assert main(["run", str(config)]) == 143
+        assert main(["run", str(config), "mesh.fsdp=8"]) == 143
     # A step's loss is read while the next one runs, which is then saved as well.
     assert f"forget: stopped by SIGTERM, saved at step {STOPPED + 1}" in capfd.readouterr().err
     assert not (tmp_path / "run" / "unlearned").exists()
+    recorded = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert recorded["devices"]["count"] == 8
     command = Command("run", config, devices=2)
     assert command.wait() == 0, command.told
     assert f"  continuing from the checkpoint of step {STOPPED + 1}" in command.lines

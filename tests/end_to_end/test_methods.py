@@ -132,7 +132,7 @@ def test_the_invariance_penalty_is_refused_where_it_cannot_work(tiny_world, tmp_
             {"ilu": ilu, "forget": {"weights": "lora"}},
             r"ilu\.weight=0\.1: every weight must train; set forget\.weights",
         ),
-        ({"ilu": {**ilu, "rows": 3}}, r"ilu\.rows=3: make it a multiple of 8"),
+        ({"ilu": {**ilu, "rows": 3}}, r"ilu\.rows=3: make it a multiple of 2"),
         ({"ilu": {**ilu, "rows": 0}}, r"ilu\.weight 0\.1 and ilu\.rows 0: set both and ilu\.path, or neither"),
         ({"ilu": {**ilu, "path": None}}, r"set both and ilu\.path, or neither"),
     ):
