@@ -4,6 +4,7 @@ The harness builds contexts and continuations, as for its own Hugging Face model
 So any of its tasks runs, and the figures are those of its own model on the same weights, up to rounding.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -161,6 +162,17 @@ class HarnessModel(TemplateLM):
         return [cut_at(decode(self.tokenizer, ids), stops) for ids in made]
 
 
+@functools.lru_cache(maxsize=1)
+def _task_manager(folder: str | None, changed: tuple[tuple[str, int], ...]) -> TaskManager:
+    """Return the harness's index of tasks, which takes seconds to read, once for all models.
+
+    Args:
+      folder: a folder of further tasks.
+      changed: its files and when they changed; a change makes the index anew.
+    """
+    return TaskManager(include_path=folder)
+
+
 def run_tasks(
     lm: HarnessModel, tasks: Sequence[str], *, model: str, folder: str | Path | None = None, limit: int | None = None
 ) -> list[Row]:
@@ -176,7 +188,9 @@ def run_tasks(
     Raises:
       UserError: no such task, or its data cannot be read.
     """
-    manager = TaskManager(include_path=None if folder is None else str(folder))
+    files = sorted(Path(folder).rglob("*")) if folder is not None else ()
+    changed = tuple((str(path), path.stat().st_mtime_ns) for path in files)
+    manager = _task_manager(None if folder is None else str(folder), changed)
     for name in tasks:
         if not manager.match_tasks([name]):
             nor = "" if folder is None else f", nor does a YAML file in evals.tasks_folder={folder} describe it"

@@ -1,6 +1,7 @@
 """The adapter beside lm-evaluation-harness's own Hugging Face model, on the same weights and tasks."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from lm_eval.tasks import TaskManager
 
 import jaxforget
 from jaxforget.errors import UserError
-from jaxforget.evals import harness
+from jaxforget.evals import harness, harness_model
 from jaxforget.evals.multiple_choice import choice_likelihoods, load_choices, measure_documents, right_answers
 from jaxforget.evals.scorers import continuation_scorer
 from tests.tiny_run import HEROES, PLACES
@@ -149,7 +150,27 @@ def test_rows_of_a_task(model, ours, task):
         assert row.low < row.value < row.high
         assert "0-shot" in row.convention
     with pytest.raises(UserError, match=r"evals\.tasks: lm-evaluation-harness knows no task 'no_such_task'"):
-        harness.measure(model, tasks=["no_such_task"])
+        harness.measure(model, tasks=["no_such_task"], folder=task)
+
+
+def test_the_index_of_tasks_is_read_once_and_again_after_a_change(model, task, tmp_path, monkeypatch):
+    read = []
+
+    def quick(include_path):
+        read.append(include_path)
+        return TaskManager(include_path=include_path, include_defaults=False)
+
+    folder = shutil.copytree(task, tmp_path / "tasks")
+    monkeypatch.setattr(harness_model, "TaskManager", quick)
+    harness_model._task_manager.cache_clear()
+    for _ in ("base", "unlearned"):
+        assert harness.measure(model, tasks=["toy_choices"], folder=folder, limit=2)
+    assert read == [str(folder)]
+    (described,) = folder.glob("*.yaml")
+    described.write_text(described.read_text().replace("toy_choices", "renamed"))
+    with pytest.raises(UserError, match="toy_choices"):
+        harness.measure(model, tasks=["toy_choices"], folder=folder)
+    assert len(read) == 2
 
 
 def test_settings_that_do_not_fit(ours):
