@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from omegaconf import OmegaConf
 
 from jaxforget.config import Config, config_from, load_config, to_yaml
+from jaxforget.corpus.batches import collate
 from jaxforget.corpus.dictionary import Anchors
-from jaxforget.corpus.loader import collate
 from jaxforget.corpus.text import Source
 from jaxforget.corpus.translate import Translation, translate
 from jaxforget.errors import UserError
@@ -142,14 +142,14 @@ def complete(
     top_p: float = 1.0,
     seed: int = 0,
 ) -> list[str]:
-    """Return the text that follows each prompt.
+    """Return the text that follows each prompt, up to the model's end token.
 
     Args:
       model: a loaded model.
       prompts: texts.
-      new_tokens: the largest number of tokens that are generated.
+      new_tokens: the largest number of tokens that are generated for each prompt.
       temperature: of the sampling; 0 takes the most likely token.
-      top_p: sample from the most likely tokens that hold this share of the probability.
+      top_p: sample from the most likely tokens that hold this share of the probability; no effect at temperature 0.
       seed: of the sampling.
 
     Raises:
@@ -217,7 +217,7 @@ def evaluate(
     Args:
       model: the model.
       suite: "probability" (`probes=`, `heldout=`), "muse", "tofu" (`data=FOLDER`), "memorization" (`data=`),
-        "membership" (`data=`, `holdout=`), "multiple_choice" (`data=FILE`), "forgotten", "prompting",
+        "membership" (`data=`, `nonmembers=`), "multiple_choice" (`data=FILE`), "forgotten", "prompting",
         "soft_prompt", "weights", "relearning" (`probes=`), "completion", "audit", "benchmarks" or "harness"; or a group
         of `jaxforget.evals.catalogue.GROUPS`, as "robustness", of which each suite runs whose required keywords are
         given.

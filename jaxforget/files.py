@@ -201,10 +201,10 @@ def _fault(error: Mapping[str, Any]) -> str:
 
 
 def files_below(folder: str | Path) -> tuple[list[Path], list[Path]]:
-    """Return the files of a folder in depth, links to folders followed, and the links that lead nowhere.
+    """Return all files below a folder, through links to folders, too, and the links whose target does not exist.
 
-    Each real folder is read once, under its own name if it lies in `folder`. Hidden names are left out. Both lists are
-    sorted by path.
+    A folder that several paths reach is read once: under its real path if that lies below `folder`, else under the
+    first link to it. Hidden names, pipes and sockets are left out. Both lists are sorted by path.
 
     Raises:
       UserError: a folder cannot be read.

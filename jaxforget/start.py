@@ -68,7 +68,7 @@ def start_jax(*, alone: bool = False) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if cache := jax.config.jax_compilation_cache_dir:
-        remove_broken_entries(cache)
+        remove_broken_cache_entries(cache)
     if jax.distributed.is_initialized():
         return
     if not alone:
@@ -78,11 +78,13 @@ def start_jax(*, alone: bool = False) -> None:
         jax.config.update("jax_platforms", "cpu")
 
 
-def remove_broken_entries(folder: str) -> list[Path]:
+def remove_broken_cache_entries(folder: str) -> list[Path]:
     """Remove entries of a compilation cache that a killed process left half-written; return them.
 
     JAX writes an entry in place. It warns about one that it cannot read in every later run and never replaces it.
-    Entries that an earlier call has checked are not read again; those of the last minute may still be written.
+    Entries that an earlier call has checked are not read again: the time of the file `.checked` says which. Entries
+    younger than a minute are skipped, because another process may be writing them. A cache that cannot be read or
+    written is left alone.
 
     Args:
       folder: the cache; a folder that does not exist, or lies in a bucket, is left alone.

@@ -119,7 +119,7 @@ def test_what_is_missing_is_named(run, models, suite, settings, says, tmp_path):
 
 
 def test_membership_stands_beside_the_control(run, models, tiny_world):
-    settings = {"data": run.corpus, "holdout": tiny_world / "heldout", "length": 32, "limit": 8}
+    settings = {"data": run.corpus, "nonmembers": tiny_world / "heldout", "length": 32, "limit": 8}
     mine = {row["metric"]: row for row in jaxforget.evaluate(models["unlearned"], "membership", **settings)}
     other = {row["metric"]: row for row in jaxforget.evaluate(models["control"], "membership", **settings)}
     both = jaxforget.evaluate(models["unlearned"], "membership", control=models["control"], **settings)
@@ -134,7 +134,7 @@ def test_membership_stands_beside_the_control(run, models, tiny_world):
 
 def test_membership_beside_a_reference_model(run, models, tiny_world):
     """The AUC of differences of mean log-probabilities, counted pair by pair; a model beside itself is at .5."""
-    settings = {"data": run.corpus, "holdout": tiny_world / "heldout", "length": 32, "limit": 12}
+    settings = {"data": run.corpus, "nonmembers": tiny_world / "heldout", "length": 32, "limit": 12}
     model, reference = models["unlearned"], models["control"]
     rows = jaxforget.evaluate(model, "membership", reference=reference, **settings)
     (found,) = [row for row in rows if row["metric"] == "auc_reference"]

@@ -26,7 +26,7 @@ SCRIPTS = [
 
 # A room may import rooms of a lower rank, and itself; rooms of one rank are strangers.
 RANKS = [
-    {"errors", "cpu", "interrupts", "projection"},
+    {"errors", "cpu", "interrupts", "output_projection"},
     {"files", "config", "processes", "sharding"},
     {"endpoint"},
     {"models", "corpus"},

@@ -25,7 +25,7 @@ from jaxforget.start import (
     allow_whole_gpu,
     count_hosts,
     join_processes,
-    remove_broken_entries,
+    remove_broken_cache_entries,
     start_jax,
 )
 
@@ -359,27 +359,27 @@ def test_a_half_written_entry_of_the_compilation_cache_is_removed(tmp_path):
         path.write_bytes(content[:-20])
     for path in (whole, cut, other):
         os.utime(path, (1e9, 1e9))
-    assert remove_broken_entries(str(tmp_path)) == [cut]
+    assert remove_broken_cache_entries(str(tmp_path)) == [cut]
     # One of the last minute may still be written; later it is judged as well.
     assert all(path.exists() for path in (whole, fresh, other))
-    assert remove_broken_entries(str(tmp_path)) == []
+    assert remove_broken_cache_entries(str(tmp_path)) == []
     os.utime(fresh, (time.time() - 61, time.time() - 61))
     os.utime(tmp_path / ".checked", (1e9, 1e9))
-    assert remove_broken_entries(str(tmp_path)) == [fresh]
-    assert remove_broken_entries(str(tmp_path / "none")) == []
+    assert remove_broken_cache_entries(str(tmp_path)) == [fresh]
+    assert remove_broken_cache_entries(str(tmp_path / "none")) == []
 
 
 def test_an_entry_that_jax_writes_is_whole(tmp_path):
     code = (
         "import jax, sys\n"
         "jax.config.update('jax_platforms', 'cpu')\n"
-        "from jaxforget.start import remove_broken_entries\n"
+        "from jaxforget.start import remove_broken_cache_entries\n"
         "jax.jit(lambda x: x * 2 + 1)(3.0)\n"
         "import os, pathlib\n"
         f"entries = list(pathlib.Path({str(tmp_path)!r}).glob('*-cache'))\n"
         "assert entries\n"
         "for entry in entries: os.utime(entry, (1e9, 1e9))\n"
-        f"assert remove_broken_entries({str(tmp_path)!r}) == []\n"
+        f"assert remove_broken_cache_entries({str(tmp_path)!r}) == []\n"
     )
     kept = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0"}
     done = python(code, JAX_COMPILATION_CACHE_DIR=str(tmp_path), **kept)

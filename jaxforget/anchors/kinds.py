@@ -83,8 +83,9 @@ class Nature:
       sort: name of the list from which its counterparts are drawn.
       scores: kind -> evidence for it, larger is stronger.
       plural: True if it is a plural.
-      female: gender of a person; None if the text does not show it.
-      family: True if it is a family name.
+      female: True for a female person, False for a male one, judged by title, first name and pronouns; None if they do
+        not show it. It means something for persons only.
+      family: True if the caller says that it is the last part of a full name.
     """
 
     kind: str

@@ -36,9 +36,10 @@ class Passage:
 
 
 class ModelsJudge:
-    """Scores candidate anchors with base and the reinforced model.
+    """What base and the reinforced model say of the text's words and of counterparts.
 
-    The constructor runs both models over a sample of the text. `likelihoods` runs base again.
+    The constructor scores every passage of a sample of the text once with each model. `gains` tells which words
+    reinforcing raised. `familiar` and `likelihoods` rank counterparts by base alone; `likelihoods` runs it again.
 
     Args:
       base: the base model.
@@ -64,7 +65,7 @@ class ModelsJudge:
         self._base = base
         self._scorer = Scorer(make_forward(base.module), base.mesh, batch=batch, tile=tile)
         length = min(length, base.config.max_position_embeddings)
-        passages = spread(list(_passages(documents, base.tokenizer, length)), sample)
+        passages = sample_evenly(list(_passages(documents, base.tokenizer, length)), sample)
         rows = [passage.ids for passage in passages]
         after = self._scorer.log_probabilities(reinforced, rows)
         before = self._scorer.log_probabilities(base.params, rows)
@@ -153,7 +154,7 @@ def word_gains(passages: Sequence[Passage], before: Sequence[np.ndarray], after:
     return Gains(total / max(count, 1), {word: (gain / times, int(times)) for word, (gain, times) in sums.items()})
 
 
-def spread(passages: Sequence[Passage], tokens: int) -> list[Passage]:
+def sample_evenly(passages: Sequence[Passage], tokens: int) -> list[Passage]:
     """Return evenly spread passages of about `tokens` tokens in total."""
     everything = sum(len(passage.ids) for passage in passages)
     if everything <= tokens or not passages:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jaxforget
-from jaxforget.cli import chain, chat, compare, completion, demo, generate, plan, profile, report, review
+from jaxforget.cli import chain, chat, compare, demo, generate, plan, profile, report, review, shell_completion
 from jaxforget.cli.faults import (
     Terminated,
     leave,
@@ -34,7 +34,8 @@ first steps:
 
 `jaxforget help COMMAND` says more about a command; `jaxforget help run` lists every option.
 """
-COMMANDS = (demo, chain, report, review, compare, plan, profile, generate, chat, completion)  # in the order of the help
+# In the order of the help.
+COMMANDS = (demo, chain, report, review, compare, plan, profile, generate, chat, shell_completion)
 ANEW = ("plan", "profile", "generate", "chat", "completion")  # commands that store nothing to resume from
 
 

@@ -16,11 +16,15 @@ COLUMNS = {
     "int4": "familiarity in 4 bits",
 }
 RULE = """\
-Settings are chosen on the validation half of the questions, on the first seed; the table shows the test half.
-`recommended` is the method with the highest score: the harmonic mean of *forgotten* and *kept*. *Forgotten* is the
-harmonic mean, over familiarity, margin and familiarity after relearning, of the share of the way from base to the
-control (without a control: to 0). *Kept* is the harmonic mean of retained relative to base and base's perplexity
-relative to the method's, each at most 1. So no other method both forgets more and keeps more.
+The table shows the test half of the questions. The recommended method, in bold, has the highest score: the harmonic
+mean of *forgotten* and *kept*. *Forgotten* is the harmonic mean of three shares, those of familiarity, margin and
+familiarity after relearning: 1 at the control (without a control: at 0), 0 at base, and 0 again as far beyond the
+control. Base is not relearned; its familiarity stands for it. *Kept* is the harmonic mean of retained relative to base
+and base's perplexity relative to the method's, each at most 1. So no other method both forgets more and keeps more.
+
+Settings are chosen on the validation half of the questions, on the first seed, by the same score without relearning
+and, if there are retained questions, without perplexity. *s a step* is the median of the forget stage on the machine of
+the comparison.
 """
 
 

@@ -16,10 +16,13 @@ OLD_NUMBER = re.compile(r"[-+]?0[0-9_]+|[-+]?0b.*|.*:.*")
 
 
 def check_numbers(text: str) -> None:
-    """Refuse a number of YAML that YAML 1.1, which OmegaConf reads, and YAML 1.2 understand differently.
+    """Refuse numbers that YAML 1.1, which OmegaConf reads, does not read as the decimal numbers that they look like.
+
+    These are 010 (octal), 0b1 (binary) and 1:30 (sexagesimal).
 
     Raises:
-      ValueError: names the number. yaml.YAMLError: the text is not YAML.
+      ValueError: the text has such a number, which the message names.
+      yaml.YAMLError: the text is not YAML.
     """
     nodes, seen = [yaml.compose(text, Loader=yaml.SafeLoader)], set()
     while nodes:

@@ -226,7 +226,7 @@ class EvalOptions:
         None, SUITES, "folder", "suite tofu: the folder of the benchmark's four files, .json as published, or .jsonl"
     )
     tofu_template: str = result("[INST] {question} [/INST]", SUITES, "suite tofu: the text before an answer")
-    holdout: str | None = place(
+    nonmembers: str | None = place(
         None,
         SUITES,
         "text",

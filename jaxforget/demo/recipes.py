@@ -90,7 +90,7 @@ def unlearning(out: Path, world: Path, recipe: dict[str, Any], more: dict[str, A
             "muse": str(world / "muse"),
             "tofu": str(world / "tofu"),
             "tofu_template": TOFU_TEMPLATE,
-            "holdout": str(world / "unread"),
+            "nonmembers": str(world / "unread"),
         },
     }
     if recipe.get("retain"):

@@ -137,9 +137,16 @@ def grade(
 
 
 def completion_rows(grades: Sequence[int], grader: str, model: str) -> list[Row]:
-    """Return the number of completions of each grade, and 5 n3 + n2 under both divisors.
+    """Return the number of completions of each grade, and the mean score under both divisors.
 
-    The paper does not state the divisor. Intervals are 95 % bootstraps over prompts.
+    A completion scores 5 points for grade 3, 1 for grade 2 and 0 for the others, so N completions have 5 n3 + n2. The
+    paper does not state by what it divides them: one row divides by N, one by 5 N. These two rows have an interval, a
+    95 % bootstrap over prompts.
+
+    Args:
+      grades: 0 to 3, one for each completion.
+      grader: who graded; ends the convention of each row.
+      model: its name in the rows.
     """
     rows = [
         make_row(

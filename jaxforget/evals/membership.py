@@ -17,7 +17,7 @@ def measure(
     model: Model,
     *,
     data: Source,
-    holdout: Source,
+    nonmembers: Source,
     reference: Model | None = None,
     length: int = PASSAGE,
     limit: int = 200,
@@ -32,18 +32,18 @@ def measure(
     Args:
       model: the model.
       data: the text to forget.
-      holdout: text of its kind that no model read.
+      nonmembers: text of its kind that no model read.
       reference: a model that never read the target; None omits auc_reference.
       length: tokens of a passage.
       limit: passages of each text, at most.
       share: the share of the tokens that Min-K takes.
     """
-    passages = [passages_of(source, model, length=length, limit=limit) for source in (data, holdout)]
+    passages = [passages_of(source, model, length=length, limit=limit) for source in (data, nonmembers)]
     scores = [attack_scores(model, texts, share) for texts in passages]
     # A model with other tokens reads other passages, which are not compared with the control's one by one.
     items_of = hashlib.sha256(repr(passages[0]).encode()).hexdigest()[:16]
     rows = auc_rows(*scores, model.folder.name)
-    sources = (data, holdout)
+    sources = (data, nonmembers)
     if reference is not None and passages == [passages_of(s, reference, length=length, limit=limit) for s in sources]:
         known = [attack_scores(reference, texts)["loss"] for texts in passages]
         ratios = [{"reference": own["loss"] - other} for own, other in zip(scores, known, strict=True)]
@@ -53,8 +53,8 @@ def measure(
 
 def options(run: RunInputs) -> dict[str, Any]:
     """Return the options of `measure` for a run."""
-    place = run.required_source("holdout", "text of the target's kind that no model read")
-    return {**run.passages(PASSAGE), "holdout": place, "reference": run.reference("control")}
+    place = run.required_source("nonmembers", "text of the target's kind that no model read")
+    return {**run.passages(PASSAGE), "nonmembers": place, "reference": run.reference("control")}
 
 
 SUITE = Suite("membership inference between the target and text that no model read", measure, options)

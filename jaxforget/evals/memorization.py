@@ -53,10 +53,12 @@ def open_unlearning_strength(is_argmax: np.ndarray) -> float:
 
 
 def cut_passages(texts: Iterable[str], tokenizer: Any, *, length: int = 128, limit: int = 200) -> list[list[int]]:
-    """Return the token ids of at most `limit` evenly spread passages: consecutive pieces of `length` tokens of a text.
+    """Return the token ids of at most `limit` passages.
 
-    Each begins as the tokenizer begins a text (with BOS where it adds one). A text's last piece is omitted if it is
-    shorter than half of `length`, unless it is the whole text.
+    Every text is cut into consecutive pieces of `length` tokens. Of all pieces, `limit` at even distances are returned,
+    or all if they are fewer. A text's last piece is omitted if it is shorter than half of `length`, unless it is the
+    whole text, and so is a piece of one token. Where the tokenizer begins a text with BOS, each passage begins with it,
+    beyond its `length` tokens.
 
     Raises:
       UserError: no text has two tokens.
@@ -128,7 +130,7 @@ def measure(
     model: Model,
     *,
     data: Source,
-    holdout: Source | None = None,
+    nonmembers: Source | None = None,
     length: int = PASSAGE,
     limit: int = 200,
     share: float = 0.4,
@@ -140,7 +142,8 @@ def measure(
     Args:
       model: the model.
       data: the text.
-      holdout: text of the same kind that no model was trained on; with it each attack's AUC follows, as auc_loss, ...
+      nonmembers: text of the same kind that no model was trained on; with it each attack's AUC follows, as auc_loss and
+        so on.
       length: tokens of a passage.
       limit: passages of each text, at most.
       share: the share of the tokens that Min-K takes.
@@ -158,9 +161,9 @@ def measure(
         "verbatim_rouge": verbatim_rouge(passages, completer(model), model.tokenizer),
     } | {attack: -scores[attack] for attack in ATTACKS}
     rows = [mean_row(metric, conventions[metric], name, value) for metric, value in values.items()]
-    if holdout is None:
+    if nonmembers is None:
         return rows
-    others = attack_scores(model, passages_of(holdout, model, length=length, limit=limit), share)
+    others = attack_scores(model, passages_of(nonmembers, model, length=length, limit=limit), share)
     return rows + auc_rows(scores, others, name)
 
 

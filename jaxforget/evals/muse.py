@@ -139,15 +139,23 @@ def knowmem(quiz: Quiz, complete: Complete, tokenizer: Any, *, stem: bool) -> np
     )
 
 
-def likelihoods(
+def lowest_means(
     texts: Sequence[str], scorer: Scorer, params: Params, tokenizer: Any, *, at_least_one: bool, where: str
 ) -> np.ndarray:
-    """Return -s(x) of each text, fp64 [texts]: the mean of its lowest 40 % token log-probabilities.
+    """Return the mean of the lowest 40 % token log-probabilities of each text, in nats, fp64 [texts].
 
-    A higher value is a likelier text.
+    This is -s(x) of the paper: at most 0, and higher for a likelier text.
+
+    Args:
+      texts: the texts.
+      scorer: computes log-probabilities.
+      params: parameters of the model.
+      tokenizer: the model's.
+      at_least_one: take one token where 40 % of them are less than one.
+      where: begins the message of an error.
 
     Raises:
-      UserError: a text has too few tokens for 40 % of them to be one.
+      UserError: 40 % of a text's tokens are less than one, and `at_least_one` is False.
     """
     rows = encode_prompts(tokenizer, texts)
     scores = scorer.log_probabilities(params, rows)
@@ -171,7 +179,7 @@ def privleak(value: float, control: float) -> float:
 
 def privleak_auc(data: MuseData, scorer: Scorer, params: Params, tokenizer: Any, convention: str = "muse") -> float:
     """Return AUC = P(-s(holdout) > -s(forget)) of a model; the control's is `auc_control` of `muse_rows`."""
-    scored = _likelihoods(data, ("forget", "holdout"), scorer, params, tokenizer, convention)
+    scored = _all_lowest_means(data, ("forget", "holdout"), scorer, params, tokenizer, convention)
     return auc(scored["holdout"], scored["forget"])
 
 
@@ -205,8 +213,8 @@ def muse_rows(
     check_convention(convention, CONVENTIONS)
     check_auc(auc_control)
     stem = convention == "open-unlearning"
-    # The likelihoods come first: they find unfit input and cost the least.
-    scored = _likelihoods(data, ("forget", "retain", "holdout"), scorer, params, tokenizer, convention)
+    # These means come first: they find unfit input and cost the least.
+    scored = _all_lowest_means(data, ("forget", "retain", "holdout"), scorer, params, tokenizer, convention)
     rows = [mean_row("verbmem_forget", convention, model, verbmem(data.verbmem, complete, tokenizer, stem=stem))]
     for part, quiz in data.knowmem.items():
         values = knowmem(quiz, complete, tokenizer, stem=stem)
@@ -222,12 +230,12 @@ def muse_rows(
     return rows
 
 
-def _likelihoods(
+def _all_lowest_means(
     data: MuseData, parts: Sequence[str], scorer: Scorer, params: Params, tokenizer: Any, convention: str
 ) -> dict[str, np.ndarray]:
     one = convention == "open-unlearning"
     return {
-        part: likelihoods(
+        part: lowest_means(
             data.privleak[part], scorer, params, tokenizer, at_least_one=one, where=f"privleak_{part}.json"
         )
         for part in parts

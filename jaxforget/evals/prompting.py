@@ -247,7 +247,7 @@ def split_sentences(text: str) -> list[str]:
     return [part for part in parts if part]
 
 
-def fit(probe: Probe, tokenizer: Any, length: int) -> EncodedProbe:
+def cut_to_length(probe: Probe, tokenizer: Any, length: int) -> EncodedProbe:
     """Return the encoded probe; lines and then words are cut at its front until it has at most `length` tokens."""
     while True:
         answered = encode_probe(probe, tokenizer)
@@ -290,7 +290,9 @@ def measure(
     found = prompt_attacks(questions, sentences, cues, load_wording(attacks), seed=seed, chat=chat)
     length = model.config.max_position_embeddings
     variants = [
-        [fit(probe, model.tokenizer, length) for probe in variant] for attack in found for variant in attack.variants
+        [cut_to_length(probe, model.tokenizer, length) for probe in variant]
+        for attack in found
+        for variant in attack.variants
     ]
     # All attacks in one call, because texts of similar length share a batch.
     encoded = [probe for variant in variants for probe in variant]

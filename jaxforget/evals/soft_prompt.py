@@ -21,12 +21,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxforget.errors import UserError
 from jaxforget.evals.familiarity import ANSWER, EncodedProbe
 from jaxforget.evals.probes import Probe, familiarity_path, load_familiarity
-from jaxforget.evals.prompting import fit
+from jaxforget.evals.prompting import cut_to_length
 from jaxforget.evals.rows import Row, mean_row
 from jaxforget.evals.suite import MissingInput, RunInputs, Suite
 from jaxforget.lm.model import Model, materialize
 from jaxforget.models.transformer import Transformer
-from jaxforget.projection import logits_of
+from jaxforget.output_projection import logits_of
 from jaxforget.sharding import put_rows, row_shards
 from jaxforget.train.types import Array, Params
 
@@ -163,7 +163,7 @@ def measure(
     room = model.config.max_position_embeddings - prompt_vectors
     halves = split_by_answer(load_familiarity(probes).familiarity, seed=seed)
     bos = model.tokenizer.bos_token_id
-    taught, asked = ([fit(probe, model.tokenizer, room) for probe in half] for half in halves)
+    taught, asked = ([cut_to_length(probe, model.tokenizer, room) for probe in half] for half in halves)
     begin = int(bos is not None and all(probe.ids[0] == bos for probe in (*taught, *asked)))
     taught, asked = ([_placed(probe, begin, prompt_vectors) for probe in half] for half in (taught, asked))
     longest = max(len(probe.ids) for probe in (*taught, *asked))

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxforget.lm.generate import cache_sharding
 from jaxforget.models.tokenizer import check_ids
 from jaxforget.models.transformer import Cache, Transformer, empty_cache
-from jaxforget.projection import logits_of
+from jaxforget.output_projection import logits_of
 from jaxforget.sharding import put_batch, row_shards
 from jaxforget.train.types import Params
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxforget.errors import UserError
 from jaxforget.models.tokenizer import check_ids
 from jaxforget.models.transformer import Cache, Transformer, empty_cache
-from jaxforget.projection import logits_of
+from jaxforget.output_projection import logits_of
 from jaxforget.sharding import ROW_AXES
 
 Array = jax.Array
@@ -213,14 +213,20 @@ def advance(
     mode: str,
     mesh: Mesh | None,
 ) -> Carry:
-    """Generate until `limit` tokens are made in all, or every row has ended.
+    """Generate until each row has `limit` new tokens, those of earlier calls included, or every row has ended.
 
     Args:
+      model: the module.
+      params: its parameters.
       carry: from `prefill` or an earlier call.
       lengths: of the prompts, int32 [B].
       keys: of the sampling, one a row.
       settings: temperature, top_p, top_k and the end tokens.
       mode: "greedy", "sample" or "filtered" (top_p or top_k).
+      mesh: lays out the cache; None for one device.
+
+    Returns:
+      The carry, from which another call goes on.
     """
     *_, ends = settings
     variables = {"params": params}

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxforget.models.tokenizer import check_ids
-from jaxforget.projection import logits_of
+from jaxforget.output_projection import logits_of
 from jaxforget.sharding import put_batch, row_shards
 from jaxforget.train.tiles import tiled_log_probabilities
 from jaxforget.train.types import Forward, Params

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxforget.lm.scoring import BUCKET, Scorer
-from jaxforget.projection import logits_of
+from jaxforget.output_projection import logits_of
 from jaxforget.sharding import put_batch, row_shards
 from jaxforget.train.types import Forward, Params
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxforget.projection import soft_capped
+from jaxforget.output_projection import soft_capped
 
 Array = jax.Array
 SCORES = 4096

@@ -101,8 +101,13 @@ class ModelConfig:
     def from_hf(cls, raw: dict[str, Any], *, source: str = "config.json") -> "ModelConfig":
         """Read a parsed `config.json`, old (`rope_theta`, `rope_scaling`) or new (`rope_parameters`).
 
+        Args:
+          raw: the parsed file.
+          source: its name in messages.
+
         Raises:
-          UserError: the family is not known, a key is missing, or a key asks for what this package does not compute.
+          UserError: the family is not known, a key is missing, sizes do not divide each other, or a key asks for what
+            this package does not compute.
         """
         row = _family(raw, source)
         _check_keys(raw, row, source)

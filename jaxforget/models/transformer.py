@@ -24,7 +24,7 @@ from jaxforget.models.config import ModelConfig
 from jaxforget.models.embedding import look_up
 from jaxforget.models.rope import Rope, layer_frequencies
 from jaxforget.models.weights import Dense
-from jaxforget.projection import logits_of
+from jaxforget.output_projection import logits_of
 
 Array = jax.Array
 SMALL = 2**26  # bytes of [B, S, F], over all devices, above which saving memory is worth a loop

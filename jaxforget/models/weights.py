@@ -46,7 +46,8 @@ class LoRA:
 def quantise(x: Array, levels: int = LEVELS) -> Int8:
     """Round a float kernel [..., in, out] to whole multiples of one scale for each output channel.
 
-    Symmetric: each weight is off by at most half of 1 / levels of the channel's largest.
+    The rounding is symmetric about 0, and off by at most largest / (2 levels), where `largest` is the largest absolute
+    value of the channel. A channel of zeros stays 0.
 
     Args:
       x: the kernel.

@@ -25,7 +25,7 @@ class Line:
     form: str = "solid"  # solid | dashed | hollow (a ring at every point, no line); only a solid line gets dots
 
 
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+def space_labels(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Return the positions nearest to `wanted`, by squared distance, at least `gap` apart and inside [low, high].
 
     Where they do not all fit, the gap shrinks.
@@ -74,7 +74,7 @@ def chart(
         x, y = [(x, y) for x, y in line.points if y is not None][-1]
         ends.append((px(x), py(y), line))
     named = [end for end in ends if end[2].label]
-    for (x, y, line), at in zip(named, spread([e[1] for e in named], 13, top, bottom), strict=True):
+    for (x, y, line), at in zip(named, space_labels([e[1] for e in named], 13, top, bottom), strict=True):
         out.append(f'<g class="t-{line.tone}"><path class="leader" d="M{x + 4:.1f} {y:.1f}L{right + 13} {at:.1f}"/>')
         out.append(f'<text class="label" x="{right + 16}" y="{at + 4:.1f}">{escape(line.label)}</text></g>')
     return "".join([*out, "</svg>"])
@@ -245,7 +245,7 @@ def trade_off(
         raised = 11 if (intervals or {}).get(model, (0.0, 0.0))[0] else 0
         labels_at.append(_Label(model[:24], px(x), py(y), side, py(y) - raised, tones[model]))
     for group in _overlapping(labels_at):
-        places = spread([label.wanted for label in group], 13, 30, height - 42)
+        places = space_labels([label.wanted for label in group], 13, 30, height - 42)
         for label, at in zip(group, places, strict=True):
             end, anchor = label.x + 14 * label.side, "end" if label.side < 0 else "start"
             out.append(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxforget.config import TRAINING, Config, load_config
-from jaxforget.corpus.loader import read_summary
+from jaxforget.corpus.batches import read_summary
 from jaxforget.corpus.text import Document, Source
 from jaxforget.corpus.tokens import cut_blocks, tokenize
 from jaxforget.manifest import current_devices, fingerprint

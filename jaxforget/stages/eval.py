@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxforget.corpus.loader import collate, open_blocks, read_summary
+from jaxforget.corpus.batches import collate, open_blocks, read_summary
 from jaxforget.corpus.translate import Translator, block_rng
 from jaxforget.evals.catalogue import CATALOGUE
 from jaxforget.evals.forgotten import earlier_requests, lines
@@ -21,7 +21,7 @@ from jaxforget.lm.model import load
 from jaxforget.models.tokenizer import load_tokenizer
 from jaxforget.processes import fetch
 from jaxforget.sharding import put_rows, row_shards
-from jaxforget.stages.frozen import load_base, load_reinforced
+from jaxforget.stages.frozen_models import load_base, load_reinforced
 from jaxforget.stages.hashes import hash_followed
 from jaxforget.stages.labels import label_objective
 from jaxforget.stages.measure import Models, compared_models, measure_model, missing_input, write_table

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxforget.config import TrainOptions
-from jaxforget.corpus.loader import make_batches, read_summary
+from jaxforget.corpus.batches import make_batches, read_summary
 from jaxforget.cpu import keep_freed_memory
 from jaxforget.lm.forward import configured_module, make_forward
 from jaxforget.lm.model import Model, load

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from jaxforget.corpus.loader import read_summary
+from jaxforget.corpus.batches import read_summary
 from jaxforget.evals.probes import load_probes, load_prompts
 from jaxforget.evals.watch import Questions, Watch, prompt_top_tokens
 from jaxforget.files import write_json
@@ -15,7 +15,7 @@ from jaxforget.lm.scoring import Scorer
 from jaxforget.stages.build import passes
 from jaxforget.stages.card import model_card
 from jaxforget.stages.fit import batches_from, configured_training, fit, load_student, save, with_unrelated
-from jaxforget.stages.frozen import load_base, load_reinforced
+from jaxforget.stages.frozen_models import load_base, load_reinforced
 from jaxforget.stages.hashes import hash_followed
 from jaxforget.stages.labels import SAMPLE, cached_labels, compute_labels, say_label_share
 from jaxforget.stages.questions import questions_of

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxforget.corpus.loader import read_all, read_summary
+from jaxforget.corpus.batches import read_all, read_summary
 from jaxforget.files import atomic_folder, find_difference, hash_files, read_json, write_json
 from jaxforget.lm.forward import configured_module, make_forward
 from jaxforget.lm.model import Model
@@ -13,7 +13,7 @@ from jaxforget.manifest import fingerprint
 from jaxforget.processes import fetch, wait_for_all
 from jaxforget.sharding import put_rows
 from jaxforget.stages.build import step_options
-from jaxforget.stages.frozen import load_reinforced
+from jaxforget.stages.frozen_models import load_reinforced
 from jaxforget.stages.hashes import hash_model
 from jaxforget.stages.run import Run
 from jaxforget.train.objectives import Objective

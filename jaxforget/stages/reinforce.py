@@ -5,7 +5,7 @@ from functools import partial
 from jaxforget.config import result_options
 from jaxforget.stages.card import plain_card, what_trains
 from jaxforget.stages.fit import batches_from, configured_training, fit, load_student, save
-from jaxforget.stages.frozen import load_base
+from jaxforget.stages.frozen_models import load_base
 from jaxforget.stages.prepare import SOURCE
 from jaxforget.stages.run import Run
 from jaxforget.stages.stage import Needs, Stage

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxforget.config import TRAINING, Config
-from jaxforget.corpus.loader import read_summary
+from jaxforget.corpus.batches import read_summary
 from jaxforget.corpus.rows import ALTERNATES
 from jaxforget.corpus.text import Source, source_of
 from jaxforget.corpus.translations import COLUMNS as TRANSLATIONS

@@ -21,7 +21,7 @@ from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxforget.cpu import transposed
-from jaxforget.projection import logits_of, soft_cap_gradient
+from jaxforget.output_projection import logits_of, soft_cap_gradient
 from jaxforget.sharding import BATCH, ROW_AXES
 
 Array = jax.Array

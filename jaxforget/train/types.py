@@ -25,7 +25,7 @@ class Forward:
       hidden: (params, tokens int [B, S]) -> final hidden states [B, S, D]; right padding is allowed.
       head: (params) -> output projection [D, V].
       apply_delta: (base's params or None, delta) -> params. A delta that holds every weight is the params themselves.
-      soft_cap: logits are `jaxforget.projection.logits_of(states, head, soft_cap)`; None means the product itself.
+      soft_cap: logits are `jaxforget.output_projection.logits_of(states, head, soft_cap)`; None means the product.
       states: (params, tokens int [B, S], layer) -> hidden states [B, S, D] after the first `layer` layers; None where
         the model does not offer them.
     """

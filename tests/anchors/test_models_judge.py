@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxforget.anchors.models_judge import Passage, spread, word_gains
+from jaxforget.anchors.models_judge import Passage, sample_evenly, word_gains
 
 
 def passage(text: str, *pieces: str, bos: bool) -> Passage:
@@ -32,6 +32,6 @@ def test_a_words_gain_is_that_of_its_tokens():
 
 def test_passages_are_sampled_evenly():
     passages = [passage("ab", "a", "b", bos=True) for _ in range(100)]
-    assert spread(passages, 10_000) == passages
-    few = spread([Passage(str(i), (1, 2, 3), ()) for i in range(100)], 30)
+    assert sample_evenly(passages, 10_000) == passages
+    few = sample_evenly([Passage(str(i), (1, 2, 3), ()) for i in range(100)], 30)
     assert [one.text for one in few] == [str(int(at)) for at in np.linspace(0, 99, 10)]

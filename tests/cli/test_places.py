@@ -18,7 +18,7 @@ TEXTS = {
     "corpus.path": ("run",),
     "retain.path": ("run", "retain.weight=1", "retain.rows=8"),
     "evals.heldout": ("run",),
-    "evals.holdout": ("eval", "suite=membership"),
+    "evals.nonmembers": ("eval", "suite=membership"),
     "ilu.path": ("run", "ilu.weight=1", "ilu.rows=8"),
 }
 MODELS = {

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+from jaxforget.corpus.batches import open_blocks
 from jaxforget.corpus.blocks import prepare_blocks
 from jaxforget.corpus.dictionary import Anchors
-from jaxforget.corpus.loader import open_blocks
 from jaxforget.corpus.text import Document
 from jaxforget.corpus.tokens import cut_blocks
 from jaxforget.corpus.translate import Translator, block_rng
@@ -164,7 +164,7 @@ def test_faults(tmp_path, capfd):
 
 def test_tensorflow_is_not_imported():
     code = (
-        "import sys, jaxforget.corpus.blocks, jaxforget.corpus.loader, grain;"
+        "import sys, jaxforget.corpus.blocks, jaxforget.corpus.batches, grain;"
         "print([name for name in ('tensorflow', 'torch') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

@@ -8,9 +8,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from jaxforget.corpus.batches import make_batches, open_blocks
 from jaxforget.corpus.blocks import prepare_blocks
 from jaxforget.corpus.dictionary import Anchors
-from jaxforget.corpus.loader import make_batches, open_blocks
 from jaxforget.corpus.questions import Question
 from jaxforget.corpus.rows import cut_rows
 from jaxforget.corpus.text import Document

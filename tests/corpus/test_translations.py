@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from jaxforget.corpus.batches import collate, open_blocks, read_all, read_summary
 from jaxforget.corpus.blocks import prepare_blocks
 from jaxforget.corpus.dictionary import Anchors
-from jaxforget.corpus.loader import collate, open_blocks, read_all, read_summary
 from jaxforget.corpus.text import Document
 from jaxforget.corpus.translate import Translator
 from jaxforget.corpus.translations import COLUMNS, Sampler, widened

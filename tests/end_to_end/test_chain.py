@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxforget.config import config_from
-from jaxforget.corpus.loader import read_summary
+from jaxforget.corpus.batches import read_summary
 from jaxforget.errors import UserError
 from jaxforget.pipeline import STAGES, run_chain
 from tests.tiny_run import settings

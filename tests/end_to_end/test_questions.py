@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from jaxforget.config import config_from
-from jaxforget.corpus.loader import open_blocks, read_summary
+from jaxforget.corpus.batches import open_blocks, read_summary
 from jaxforget.errors import UserError
 from jaxforget.pipeline import run_chain
 from jaxforget.stages import fit, prepare, reinforce

@@ -187,7 +187,7 @@ def test_memorization(base, rival, tiny_world):
             base,
             suite="memorization",
             data=tiny_world / "target" / "0.txt",
-            holdout=tiny_world / "heldout",
+            nonmembers=tiny_world / "heldout",
             length=48,
         )
     )

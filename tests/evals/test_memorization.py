@@ -93,7 +93,7 @@ def test_rows_by_hand(monkeypatch, tmp_path):
     monkeypatch.setattr(memorization, "scorer_of", lambda model: scorer)
     monkeypatch.setattr(memorization, "completer", lambda model: lambda prompts, new: [ids[1:2] for ids in passages])
     model = SimpleNamespace(tokenizer=words, params=None, folder=Path("m"))
-    rows = memorization.measure(model, data=Source(tmp_path), holdout=Source(tmp_path))
+    rows = memorization.measure(model, data=Source(tmp_path), nonmembers=Source(tmp_path))
     value = {row.metric: row.value for row in rows}
     assert value["extraction_strength"] == pytest.approx((1 + 0) / 2)
     assert value["extraction_strength_open_unlearning"] == pytest.approx((1 + 0.5) / 2)
@@ -101,7 +101,7 @@ def test_rows_by_hand(monkeypatch, tmp_path):
     assert value["loss"] == pytest.approx((2 + 3) / 2)
     assert value["min_k"] == pytest.approx((3 + 4) / 2)
     assert value["min_k_plus_plus"] == pytest.approx((1 + 2) / 2)
-    # Losses 2 and 3 against the holdout's 1 and 2: of four pairs one ties and three are lost.
+    # Losses 2 and 3 against the nonmembers' 1 and 2: of four pairs one ties and three are lost.
     assert value["auc_loss"] == pytest.approx(0.5 / 4)
     assert {row.n for row in rows} == {2}
     assert len({row.metric for row in rows}) == len(rows) == 12

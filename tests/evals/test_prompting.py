@@ -19,8 +19,8 @@ from jaxforget.evals.prompting import (
     REPHRASED,
     Wording,
     chat_of,
+    cut_to_length,
     few_shot,
-    fit,
     holds,
     in_context,
     load_wording,
@@ -103,12 +103,14 @@ def test_words_and_sentences():
 def test_too_long_a_prompt_loses_its_front():
     tokenizer = Words("one two three four five six seven")
     probe = Probe("one two\nthree four\nfive six", " seven")
-    assert fit(probe, tokenizer, 8).ids == encode_probe(probe, tokenizer).ids
-    assert fit(probe, tokenizer, 7).ids == encode_probe(Probe("three four\nfive six", " seven"), tokenizer).ids
+    assert cut_to_length(probe, tokenizer, 8).ids == encode_probe(probe, tokenizer).ids
+    assert (
+        cut_to_length(probe, tokenizer, 7).ids == encode_probe(Probe("three four\nfive six", " seven"), tokenizer).ids
+    )
     # The question itself is cut only when nothing stands before it.
-    assert fit(probe, tokenizer, 3).ids == encode_probe(Probe("six", " seven"), tokenizer).ids
+    assert cut_to_length(probe, tokenizer, 3).ids == encode_probe(Probe("six", " seven"), tokenizer).ids
     with pytest.raises(UserError, match="longer than the model's 2 positions"):
-        fit(probe, tokenizer, 2)
+        cut_to_length(probe, tokenizer, 2)
 
 
 def test_many_examples_are_more_than_a_few():

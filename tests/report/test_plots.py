@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxforget.report.plots import Line, bucketed, chart, quantity_chart, spread, trade_off
+from jaxforget.report.plots import Line, bucketed, chart, quantity_chart, space_labels, trade_off
 from jaxforget.report.tones import model_tones
 from tests.report.synthetic import FAMILIARITY, PERPLEXITY, RETAINED, STEPS
 
@@ -19,7 +19,7 @@ ROWS = [
 
 @given(st.lists(st.floats(-50, 300), min_size=1, max_size=9), st.floats(1, 20))
 def test_spread_keeps_order_bounds_and_gap(wanted, gap):
-    placed = spread(wanted, gap, 0.0, 200.0)
+    placed = space_labels(wanted, gap, 0.0, 200.0)
     assert all(-1e-6 <= p <= 200 + 1e-6 for p in placed)
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     steps = [placed[b] - placed[a] for a, b in zip(order, order[1:], strict=False)]
@@ -27,12 +27,12 @@ def test_spread_keeps_order_bounds_and_gap(wanted, gap):
 
 
 def test_spread_leaves_what_is_far_apart():
-    assert spread([100.0, 10.0, 50.0], 13, 0, 200) == [100.0, 10.0, 50.0]
+    assert space_labels([100.0, 10.0, 50.0], 13, 0, 200) == [100.0, 10.0, 50.0]
 
 
 def test_spread_goes_to_both_sides():
-    assert spread([90.0, 90.0, 90.0, 150.0], 10, 0, 200) == [80.0, 90.0, 100.0, 150.0]
-    assert spread([5.0, 5.0], 20, 0, 200) == [0.0, 20.0]
+    assert space_labels([90.0, 90.0, 90.0, 150.0], 10, 0, 200) == [80.0, 90.0, 100.0, 150.0]
+    assert space_labels([5.0, 5.0], 20, 0, 200) == [0.0, 20.0]
 
 
 def test_a_line_lands_on_its_axes():

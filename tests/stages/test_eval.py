@@ -8,7 +8,7 @@ import pytest
 
 import jaxforget
 from jaxforget.config import load_config
-from jaxforget.corpus.loader import open_blocks
+from jaxforget.corpus.batches import open_blocks
 from jaxforget.evals.familiarity import ANSWER
 from jaxforget.evals.probability import PERPLEXITY
 from jaxforget.pipeline import run_chain

@@ -49,7 +49,7 @@ def everything(tiny_world, tmp_path_factory):
     for name in ("reinforced", "chat", "other"):
         shutil.copytree(world / "control", world / name)
     texts = {
-        "unrelated/a.txt": "rain", "holdout/a.txt": sentences(HEROES, PLACES, 9, 7), "tfds/piqa/1/data": "x",
+        "unrelated/a.txt": "rain", "nonmembers/a.txt": sentences(HEROES, PLACES, 9, 7), "tfds/piqa/1/data": "x",
         "tfds/super_glue/boolq/1/data": "x",
         "tasks/a.yaml": "task: a", "muse/a.json": "[]", "tofu/forget.jsonl": "{}", "alternates.txt": "No idea.\n",
         "choices.jsonl": "{}", "completion_prompts.jsonl": "{}", "attacks.json": "{}", "earlier/text.txt": "Once.",
@@ -69,7 +69,7 @@ def run_of(world: Path, **sections) -> Run:
     (world / "earlier" / "config.yaml").write_text(yaml.safe_dump(earlier))
     places = {
         "probes": "probes.json", "prompts": "prompts.json", "heldout": "heldout", "choices": "choices.jsonl",
-        "tfds": "tfds", "tasks_folder": "tasks", "muse": "muse", "tofu": "tofu", "holdout": "holdout",
+        "tfds": "tfds", "tasks_folder": "tasks", "muse": "muse", "tofu": "tofu", "nonmembers": "nonmembers",
         "completion_prompts": "completion_prompts.jsonl", "attacks": "attacks.json",
         "compare": {"other": "WORLD/other"}, "forgotten": {"first": "WORLD/earlier"},
     }  # fmt: skip

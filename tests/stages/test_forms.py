@@ -25,7 +25,7 @@ from jaxforget.pipeline import run_chain
 from jaxforget.sharding import make_mesh
 from jaxforget.stages import fit as fitting
 from jaxforget.stages import forget as forgetting
-from jaxforget.stages import frozen, labels
+from jaxforget.stages import frozen_models, labels
 from jaxforget.stages.run import Run
 from tests.tiny_run import settings
 
@@ -219,7 +219,7 @@ def test_base_is_gone_where_cached_labels_leave_it_no_use(
     adapted, tiny_run, tiny_world, tmp_path, monkeypatch, weights
 ):
     held: dict[str, list] = {"base": [], "control": []}
-    real = frozen.load
+    real = frozen_models.load
 
     def noted(folder, *rest, **more):
         model = real(folder, *rest, **more)
@@ -233,7 +233,7 @@ def test_base_is_gone_where_cached_labels_leave_it_no_use(
         alive.update({name: [ref() is not None for ref in refs] for name, refs in held.items()})
         return fitting.fit(*given)
 
-    monkeypatch.setattr(frozen, "load", noted)
+    monkeypatch.setattr(frozen_models, "load", noted)
     monkeypatch.setattr(forgetting, "load", noted)
     monkeypatch.setattr(forgetting, "fit", fit)
     source = adapted if weights == "lora" else tiny_run

@@ -7,7 +7,7 @@ import numpy as np
 
 import jaxforget
 from jaxforget.config import config_from
-from jaxforget.corpus.loader import open_blocks
+from jaxforget.corpus.batches import open_blocks
 from jaxforget.pipeline import run_chain
 from jaxforget.stages.fit import count_steps
 from jaxforget.stages.labels import label_share

@@ -167,7 +167,7 @@ def test_fingerprints_follow_contents_and_values(run, tmp_path):
 )
 def test_every_suite_depends_on_the_options_that_its_text_is_read_with(run, tiny_world, names, word):
     """A change of each option makes the rows of each suite stale that reads that text."""
-    words = [f"out={run.folder}", f"retain.path={tiny_world / 'retain'}", f"evals.holdout={tiny_world / 'heldout'}"]
+    words = [f"out={run.folder}", f"retain.path={tiny_world / 'retain'}", f"evals.nonmembers={tiny_world / 'heldout'}"]
     words += ["evals.heldout=null"]
     if "audit" not in names or "anchors" not in word:
         words.append(f"model.control={tiny_world / 'control'}")

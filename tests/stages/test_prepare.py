@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxforget.config import config_from
-from jaxforget.corpus.loader import open_blocks
+from jaxforget.corpus.batches import open_blocks
 from jaxforget.errors import UserError
 from jaxforget.stages import prepare as corpus
 from jaxforget.stages.anchors import anchors

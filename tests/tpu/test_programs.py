@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxforget.config import config_from
-from jaxforget.corpus.loader import make_batches
+from jaxforget.corpus.batches import make_batches
 from jaxforget.models.folders import read_config
 from jaxforget.pipeline import run_chain
 from jaxforget.sharding import make_mesh

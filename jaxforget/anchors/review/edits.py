@@ -54,9 +54,9 @@ class Change:
     """A decision to save.
 
     Attributes:
-      anchor: the anchor.
-      verdict: one of `VERDICTS`; "" withdraws an earlier decision.
-      generic: the translations; empty keeps those that the entry has.
+      anchor: the anchor. The dictionary must have it, unless the verdict is "added".
+      verdict: one of `VERDICTS`; "" withdraws an earlier decision, and `generic` is then ignored.
+      generic: the counterparts; empty keeps those that the entry has. A verdict "added" needs one.
     """
 
     anchor: str

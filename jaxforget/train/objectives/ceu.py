@@ -14,9 +14,10 @@ from jaxforget.train.types import Array, Batch
 
 @dataclasses.dataclass(frozen=True)
 class Ceu(Objective):
-    """Cross-entropy to softmax(v) with v[next token] = -inf, v without gradient; a mean over tokens.
+    """Cross-entropy to the softmax of the student's logits without the next token's; a mean over tokens.
 
-    The first counted token of each row is skipped. The forget rows need no frozen model.
+    The target, softmax(z) where z[next token] is set to -inf, has no gradient. The first counted token of each row is
+    skipped. The forget rows need no frozen model.
     """
 
     name: ClassVar[str] = "ceu"

@@ -40,7 +40,13 @@ class WhpAverage(GenericTargets):
     def base_hidden(self, hidden: Callable[[Array], Array], batch: Batch) -> Array:
         """Return base's states of all translations at the original positions, [B, N S, D].
 
-        The passes run one after the other, so that only one has its intermediate arrays in memory.
+        Position s of translation n is at n S + s. It holds the state of the translated token that s maps to; a position
+        that maps to none, which does not train, holds the state of token 0. The passes run one after the other, so that
+        only one has its intermediate arrays in memory.
+
+        Args:
+          hidden: base's forward pass, tokens [B, S'] to states [B, S', D].
+          batch: has the arrays "translations" [B, N, S'] and "position_maps" [B, N, S].
         """
         rows, count, length = batch["position_maps"].shape
 

@@ -7,9 +7,9 @@ import textwrap
 import numpy as np
 import pytest
 
+from jaxforget.corpus.batches import make_batches, open_blocks, read_all, read_summary
 from jaxforget.corpus.blocks import prepare_blocks
 from jaxforget.corpus.dictionary import Anchors
-from jaxforget.corpus.loader import make_batches, open_blocks, read_all, read_summary
 from jaxforget.corpus.translate import Translator
 from jaxforget.errors import UserError
 from tests.corpus.test_blocks import make_documents
@@ -189,7 +189,7 @@ def test_faults_in_one_line(folders, tmp_path):
 
 def test_an_open_iterator_does_not_keep_a_process_from_ending(folders):
     code = f"""
-        from jaxforget.corpus.loader import make_batches
+        from jaxforget.corpus.batches import make_batches
         iterator = make_batches({str(folders[0])!r}, "train", batch_size=4)
         for _ in range(3):
             next(iterator)
