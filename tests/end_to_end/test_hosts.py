@@ -69,7 +69,7 @@ def test_two_processes_leave_what_one_leaves(tiny_world, tiny_run, tmp_path):
 def test_a_lost_process_ends_the_other_and_the_same_command_goes_on(tiny_world, tiny_run, tmp_path):
     values = settings(tiny_world, tmp_path / "run", evals=UNASKED, checkpoints={"every": 1})
     config = write_config(tmp_path / "c.yaml", values)
-    hosts = start_hosts(config, "from jaxforget import start; start.LOST_SECONDS = 10")
+    hosts = start_hosts(config, "from jaxforget import start; start.LOST_SECONDS = 6")
     saved = tmp_path / "run" / "checkpoints" / "reinforce" / "steps" / "1"
     hosts[1].when(lambda _: saved.is_dir())
     assert hosts[1].send(signal.SIGKILL) == -signal.SIGKILL

@@ -24,6 +24,8 @@ from tests.train.tiny import TILE, VOCABULARY, make_batch, mesh_of, near, put, s
 STEPS, WIDTH, SIZE = 120, 256, 1 / 16
 PAPER = {"b1": 0.9, "b2": 0.98, "eps": 1e-8, "weight_decay": 0.0, "clip_norm": None}
 BATCH = make_batch(0)
+# 120 steps take longer than the optimisation that tests/compiler.py switches off.
+OPTIMISED = {"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes": False}
 
 
 def forward(dtype: Any) -> Forward:
@@ -59,6 +61,7 @@ def base():
     step = make_step(forward(jnp.float32), optimizer, NextToken(), StepOptions(tile=TILE), mesh, shardings)
     state = init_state(put(params, mesh), optimizer, shardings)
     batch = put_batch({name: BATCH[name] for name in ("tokens", "weights")}, mesh)
+    step = step.lower(state, Frozen(), batch).compile(OPTIMISED)
     for _ in range(STEPS):
         state, _ = step(state, Frozen(), batch)
     return narrow(jax.device_get(state.params))
@@ -85,6 +88,7 @@ def forgotten(base: Any, held: str, moment_dtype: str) -> Any:
     frozen = Frozen(base=put(base, mesh), reinforced=put(near(base, 2, scale=SIZE / 10), mesh))
     step = make_step(forward(jnp.bfloat16), optimizer, METHODS["whp"](), StepOptions(tile=TILE), mesh, shardings)
     state, batch = init_state(params, optimizer, shardings), put_batch(BATCH, mesh)
+    step = step.lower(state, frozen, batch).compile(OPTIMISED)
     for _ in range(STEPS):
         state, _ = step(state, frozen, batch)
     return jax.tree.map(lambda p: np.asarray(p, np.float32), jax.device_get(joined(state.params)))
