@@ -244,7 +244,9 @@ class Transformer(nn.Module):
             in_axes=(nn.broadcast, nn.broadcast, 0, 0),
             length=config.num_hidden_layers,
             unroll=self.unroll,
-            check_constancy_invariants=False,  # the check would trace every layer a second time
+            # The check traces every layer a second time. Initialising keeps it: without it, the same seed would draw
+            # other weights.
+            check_constancy_invariants=self.is_initializing(),
         )(config, self.attention_scope, self.dtype, self.param_dtype, self.constrain, self.attend)
         self.norm = RMSNorm(config.rms_norm_eps, config.row.norm_offset, self.dtype, self.param_dtype)
         if not config.tie_word_embeddings:

@@ -15,6 +15,7 @@ from jaxforget.models.load import load_params
 from jaxforget.models.rope import Rope, rope_frequencies, rotate
 from jaxforget.models.transformer import Transformer
 from tests.models.tiny import LENGTH, SHAPES, save_tiny
+from tests.train.tiny import PLAIN
 
 
 def tokens_for(vocabulary, rows=2, length=LENGTH):
@@ -52,6 +53,19 @@ def test_the_layout_table_is_the_modules_own_tree(tmp_path, shape):
     flat = {"/".join(key.key for key in path): leaf.shape for path, leaf in jax.tree.leaves_with_path(made)}
     assert flat == {leaf.name: leaf.shape for leaf in leaves(config)}
     assert parameter_count(config) == theirs.num_parameters()
+
+
+def test_a_seed_draws_the_weights_that_it_always_drew():
+    """A model that is trained from scratch stays the same; an option of the scan over layers once changed the draws."""
+    drawn = Transformer(PLAIN).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    layers = drawn["layers"]
+    found = [
+        drawn["embed"][0, 0],
+        layers["q"]["kernel"][0, 0, 0],
+        layers["down"]["kernel"][1, 2, 3],
+        drawn["lm_head"][0, 0],
+    ]
+    np.testing.assert_allclose(found, [0.00152285, 0.02953878, -0.00659253, 0.01203511], rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", ["grouped", "linear-rope", "llama3-rope"])
