@@ -118,7 +118,7 @@ def test_loss_and_gradient_are_pytorch_s(name, models):
     forget_loss, retain_loss = theirs(name, their_student, their_base, forget, retain, alternate)
     # The multiplier of pdu starts at 0: the retain loss has no gradient in its first step.
     (forget_loss + (0 if name == "pdu" else 1) * retain_loss).backward()
-    np.testing.assert_allclose(loss, float(forget_loss + retain_loss), rtol=1e-4)
+    np.testing.assert_allclose(loss, (forget_loss + retain_loss).item(), rtol=1e-4)
     for ours, expected in (
         (gradient["norm"]["scale"], their_student.model.norm.weight.grad),
         (gradient["embed"], their_student.model.embed_tokens.weight.grad),
