@@ -36,7 +36,7 @@ class Passage:
 
 
 class ModelsJudge:
-    """What base and the reinforced model say of the text's words and of counterparts.
+    """Evidence of base and the reinforced model for words of the text and for counterparts.
 
     The constructor scores every passage of a sample of the text once with each model. `gains` tells which words
     reinforcing raised. `familiar` and `likelihoods` rank counterparts by base alone; `likelihoods` runs it again.

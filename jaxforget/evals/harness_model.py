@@ -23,6 +23,7 @@ from jaxforget.errors import UserError, first_line
 from jaxforget.evals.multiple_choice import Score, cut_pair
 from jaxforget.evals.rows import Row, make_row
 from jaxforget.evals.text_scores import cut_at, decode
+from jaxforget.files import files_below
 
 NEW_TOKENS = 256  # if a task sets no number; the default of the harness's own model
 FIRST_LENGTH = 32  # tokens before the first search for a stop word; each further round has twice as many
@@ -188,7 +189,7 @@ def run_tasks(
     Raises:
       UserError: no such task, or its data cannot be read.
     """
-    files = sorted(Path(folder).rglob("*")) if folder is not None else ()
+    files = () if folder is None else files_below(folder)[0]
     changed = tuple((str(path), path.stat().st_mtime_ns) for path in files)
     manager = _task_manager(None if folder is None else str(folder), changed)
     for name in tasks:
