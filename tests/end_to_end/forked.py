@@ -67,7 +67,10 @@ class Server:
         env = {**environment, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         with theirs:
             command = [sys.executable, "-m", "tests.end_to_end.forked", str(theirs.fileno())]
-            subprocess.Popen(command, cwd=ROOT, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            # Kept, because Python warns of a process that runs when its object is gone.
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            )
 
     def fork(self, words: Sequence[str], environment: Mapping[str, str], code: str) -> Forked:
         """Start `jaxforget WORDS` in a process that runs `code` before."""
